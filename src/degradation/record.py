@@ -1,0 +1,229 @@
+"""A run's identity and its files: write, skip, resume, load. Imports no torch, so that records read anywhere.
+
+    results/runs/<run id>/
+        config.yaml     the resolved config
+        sessions.jsonl  one line per process that worked on the run: hardware, versions, commit, first iteration
+        metrics.csv     one row per `log_every` iterations, evaluated errors where there are any
+        responses.csv   one row per 3x3 layer (Fig. 7)
+        summary.json    final numbers; written last and atomically: its presence marks a finished run
+    beside these, for this machine only: checkpoint.ckpt while running, network.pt (final weights), .lock
+"""
+
+import csv
+import json
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import filelock
+import pandas as pd
+import yaml
+
+from degradation.config import Config, run_id
+
+COLUMNS = [
+    "iteration",
+    "lr",
+    "train_error",
+    "train_loss",
+    "test_error",
+    "test_loss",
+    "val_error",
+    "val_loss",
+    "seconds",
+]
+
+
+class RecordError(Exception):
+    """A record cannot be written, or is not what it claims to be; the message names the file and the remedy."""
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """All of the text or nothing: a temporary file beside it, flushed to disk, then renamed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+class Record:
+    """The folder of one run, which one process at a time may write.
+
+    Raises:
+        RecordError: the folder cannot be written, another process is writing it, or it was edited since.
+    """
+
+    def __init__(self, config: Config):
+        self.id = config.run_id
+        self.path = Path(config.paths.results) / "runs" / self.id
+        self.checkpoint, self.network = self.path / "checkpoint.ckpt", self.path / "network.pt"
+        self._metrics, self._summary = self.path / "metrics.csv", self.path / "summary.json"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = filelock.FileLock(self.path / ".lock", timeout=0)
+            self._lock.acquire()
+        except filelock.Timeout:
+            raise RecordError(f"another process is writing {self.path}; wait for it, or stop it") from None
+        except OSError as error:
+            raise RecordError(
+                f"cannot write results to {self.path} ({error.strerror}); name another folder with paths.results="
+            ) from error
+        try:
+            self._describe(config)
+        except BaseException:
+            self.close()
+            raise
+
+    def _describe(self, config: Config) -> None:
+        described = self.path / "config.yaml"
+        if described.exists():
+            check_identity(self.path)
+            return
+        if self._summary.exists() or self._metrics.exists():
+            raise RecordError(f"{described} is missing beside a record; delete {self.path} to run again")
+        write_atomically(described, yaml.safe_dump({"run_id": self.id, **config.science}, sort_keys=False))
+
+    def close(self) -> None:
+        self._lock.release()
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """The summary of a finished run, None of an unfinished one."""
+        return read_summary(self.path) if self._summary.exists() else None
+
+    def start_session(self, session: dict[str, Any]) -> None:
+        """Append what this process runs on; a run whose precision would change midway is refused."""
+        earlier = self.sessions()
+        if earlier and (was := earlier[-1]["precision"]) != session["precision"]:
+            raise RecordError(
+                f"{self.path} was begun in {was}, not {session['precision']}; "
+                f"resume with machine.precision={was}, or delete the folder to run again"
+            )
+        with open(self.path / "sessions.jsonl", "a") as file:
+            file.write(json.dumps(session) + "\n")
+
+    def sessions(self) -> list[dict[str, Any]]:
+        path = self.path / "sessions.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines() if line.strip()] if path.exists() else []
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add one row of metrics; the file starts with its header."""
+        new = not self._metrics.exists()
+        with open(self._metrics, "a", newline="") as file:
+            lines = csv.writer(file, lineterminator="\n")
+            if new:
+                lines.writerow(COLUMNS)
+            lines.writerow([_cell(row.get(column)) for column in COLUMNS])
+
+    def rewind(self, iteration: int) -> None:
+        """Drop the rows after an iteration (and a line cut short by a crash): a resumed run writes them again."""
+        if not self._metrics.exists():
+            if iteration:
+                raise RecordError(f"{self._metrics} is missing beside a checkpoint; delete {self.path} to run again")
+            return
+        lines = self._metrics.read_text().splitlines()
+        kept = [line for line in lines[1:] if (cells := line.split(","))[0].isdigit() and int(cells[0]) <= iteration]
+        whole = [line for line in kept if line.count(",") == len(COLUMNS) - 1]
+        write_atomically(self._metrics, "\n".join([",".join(COLUMNS), *whole]) + "\n")
+
+    def write_table(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """A probe's table, such as responses.csv."""
+        lines = [",".join(rows[0]), *(",".join(_cell(value) for value in row.values()) for row in rows)]
+        write_atomically(self.path / name, "\n".join(lines) + "\n")
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Mark the run as finished. Nothing is written after this."""
+        write_atomically(self._summary, json.dumps(_finite(summary), indent=2) + "\n")
+        self.checkpoint.unlink(missing_ok=True)
+
+
+def _finite(value: Any) -> Any:
+    # JSON has no NaN: a diverged run's numbers are null.
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Raises RecordError where the file is cut short or holds no outcome."""
+    path = folder / "summary.json"
+    try:
+        summary = json.loads(path.read_text())
+        summary["outcome"]
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise RecordError(f"{path} is damaged; delete {folder} to run again") from error
+    return summary
+
+
+def check_identity(folder: Path) -> dict[str, Any]:
+    """The config of a record, whose hash must be the one in the folder's name.
+
+    Raises:
+        RecordError: config.yaml is damaged, or was changed under the record.
+    """
+    path = folder / "config.yaml"
+    try:
+        config = yaml.safe_load(path.read_text())
+        expected = run_id(config)
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise RecordError(f"{path} is missing or damaged; delete {folder} to run again") from error
+    if folder.name != expected:
+        raise RecordError(f"{path} was changed under its record (it now describes {expected}); restore it or delete the folder")
+    return config
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def load_runs(results: str | Path) -> pd.DataFrame:
+    """The finished runs under results/runs, one row each: flattened config, summary, and `folder`.
+
+    Columns such as network.name, network.depth, protocol.name, seed, outcome, final.train_error, final.test_error.
+
+    Raises:
+        RecordError: a record is damaged or was edited; figures must not be drawn from it.
+    """
+    rows = []
+    for folder in sorted((Path(results) / "runs").glob("*/")):
+        if (folder / "summary.json").exists():
+            config, summary = check_identity(folder), read_summary(folder)
+            rows.append({**dict(_flatten(config)), **dict(_flatten(summary)), "folder": folder})
+    return pd.DataFrame(rows)
+
+
+def load_metrics(folder: Path) -> pd.DataFrame:
+    """The curves of one run; the columns are COLUMNS.
+
+    Raises:
+        RecordError: the file is damaged.
+    """
+    try:
+        metrics = pd.read_csv(folder / "metrics.csv")
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{folder / 'metrics.csv'} is damaged; delete {folder} to run again") from error
+    if list(metrics) != COLUMNS or metrics["iteration"].isna().any() or not metrics["iteration"].is_monotonic_increasing:
+        raise RecordError(f"{folder / 'metrics.csv'} is damaged; delete {folder} to run again")
+    return metrics
+
+
+def load_responses(folder: Path) -> pd.DataFrame:
+    """The layer responses of one run: layer (from 1), name, stage, std, gamma_rms."""
+    return pd.read_csv(folder / "responses.csv")
