@@ -114,7 +114,9 @@ class MachineConfig:
     progress_seconds: float
 
     def __post_init__(self) -> None:
-        _require("machine", vars(self), {"device": ("auto", "cpu", "cuda"), "precision": ("auto", "bf16", "fp32", "tf32")})
+        _require(
+            "machine", vars(self), {"device": ("auto", "cpu", "cuda"), "precision": ("auto", "bf16", "fp32", "tf32")}
+        )
         for key in ("threads", "iterations_per_step"):
             value = getattr(self, key)
             if value != "auto" and not (isinstance(value, int) and value >= 1):

@@ -97,7 +97,9 @@ def load_cifar10_mini(folder: Path = MINI) -> tuple[ImageSet, ImageSet]:
             strips = [np.asarray(Image.open(strip)) for strip in sorted(folder.glob(f"{split}-*.webp"))]
             pixels = np.concatenate(strips).reshape(-1, 32, 32, 3)
         except (OSError, ValueError) as error:
-            raise DataError(f"the embedded images in {folder} are damaged ({error}); install the package again") from error
+            raise DataError(
+                f"the embedded images in {folder} are damaged ({error}); install the package again"
+            ) from error
         if len(pixels) != len(labels):
             raise DataError(f"{folder} holds {len(pixels)} {split} images for {len(labels)} labels; install it again")
         sets.append(ImageSet(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels)))
@@ -225,6 +227,12 @@ class BatchStream:
         across = torch.where(flips[:, None], self.size - 1 - steps, steps)
         crop = (offsets[:, :1] + steps)[:, :, None] * self.padded_size + (offsets[:, 1:] + across)[:, None, :]
         at = (rows[:, None, None] * self.padded_size**2 + crop).flatten()
-        x = self.pixels.index_select(0, at).float().div_(255).sub_(self.mean.index_select(0, crop.flatten())).div_(self.std)
+        x = (
+            self.pixels.index_select(0, at)
+            .float()
+            .div_(255)
+            .sub_(self.mean.index_select(0, crop.flatten()))
+            .div_(self.std)
+        )
         x = x.view(len(rows), self.size, self.size, 3).permute(0, 3, 1, 2)
         return (x if self.channels_last else x.contiguous()), self.labels[rows]

@@ -33,7 +33,9 @@ class DegradationModule(pl.LightningModule):
     the warm-up ended, and the running errors since the last log row and in the current warm-up window.
     """
 
-    def __init__(self, network: nn.Module, stream: BatchStream, protocol: ProtocolConfig, warmup_lr: float | None, precision: str):
+    def __init__(
+        self, network: nn.Module, stream: BatchStream, protocol: ProtocolConfig, warmup_lr: float | None, precision: str
+    ):
         super().__init__()
         self.automatic_optimization = False
         self.network, self.stream, self.protocol = network, stream, protocol
@@ -56,6 +58,9 @@ class DegradationModule(pl.LightningModule):
     def lr_at(self, iteration: int) -> float:
         p = self.protocol
         return learning_rate(iteration, p.lr, p.milestones, p.decay, self.warmup_lr, self.warmup_ended_at)
+
+    def transfer_batch_to_device(self, batch: range, *_: object) -> range:
+        return batch  # a range of iterations; the images are on the device already
 
     def training_step(self, chunk: range, _index: int) -> None:
         """Run the iterations of a chunk. Within one, nothing waits for the device; the loss is checked at its end."""

@@ -125,7 +125,13 @@ class Network(nn.Module):
         self.stages = nn.ModuleList(
             nn.Sequential(
                 *(
-                    Block(widths[s] if b == 0 else widths[s + 1], widths[s + 1], 2 if s and b == 0 else 1, shortcut, pad_side)
+                    Block(
+                        widths[s] if b == 0 else widths[s + 1],
+                        widths[s + 1],
+                        2 if s and b == 0 else 1,
+                        shortcut,
+                        pad_side,
+                    )
                     for b in range(n)
                 )
             )

@@ -19,7 +19,9 @@ def _no_autocast() -> torch.autocast:
     return torch.autocast("cpu", enabled=False)
 
 
-def _views(data: ImageSet, normalize: Normalizer, batch_size: int, channels_last: bool) -> Iterator[tuple[Tensor, Tensor]]:
+def _views(
+    data: ImageSet, normalize: Normalizer, batch_size: int, channels_last: bool
+) -> Iterator[tuple[Tensor, Tensor]]:
     layout = torch.channels_last if channels_last else torch.contiguous_format
     for images, labels in zip(data.images.split(batch_size), data.labels.split(batch_size), strict=True):
         yield normalize(images).contiguous(memory_format=layout), labels

@@ -1,12 +1,12 @@
 """A run's identity and its files: write, skip, resume, load. Imports no torch, so that records read anywhere.
 
-    results/runs/<run id>/
-        config.yaml     the resolved config
-        sessions.jsonl  one line per process that worked on the run: hardware, versions, commit, first iteration
-        metrics.csv     one row per `log_every` iterations, evaluated errors where there are any
-        responses.csv   one row per 3x3 layer (Fig. 7)
-        summary.json    final numbers; written last and atomically: its presence marks a finished run
-    beside these, for this machine only: checkpoint.ckpt while running, network.pt (final weights), .lock
+results/runs/<run id>/
+    config.yaml     the resolved config
+    sessions.jsonl  one line per process that worked on the run: hardware, versions, commit, first iteration
+    metrics.csv     one row per `log_every` iterations, evaluated errors where there are any
+    responses.csv   one row per 3x3 layer (Fig. 7)
+    summary.json    final numbers; written last and atomically: its presence marks a finished run
+beside these, for this machine only: checkpoint.ckpt while running, network.pt (final weights), .lock
 """
 
 import csv
@@ -181,7 +181,9 @@ def check_identity(folder: Path) -> dict[str, Any]:
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
         raise RecordError(f"{path} is missing or damaged; delete {folder} to run again") from error
     if folder.name != expected:
-        raise RecordError(f"{path} was changed under its record (it now describes {expected}); restore it or delete the folder")
+        raise RecordError(
+            f"{path} was changed under its record (it now describes {expected}); restore it or delete the folder"
+        )
     return config
 
 
@@ -219,7 +221,11 @@ def load_metrics(folder: Path) -> pd.DataFrame:
         metrics = pd.read_csv(folder / "metrics.csv")
     except (OSError, ValueError) as error:
         raise RecordError(f"{folder / 'metrics.csv'} is damaged; delete {folder} to run again") from error
-    if list(metrics) != COLUMNS or metrics["iteration"].isna().any() or not metrics["iteration"].is_monotonic_increasing:
+    if (
+        list(metrics) != COLUMNS
+        or metrics["iteration"].isna().any()
+        or not metrics["iteration"].is_monotonic_increasing
+    ):
         raise RecordError(f"{folder / 'metrics.csv'} is damaged; delete {folder} to run again")
     return metrics
 

@@ -1,0 +1,98 @@
+"""The command line of experiments/train.py: Hydra composes, this turns every bad input into one line and an exit status."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from degradation.config import Config, ConfigError, parse
+from degradation.data import DataError
+from degradation.record import RecordError
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+def find_variant(config: Config, machine: DictConfig) -> dict[str, Any]:
+    """The scientific settings that differ from those of the named protocol and network; empty for a canonical run."""
+    named = [
+        f"protocol={config.protocol.name}",
+        f"network={config.network.name}",
+        f"depth={config.network.depth}",
+        f"seed={config.seed}",
+    ]
+    try:
+        base = parse(hydra.compose("train", named)).science
+    except (HydraException, ConfigError):  # a protocol or network of the user's own making is its own base
+        return {}
+    flat = [
+        {k: v for group, values in science.items() for k, v in _flat(group, values)}
+        for science in (base, config.science)
+    ]
+    changed = {key: value for key, value in flat[1].items() if flat[0].get(key) != value}
+    return changed
+
+
+def _flat(prefix: str, value: Any) -> list[tuple[str, Any]]:
+    if isinstance(value, dict):
+        return [pair for key, item in value.items() for pair in _flat(f"{prefix}.{key}", item)]
+    return [(prefix, value)]
+
+
+@hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")
+def task(cfg: DictConfig) -> Any:
+    """One run: of a sweep, in a worker process, or alone."""
+    from degradation.sweep import JOBS_ENV, TOTAL_ENV, describe_plan
+    from degradation.train import train
+
+    config = parse(cfg)
+    hydra_config = HydraConfig.get()
+    variant = find_variant(config, cfg)
+    if hydra_config.mode == RunMode.MULTIRUN:
+        total = os.environ.get(TOTAL_ENV, "")
+        label = f"{hydra_config.job.num + 1}/{total}" if total else ""
+        return train(config, int(os.environ.get(JOBS_ENV, "1")), label, variant)
+    print(describe_plan([config], [config], 1)[0], flush=True)
+    outcome = train(config, variant=variant)
+    if outcome.exit_status:
+        sys.exit(outcome.exit_status)
+    return None
+
+
+def choose_protocol(arguments: list[str]) -> list[str]:
+    """Without a protocol on the command line: paper where a CUDA device is present, quick where not."""
+    asks = any(a.startswith("-") and a not in ("-m", "--multirun") for a in arguments)  # --help, --cfg and the like
+    if asks or any(a.lstrip("+").startswith("protocol=") for a in arguments):
+        return arguments
+    import torch
+
+    cuda = torch.cuda.is_available()
+    print(
+        f"no protocol named: {'paper, a CUDA device is present' if cuda else 'quick, no CUDA device is present'}",
+        flush=True,
+    )
+    return [*arguments, f"protocol={'paper' if cuda else 'quick'}"]
+
+
+def main() -> None:
+    """Run, with one line on stderr and a non-zero exit status for whatever is wrong with the input."""
+    wants_traceback = bool(os.environ.get("HYDRA_FULL_ERROR"))
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra hands its errors to us
+    try:
+        sys.argv[1:] = choose_protocol(sys.argv[1:])
+        task()
+    except (ConfigError, DataError, RecordError, HydraException, OmegaConfBaseException, OSError) as error:
+        if wants_traceback:
+            raise
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        cause = (
+            str(error.__cause__).splitlines()[0] if error.__cause__ and "not in struct" in str(error.__cause__) else ""
+        )
+        print(f"error: {' '.join(lines[:1])}{' ' + cause if cause else ''}", file=sys.stderr)
+        sys.exit(1)

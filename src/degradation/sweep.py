@@ -1,0 +1,133 @@
+"""A sweep of runs: the plan printed first, the runs longest first, the closing table and the exit status."""
+
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import open_dict
+
+from degradation import machine as machines
+from degradation.config import Config, ConfigError, parse
+from degradation.record import RecordError, read_summary
+from degradation.train import STOP_FILE, Outcome, calibrate, exit_status, format_seconds, load_data
+
+JOBS_ENV, TOTAL_ENV = "DEGRADATION_JOBS", "DEGRADATION_RUNS"
+
+
+def is_finished(config: Config) -> bool:
+    folder = Path(config.paths.results) / "runs" / config.run_id
+    try:
+        return read_summary(folder)["outcome"] == "finished"
+    except RecordError:
+        return False
+
+
+def count_jobs(wanted: Any, runs: int, device: str) -> int:
+    """How many runs at once: as asked; else one on a GPU, and on a CPU as many as there are cores and runs.
+
+    Raises:
+        ConfigError: not a positive number.
+    """
+    if wanted in (None, "", "auto"):
+        return 1 if device == "cuda" else max(1, min(machines.available_cores(), runs))
+    if not str(wanted).isdigit() or int(wanted) < 1:
+        raise ConfigError(f"JOBS={wanted} must be auto or at least 1")
+    return min(int(wanted), max(1, runs))
+
+
+def describe_plan(configs: list[Config], todo: list[Config], jobs: int) -> tuple[str, dict[str, float]]:
+    """The first thing printed, and the estimated seconds of each run by id."""
+    first = configs[0]
+    machine = machines.resolve(first.machine, jobs)
+    arms = sorted({c.network.name for c in configs})
+    depths, seeds = sorted({c.network.depth for c in configs}), sorted({c.seed for c in configs})
+    where = f"{machine.device}, {machine.precision}" + (
+        "" if machine.device == "cuda" else f", {machine.threads} thread(s) each"
+    )
+    protocols = sorted({c.protocol.name for c in configs})
+    text = (
+        f"protocol {', '.join(protocols)}: {len(configs)} runs ({', '.join(arms)}; depths {', '.join(map(str, depths))}; "
+        f"seeds {', '.join(map(str, seeds))}), {first.protocol.iterations:,} iterations of {first.protocol.batch_size} images "
+        f"on {first.data.name}; {jobs} at once on {where}"
+    )
+    if not todo:
+        return f"{text}\nevery run is finished already, in {first.paths.results}/runs", {}
+    estimate = {}
+    timings: dict[Any, Callable[[int], float]] = {}
+    for config in todo:
+        key = (config.protocol, config.network.width)
+        timings[key] = timings.get(key) or calibrate(config, jobs)
+        estimate[config.run_id] = timings[key](config.network.depth)
+    lanes = [0.0] * jobs
+    for seconds in sorted(estimate.values(), reverse=True):
+        lanes[lanes.index(min(lanes))] += seconds
+    done = f"{len(configs) - len(todo)} finished already; " if len(todo) < len(configs) else ""
+    return f"{text}\n{done}about {format_seconds(max(lanes))}, from a timing of this machine just now", estimate
+
+
+def closing_table(outcomes: list[Outcome]) -> str:
+    """One line per run: how it ended, and its errors."""
+    width = max(len(outcome.run_id) for outcome in outcomes)
+    lines = [f"{'run':<{width}}  {'outcome':<13}  {'train error':>11}  {'test error':>10}"]
+    for o in outcomes:
+        errors = f"{o.final['train_error']:>9.2f} %  {o.final['test_error']:>8.2f} %" if o.final else f"  {o.message}"
+        lines.append(f"{o.run_id:<{width}}  {o.status:<13}  {errors}")
+    return "\n".join(lines)
+
+
+def launch(
+    launcher: Any, run: Callable[..., Sequence[JobReturn]], overrides: Sequence[Sequence[str]], first_index: int
+) -> Sequence[JobReturn]:
+    """Plan, run and report the jobs of a Hydra sweep through `run`, the joblib launcher's own method.
+
+    Raises:
+        ConfigError, DataError: before anything starts.
+        SystemExit: with a distinct status where a run failed, was stopped or ran out of budget.
+    """
+    jobs_by_id: dict[str, tuple[Config, Sequence[str]]] = {}
+    for override in overrides:
+        composed = launcher.hydra_context.config_loader.load_sweep_config(launcher.config, list(override))
+        HydraConfig.instance().set_config(composed)
+        config = parse(composed)
+        # Hydra repeats a job where the command line narrows an axis of the study; the identity tells.
+        jobs_by_id[config.run_id] = (config, override)
+    configs = [config for config, _ in jobs_by_id.values()]
+    todo = [config for config in configs if not is_finished(config)]
+    device = machines.resolve(configs[0].machine).device
+    jobs = count_jobs(launcher.wanted_jobs, len(todo) or 1, device)
+    for config in {config.data: config for config in todo}.values():
+        load_data(config)  # fails, or downloads, once and before any run
+    text, estimate = describe_plan(configs, todo, jobs)
+    print(text, flush=True)
+    # Longest first: the cores are then busy to the end.
+    order = sorted(jobs_by_id, key=lambda run_id: -estimate.get(run_id, 0.0))
+    launcher.joblib["n_jobs"] = jobs
+    with open_dict(launcher.config):
+        launcher.config.hydra.job_logging = None
+    with tempfile.TemporaryDirectory() as folder:
+        stop_file = Path(folder) / "stop"
+        os.environ |= {STOP_FILE: str(stop_file), JOBS_ENV: str(jobs), TOTAL_ENV: str(len(order))}
+        handler: Any = lambda *_: stop_file.touch()  # noqa: E731  workers checkpoint, and later jobs do not start
+        before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            returns = run([jobs_by_id[run_id][1] for run_id in order], first_index)
+        finally:
+            for number, old in before.items():
+                signal.signal(number, old)
+            for name in (STOP_FILE, JOBS_ENV, TOTAL_ENV):
+                os.environ.pop(name, None)
+    outcomes = [
+        r.return_value if r.status == JobStatus.COMPLETED else Outcome(run_id, "failed", repr(r._return_value))
+        for run_id, r in zip(order, returns, strict=True)
+    ]
+    by_id = {outcome.run_id: outcome for outcome in outcomes}
+    print("\n" + closing_table([by_id[run_id] for run_id in jobs_by_id]), flush=True)
+    if status := exit_status(outcomes):
+        sys.exit(status)
+    return returns

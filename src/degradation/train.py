@@ -1,0 +1,397 @@
+"""train(config): seed, build, fit, evaluate, write the record."""
+
+import logging
+import os
+import signal
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from degradation import machine as machines
+from degradation.config import Config, ConfigError
+from degradation.data import (
+    BatchStream,
+    DataError,
+    ImageSet,
+    Normalizer,
+    load_cifar10,
+    load_cifar10_mini,
+    make_synthetic,
+)
+from degradation.module import Chunks, DegradationModule, Diverged, make_autocast
+from degradation.network import Network, multiply_adds, parameter_count
+from degradation.probes import evaluate, exact_batchnorm, layer_responses
+from degradation.record import Record, RecordError
+from degradation.tracking import Tracker
+
+EXIT_FAILED, EXIT_BUDGET, EXIT_STOPPED = 1, 75, 130
+STOP_FILE = "DEGRADATION_STOP_FILE"  # a sweep's parent process asks its workers to stop by creating this file
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one run ended: finished, skipped (already finished), diverged, stopped, out of budget, or failed."""
+
+    run_id: str
+    status: str
+    message: str = ""
+    final: dict[str, float] | None = None
+    seconds: float = 0.0
+
+    @property
+    def exit_status(self) -> int:
+        if self.status in ("finished", "skipped"):
+            return 0
+        return {"out of budget": EXIT_BUDGET, "stopped": EXIT_STOPPED}.get(self.status, EXIT_FAILED)
+
+
+class _Stop:
+    """Whether this process was asked to stop, by SIGINT, SIGTERM or the sweep's stop file."""
+
+    requested = False
+
+    @classmethod
+    def listen(cls) -> None:
+        def handle(signum: int, _frame: object) -> None:
+            if cls.requested:  # asked twice: at once
+                signal.signal(signum, signal.SIG_DFL)
+                os.kill(os.getpid(), signum)
+            cls.requested = True
+
+        signal.signal(signal.SIGINT, handle)
+        signal.signal(signal.SIGTERM, handle)
+
+    @classmethod
+    def now(cls) -> bool:
+        stop_file = os.environ.get(STOP_FILE)
+        return cls.requested or (stop_file is not None and os.path.exists(stop_file))
+
+
+def load_data(config: Config) -> tuple[ImageSet, ImageSet, ImageSet | None]:
+    """Training, test and (where images are held out) validation set, on the CPU.
+
+    Raises:
+        DataError, ConfigError: see degradation.data; more images held out than there are.
+    """
+    if config.data.name == "cifar10":
+        train, test = load_cifar10(config.paths.data)
+    elif config.data.name == "cifar10_mini":
+        train, test = load_cifar10_mini()
+    else:
+        train, test = make_synthetic(512, 256)
+    held_out = config.data.validation_images
+    if held_out >= len(train):
+        raise ConfigError(f"data.validation_images={held_out} leaves none of {len(train)} images to train on")
+    if not held_out:
+        return train, test, None
+    return train[:-held_out], test, train[-held_out:]
+
+
+class RecordWriter(pl.Callback):
+    """Measures and records at the stated cadence, checkpoints, tells progress, and stops when asked to."""
+
+    def __init__(
+        self,
+        record: Record,
+        config: Config,
+        tracker: Tracker,
+        measure: Callable[[], dict[str, float]],
+        say: Callable[[str], None],
+    ):
+        self.record, self.config, self.tracker, self.measure, self.say = record, config, tracker, measure, say
+        self.seconds = 0.0  # of training and measuring, over every process that worked on the run
+        self.stopped = ""
+        self.row: dict[str, Any] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.elapsed()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.seconds = state_dict["seconds"]
+
+    def elapsed(self) -> float:
+        return self.seconds + time.monotonic() - self.began
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, DegradationModule)
+        self.record.rewind(pl_module.iteration)
+        self.began = self.told = self.saved = time.monotonic()
+        self.first = self.at = pl_module.iteration
+        total = pl_module.protocol.iterations
+        resumed = f"resumed at iteration {self.first:,} of {total:,}" if self.first else f"{total:,} iterations to go"
+        self.say(resumed)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        assert isinstance(pl_module, DegradationModule)
+        protocol, iteration = pl_module.protocol, pl_module.iteration
+        last = iteration == protocol.iterations
+        if iteration % protocol.log_every == 0 or last:
+            error, loss = pl_module.take_running()
+            self.row = {
+                "iteration": iteration,
+                "lr": pl_module.lr_at(iteration - 1),
+                "train_error": error,
+                "train_loss": loss,
+            }
+            if iteration % protocol.evaluate_every == 0 or last:
+                self.row |= self.measure()
+            self.row["seconds"] = self.elapsed()
+            self.record.append(self.row)
+            self.tracker.log(self.row)
+        now = time.monotonic()
+        if self.row and (now - self.told >= self.config.machine.progress_seconds or last):
+            self._tell(iteration, protocol.iterations, protocol.batch_size, now)
+        budget = self.config.budget_minutes
+        if _Stop.now():
+            self.stopped = "stopped"
+        elif budget is not None and now - self.began >= 60 * budget and not last:
+            self.stopped = "out of budget"
+        if self.stopped or (
+            now - self.saved >= self.config.machine.checkpoint_seconds and iteration % protocol.log_every == 0
+        ):
+            self.save(trainer)
+        if self.stopped:
+            trainer.should_stop = True
+
+    def save(self, trainer: pl.Trainer) -> None:
+        temporary = self.record.checkpoint.with_name(".checkpoint.partial")
+        trainer.save_checkpoint(temporary)
+        os.replace(temporary, self.record.checkpoint)
+        self.saved = time.monotonic()
+
+    def _tell(self, iteration: int, total: int, batch_size: int, now: float) -> None:
+        rate = (iteration - self.first) / (now - self.began)
+        left = (total - iteration) / rate
+        self.say(
+            f"iteration {iteration:>6,} / {total:,}   train error {self.row['train_error']:5.1f} %   "
+            f"{rate * batch_size:6,.0f} images/s   {format_seconds(left)} left"
+        )
+        self.told = now
+
+
+def format_seconds(seconds: float) -> str:
+    """Such as 45 s, 12 min, 3 h 05 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def train(config: Config, jobs: int = 1, label: str = "", variant: dict[str, Any] | None = None) -> Outcome:
+    """Run one network to the end of its protocol, or continue or skip it; every failure is an Outcome, not an exception.
+
+    Args:
+        jobs: runs at once on this machine, among which its cores are divided.
+        label: where the sweep stands, such as "3/4", for the progress lines.
+        variant: scientific settings that differ from the named protocol's own, for the record.
+    """
+    run_id = config.run_id
+
+    def say(text: str) -> None:
+        print(f"{time.strftime('%H:%M:%S')}  {f'[{label}] ' if label else ''}{name:<22} {text}", flush=True)
+
+    name = f"{config.network.name}-{config.network.depth} seed {config.seed}"
+    began = time.monotonic()
+    _Stop.listen()
+    if _Stop.now():
+        return Outcome(run_id, "stopped", "not started")
+    try:
+        outcome = _train(config, jobs, say, variant or {})
+    except (ConfigError, DataError, RecordError, ValueError) as error:
+        outcome = Outcome(run_id, "failed", str(error))
+    except OSError as error:
+        place = f" ({error.filename})" if error.filename else ""
+        outcome = Outcome(
+            run_id, "failed", f"{error.strerror or error}{place}; the run resumes from its last checkpoint"
+        )
+    except RuntimeError as error:  # torch: out of memory, or a file that cannot be written
+        outcome = Outcome(run_id, "failed", str(error).splitlines()[0])
+    say(f"{outcome.status}{': ' + outcome.message if outcome.message else ''}")
+    return Outcome(run_id, outcome.status, outcome.message, outcome.final, time.monotonic() - began)
+
+
+def _train(config: Config, jobs: int, say: Callable[[str], None], variant: dict[str, Any]) -> Outcome:
+    machine = machines.resolve(config.machine, jobs)
+    network = Network(
+        config.network.depth,
+        config.network.shortcut,  # type: ignore[arg-type]
+        config.network.width,
+        config.network.classes,
+        config.network.pad_side,  # type: ignore[arg-type]
+        config.network.fan_mode,  # type: ignore[arg-type]
+        config.seed,
+    )
+    record = Record(config)
+    try:
+        if summary := record.summary:
+            if summary["outcome"] == "diverged":
+                return Outcome(
+                    config.run_id, "diverged", f"{summary['message']} (recorded; delete {record.path} to run again)"
+                )
+            return Outcome(config.run_id, "skipped", f"already in {record.path}", summary["final"])
+        return _fit(config, machine, network, record, say, variant)
+    finally:
+        record.close()
+
+
+def _fit(
+    config: Config,
+    machine: machines.Machine,
+    network: Network,
+    record: Record,
+    say: Callable[[str], None],
+    variant: dict[str, Any],
+) -> Outcome:
+    machines.apply(machine)
+    protocol = config.protocol
+    train_set, test, validation = (data and data.to(machine.device) for data in load_data(config))
+    assert train_set and test
+    normalize = Normalizer(train_set, config.data.normalization)  # type: ignore[arg-type]
+    stream = BatchStream(
+        train_set,
+        normalize,
+        protocol.batch_size,
+        config.seed,
+        config.data.augmentation,  # type: ignore[arg-type]
+        config.data.last_batch,  # type: ignore[arg-type]
+        machine.channels_last,
+    )
+    layout = torch.channels_last if machine.channels_last else torch.contiguous_format
+    network = network.to(machine.device, memory_format=layout)  # type: ignore[call-overload]
+    module = DegradationModule(network, stream, protocol, config.warmup_lr, machine.precision)
+    views: dict[str, Any] = {
+        "batch_size": config.machine.evaluation_batch,
+        "autocast": partial(make_autocast, machine.device, machine.precision),
+        "channels_last": machine.channels_last,
+    }
+
+    def at_test(exact: bool = protocol.batchnorm == "exact") -> Any:
+        return exact_batchnorm(network, train_set, normalize, **views) if exact else nullcontext()
+
+    def measure() -> dict[str, float]:
+        row = {}
+        with at_test():
+            row["test_error"], row["test_loss"] = evaluate(network, test, normalize, **views)
+            if validation is not None:
+                row["val_error"], row["val_loss"] = evaluate(network, validation, normalize, **views)
+        return row
+
+    session = {"from": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **machines.describe(machine)}
+    record.start_session(session)
+    tracker = Tracker(config, record)
+    try:
+        writer = RecordWriter(record, config, tracker, measure, say)
+        trainer = _trainer(machine, writer)
+        lengths = (protocol.log_every, protocol.evaluate_every)
+        if module.warmup_lr is not None:
+            lengths = (*lengths, protocol.warmup.window)
+        chunks = Chunks(module, machine.iterations_per_step, lengths)
+        resume = record.checkpoint if record.checkpoint.exists() else None
+        try:
+            trainer.fit(module, train_dataloaders=chunks, ckpt_path=resume, weights_only=True)
+        except Diverged as error:
+            summary = _summary("diverged", config, record, writer, module, variant)
+            record.finish({**summary, "message": str(error), "final": None})
+            return Outcome(config.run_id, "diverged", f"{error}; recorded as an outcome")
+        if writer.stopped:
+            return Outcome(
+                config.run_id,
+                writer.stopped,
+                f"checkpoint at iteration {module.iteration:,}; the same command continues",
+            )
+        summary = _summary("finished", config, record, writer, module, variant)
+        with at_test():
+            eval_error, eval_loss = evaluate(network, train_set, normalize, **views)
+            responses = layer_responses(network, test, normalize, **views)
+        final = {key: value for key, value in writer.row.items() if key not in ("iteration", "lr", "seconds")}
+        final |= {"train_error_eval": eval_error, "train_loss_eval": eval_loss}
+        record.write_table("responses.csv", responses)
+        temporary = record.network.with_name(".network.partial")
+        torch.save(network.state_dict(), temporary)
+        os.replace(temporary, record.network)
+        record.finish({**summary, "final": final})
+        tracker.finish(final)
+        evaluated = f"train error {final['train_error']:.2f} % (eval mode {eval_error:.2f} %), test error {final['test_error']:.2f} %"
+        return Outcome(config.run_id, "finished", f"{evaluated} in {format_seconds(summary['seconds'])}", final)
+    finally:
+        tracker.close()
+
+
+def _trainer(machine: machines.Machine, writer: RecordWriter) -> pl.Trainer:
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    return pl.Trainer(
+        accelerator="gpu" if machine.device == "cuda" else "cpu",
+        devices=1,
+        max_epochs=1,
+        logger=False,
+        callbacks=[writer],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+
+
+def _summary(
+    outcome: str,
+    config: Config,
+    record: Record,
+    writer: RecordWriter,
+    module: DegradationModule,
+    variant: dict[str, Any],
+) -> dict[str, Any]:
+    network = config.network
+    return {
+        "outcome": outcome,
+        "run_id": config.run_id,
+        "study": config.study,
+        "variant": ", ".join(f"{key}={value}" for key, value in sorted(variant.items())),
+        "iteration": module.iteration,
+        "warmup_ended_at": module.warmup_ended_at,
+        "seconds": round(writer.elapsed(), 1),
+        "parameters": parameter_count(module.network),
+        "multiply_adds": multiply_adds(network.depth, network.shortcut, network.width, network.classes),  # type: ignore[arg-type]
+        **record.sessions()[-1],
+    }
+
+
+def calibrate(config: Config, jobs: int) -> Callable[[int], float]:
+    """Seconds of a run of this protocol as a function of depth, from a few timed iterations at depths 8 and 20."""
+    machine = machines.resolve(config.machine, jobs)
+    machines.apply(machine)
+    images, labels = (torch.rand(config.protocol.batch_size, 3, 32, 32), torch.arange(config.protocol.batch_size) % 10)
+    layout = torch.channels_last if machine.channels_last else torch.contiguous_format
+    images, labels = images.to(machine.device, memory_format=layout), labels.to(machine.device)
+    seconds = []
+    for depth in (8, 20):
+        network = Network(depth, "A", config.network.width).to(machine.device, memory_format=layout)  # type: ignore[call-overload]
+        module = DegradationModule(network, None, config.protocol, None, machine.precision)  # type: ignore[arg-type]
+        module.to(machine.device)
+        optimizer = module.configure_optimizers()
+        for timed in (False, True):
+            began, count = time.monotonic(), 0
+            while count < 2 or (timed and time.monotonic() - began < 0.5):
+                module.iterate(images, labels, optimizer)
+                count += 1
+            if machine.device == "cuda":
+                torch.cuda.synchronize()
+        seconds.append((time.monotonic() - began) / count)
+    slope = max(0.0, (seconds[1] - seconds[0]) / 12)
+    return lambda depth: config.protocol.iterations * max(seconds[1] + slope * (depth - 20), seconds[0])
+
+
+def exit_status(outcomes: list[Outcome]) -> int:
+    """Of a whole sweep: 0 only where every run is finished or already was."""
+    statuses = {outcome.exit_status for outcome in outcomes}
+    for status in (EXIT_FAILED, EXIT_STOPPED, EXIT_BUDGET):
+        if status in statuses:
+            return status
+    return 0
