@@ -221,9 +221,9 @@ def parse(cfg: DictConfig) -> Config:
     Raises:
         ConfigError: with one line that names the setting.
     """
+    settings = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     try:
-        values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+        values = OmegaConf.to_container(settings, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from error
-    assert isinstance(values, dict)
-    return _build(Config, {key: value for key, value in values.items() if key != "hydra"})  # type: ignore[misc]
+    return _build(Config, values)
