@@ -10,7 +10,6 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
-from omegaconf import open_dict
 
 from degradation import machine as machines
 from degradation.config import Config, ConfigError, parse
@@ -108,8 +107,6 @@ def launch(
     # Longest first: the cores are then busy to the end.
     order = sorted(jobs_by_id, key=lambda run_id: -estimate.get(run_id, 0.0))
     launcher.joblib["n_jobs"] = jobs
-    with open_dict(launcher.config):
-        launcher.config.hydra.job_logging = None
     with tempfile.TemporaryDirectory() as folder:
         stop_file = Path(folder) / "stop"
         os.environ |= {STOP_FILE: str(stop_file), JOBS_ENV: str(jobs), TOTAL_ENV: str(len(order))}
