@@ -1,4 +1,4 @@
-"""The command line of experiments/train.py: Hydra composes, this turns every bad input into one line and an exit status."""
+"""The command line of experiments/train.py: Hydra composes; every bad input is one line and an exit status."""
 
 import os
 import sys
@@ -19,7 +19,7 @@ from degradation.record import RecordError
 CONF = Path(__file__).parents[2] / "conf"
 
 
-def find_variant(config: Config, machine: DictConfig) -> dict[str, Any]:
+def find_variant(config: Config) -> dict[str, Any]:
     """The scientific settings that differ from those of the named protocol and network; empty for a canonical run."""
     named = [
         f"protocol={config.protocol.name}",
@@ -35,8 +35,7 @@ def find_variant(config: Config, machine: DictConfig) -> dict[str, Any]:
         {k: v for group, values in science.items() for k, v in _flat(group, values)}
         for science in (base, config.science)
     ]
-    changed = {key: value for key, value in flat[1].items() if flat[0].get(key) != value}
-    return changed
+    return {key: value for key, value in flat[1].items() if flat[0].get(key) != value}
 
 
 def _flat(prefix: str, value: Any) -> list[tuple[str, Any]]:
@@ -48,17 +47,19 @@ def _flat(prefix: str, value: Any) -> list[tuple[str, Any]]:
 @hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")
 def task(cfg: DictConfig) -> Any:
     """One run: of a sweep, in a worker process, or alone."""
-    from degradation.sweep import JOBS_ENV, TOTAL_ENV, describe_plan
+    from degradation.sweep import JOBS_ENV, TOTAL_ENV, describe_grid, describe_time, estimate_seconds, is_finished
     from degradation.train import train
 
     config = parse(cfg)
     hydra_config = HydraConfig.get()
-    variant = find_variant(config, cfg)
+    variant = find_variant(config)
     if hydra_config.mode == RunMode.MULTIRUN:
         total = os.environ.get(TOTAL_ENV, "")
         label = f"{hydra_config.job.num + 1}/{total}" if total else ""
         return train(config, int(os.environ.get(JOBS_ENV, "1")), label, variant)
-    print(describe_plan([config], [config], 1)[0], flush=True)
+    print(describe_grid([config], 1), flush=True)
+    if not is_finished(config):
+        print(describe_time(estimate_seconds([config], 1), 0, 1), flush=True)
     outcome = train(config, variant=variant)
     if outcome.exit_status:
         sys.exit(outcome.exit_status)

@@ -192,7 +192,7 @@ def _build(kind: Any, values: Any, where: str = "") -> Any:
     # OmegaConf's own structured configs know neither tuples nor unions well enough; this is all that is needed.
     if not isinstance(values, dict):
         raise ConfigError(f"{where or 'the config'}={values} must be a group of settings")
-    known = {field.name: field.type for field in fields(kind)}
+    known: dict[str, Any] = {field.name: field.type for field in fields(kind)}
     if unknown := sorted(set(values) - set(known)):
         raise ConfigError(f"unknown setting {where + '.' if where else ''}{unknown[0]}; known here: {', '.join(known)}")
     if missing := sorted(set(known) - set(values)):

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -13,7 +14,7 @@ from degradation.data import BatchStream
 from degradation.schedule import learning_rate, warmup_ends
 
 
-class Diverged(Exception):
+class DivergedError(Exception):
     """The training loss is no longer finite."""
 
     def __init__(self, iteration: int):
@@ -33,6 +34,8 @@ class DegradationModule(pl.LightningModule):
     the warm-up ended, and the running errors since the last log row and in the current warm-up window.
     """
 
+    running: Tensor
+
     def __init__(
         self, network: nn.Module, stream: BatchStream, protocol: ProtocolConfig, warmup_lr: float | None, precision: str
     ):
@@ -47,10 +50,13 @@ class DegradationModule(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         protocol = self.protocol
-        decayed, free = [], []
+        decayed: list[nn.Parameter] = []
+        free: list[nn.Parameter] = []
         for parameter in self.network.parameters():
             (decayed if protocol.decay_batchnorm or parameter.ndim > 1 else free).append(parameter)
-        groups = [{"params": decayed}, {"params": free, "weight_decay": 0.0}] if free else [{"params": decayed}]
+        groups: list[dict[str, Any]] = (
+            [{"params": decayed}, {"params": free, "weight_decay": 0.0}] if free else [{"params": decayed}]
+        )
         return torch.optim.SGD(
             groups, lr=protocol.lr, momentum=protocol.momentum, weight_decay=protocol.weight_decay, fused=True
         )
@@ -73,7 +79,7 @@ class DegradationModule(pl.LightningModule):
         self.iteration = chunk.stop
         loss = self.running[0].item()
         if not math.isfinite(loss):
-            raise Diverged(self.iteration)
+            raise DivergedError(self.iteration)
         if self.warmup_lr is not None and self.iteration % self.protocol.warmup.window == 0:
             wrong, images = self.running[3:].tolist()
             if self.warmup_ended_at is None and warmup_ends(wrong, images, self.protocol.warmup.until_error):

@@ -154,15 +154,16 @@ class Network(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn(self.stem(x)), inplace=True)
         for stage in self.stages:
-            for block in stage:
-                x = block(x)
+            x = stage(x)
         return self.head(x.mean((2, 3)))
 
     def responses(self) -> dict[str, nn.BatchNorm2d]:
         """Name -> the BN whose output is the response of a 3x3 layer, in order of depth; 6n+1 of them (Fig. 7)."""
         named = {"stem": self.bn}
         for s, stage in enumerate(self.stages, 1):
+            assert isinstance(stage, nn.Sequential)
             for b, block in enumerate(stage, 1):
+                assert isinstance(block, Block)
                 named |= {f"stage{s}.block{b}.conv1": block.bn1, f"stage{s}.block{b}.conv2": block.bn2}
         return named
 

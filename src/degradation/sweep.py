@@ -40,34 +40,39 @@ def count_jobs(wanted: Any, runs: int, device: str) -> int:
     return min(int(wanted), max(1, runs))
 
 
-def describe_plan(configs: list[Config], todo: list[Config], jobs: int) -> tuple[str, dict[str, float]]:
-    """The first thing printed, and the estimated seconds of each run by id."""
+def describe_grid(configs: list[Config], jobs: int) -> str:
+    """What will be trained, on what: the first thing printed."""
     first = configs[0]
     machine = machines.resolve(first.machine, jobs)
-    arms = sorted({c.network.name for c in configs})
-    depths, seeds = sorted({c.network.depth for c in configs}), sorted({c.seed for c in configs})
-    where = f"{machine.device}, {machine.precision}" + (
-        "" if machine.device == "cuda" else f", {machine.threads} thread(s) each"
+
+    def values(of: Callable[[Config], Any]) -> str:
+        return ", ".join(str(value) for value in sorted({of(config) for config in configs}))
+
+    threads = "" if machine.device == "cuda" else f", {machine.threads} thread(s) each"
+    return (
+        f"protocol {values(lambda c: c.protocol.name)}: {len(configs)} run(s): {values(lambda c: c.network.name)}; "
+        f"depth {values(lambda c: c.network.depth)}; seed {values(lambda c: c.seed)}\n"
+        f"{first.protocol.iterations:,} iterations of {first.protocol.batch_size} images of {first.data.name}, "
+        f"{jobs} run(s) at once on {machine.device}, {machine.precision}{threads}; records in {first.paths.results}/runs"
     )
-    protocols = sorted({c.protocol.name for c in configs})
-    text = (
-        f"protocol {', '.join(protocols)}: {len(configs)} runs ({', '.join(arms)}; depths {', '.join(map(str, depths))}; "
-        f"seeds {', '.join(map(str, seeds))}), {first.protocol.iterations:,} iterations of {first.protocol.batch_size} images "
-        f"on {first.data.name}; {jobs} at once on {where}"
-    )
-    if not todo:
-        return f"{text}\nevery run is finished already, in {first.paths.results}/runs", {}
-    estimate = {}
+
+
+def estimate_seconds(todo: list[Config], jobs: int) -> dict[str, float]:
+    """Of each run, by id, from a short timing of this machine."""
     timings: dict[Any, Callable[[int], float]] = {}
     for config in todo:
         key = (config.protocol, config.network.width)
         timings[key] = timings.get(key) or calibrate(config, jobs)
-        estimate[config.run_id] = timings[key](config.network.depth)
+    return {c.run_id: timings[c.protocol, c.network.width](c.network.depth) for c in todo}
+
+
+def describe_time(estimate: dict[str, float], finished: int, jobs: int) -> str:
+    """How long the sweep should take, the longest runs started first."""
     lanes = [0.0] * jobs
     for seconds in sorted(estimate.values(), reverse=True):
         lanes[lanes.index(min(lanes))] += seconds
-    done = f"{len(configs) - len(todo)} finished already; " if len(todo) < len(configs) else ""
-    return f"{text}\n{done}about {format_seconds(max(lanes))}, from a timing of this machine just now", estimate
+    done = f"{finished} finished already; " if finished else ""
+    return f"{done}about {format_seconds(max(lanes))}, from a timing of this machine just now"
 
 
 def closing_table(outcomes: list[Outcome]) -> str:
@@ -100,10 +105,11 @@ def launch(
     todo = [config for config in configs if not is_finished(config)]
     device = machines.resolve(configs[0].machine).device
     jobs = count_jobs(launcher.wanted_jobs, len(todo) or 1, device)
+    print(describe_grid(configs, jobs), flush=True)
     for config in {config.data: config for config in todo}.values():
         load_data(config)  # fails, or downloads, once and before any run
-    text, estimate = describe_plan(configs, todo, jobs)
-    print(text, flush=True)
+    estimate = estimate_seconds(todo, jobs)
+    print(describe_time(estimate, len(configs) - len(todo), jobs), flush=True)
     # Longest first: the cores are then busy to the end.
     order = sorted(jobs_by_id, key=lambda run_id: -estimate.get(run_id, 0.0))
     launcher.joblib["n_jobs"] = jobs

@@ -25,7 +25,7 @@ from degradation.data import (
     load_cifar10_mini,
     make_synthetic,
 )
-from degradation.module import Chunks, DegradationModule, Diverged, make_autocast
+from degradation.module import Chunks, DegradationModule, DivergedError, make_autocast
 from degradation.network import Network, multiply_adds, parameter_count
 from degradation.probes import evaluate, exact_batchnorm, layer_responses
 from degradation.record import Record, RecordError
@@ -185,7 +185,7 @@ def format_seconds(seconds: float) -> str:
 
 
 def train(config: Config, jobs: int = 1, label: str = "", variant: dict[str, Any] | None = None) -> Outcome:
-    """Run one network to the end of its protocol, or continue or skip it; every failure is an Outcome, not an exception.
+    """Run one network to the end of its protocol, continue or skip it; a failure is an Outcome, not an exception.
 
     Args:
         jobs: runs at once on this machine, among which its cores are divided.
@@ -252,7 +252,7 @@ def _fit(
     machines.apply(machine)
     protocol = config.protocol
     train_set, test, validation = (data and data.to(machine.device) for data in load_data(config))
-    assert train_set and test
+    assert train_set is not None and test is not None  # noqa: PT018
     normalize = Normalizer(train_set, config.data.normalization)  # type: ignore[arg-type]
     stream = BatchStream(
         train_set,
@@ -289,14 +289,14 @@ def _fit(
     try:
         writer = RecordWriter(record, config, tracker, measure, say)
         trainer = _trainer(machine, writer)
-        lengths = (protocol.log_every, protocol.evaluate_every)
+        lengths: tuple[int, ...] = (protocol.log_every, protocol.evaluate_every)
         if module.warmup_lr is not None:
             lengths = (*lengths, protocol.warmup.window)
         chunks = Chunks(module, machine.iterations_per_step, lengths)
         resume = record.checkpoint if record.checkpoint.exists() else None
         try:
             trainer.fit(module, train_dataloaders=chunks, ckpt_path=resume, weights_only=True)
-        except Diverged as error:
+        except DivergedError as error:
             summary = _summary("diverged", config, record, writer, module, variant)
             record.finish({**summary, "message": str(error), "final": None})
             return Outcome(config.run_id, "diverged", f"{error}; recorded as an outcome")
@@ -318,8 +318,8 @@ def _fit(
         os.replace(temporary, record.network)
         record.finish({**summary, "final": final})
         tracker.finish(final)
-        evaluated = f"train error {final['train_error']:.2f} % (eval mode {eval_error:.2f} %), test error {final['test_error']:.2f} %"
-        return Outcome(config.run_id, "finished", f"{evaluated} in {format_seconds(summary['seconds'])}", final)
+        errors = f"train error {final['train_error']:.2f} %, test error {final['test_error']:.2f} %"
+        return Outcome(config.run_id, "finished", f"{errors} in {format_seconds(summary['seconds'])}", final)
     finally:
         tracker.close()
 

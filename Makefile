@@ -1,0 +1,43 @@
+# The front door. `make` alone prints this help.
+#   PROTOCOL=paper|short|quick|smoke   default: paper where a CUDA device is present, quick where not
+#   DEPTHS=20,56   SEEDS=0             the grid: any depths 6n+2, any seeds
+#   DATA_DIR=data  RESULTS_DIR=results where CIFAR-10 is (or is downloaded to), where records and figures go
+#   JOBS=auto                          runs at once
+#   ARGS="logger=none ..."             any further Hydra overrides
+.DEFAULT_GOAL := help
+.PHONY: help setup degradation-cifar figures test lint clean
+PYTHON ?= python3
+VENV ?= .venv
+DATA_DIR ?= data
+RESULTS_DIR ?= results
+JOBS ?= auto
+export DATA_DIR RESULTS_DIR JOBS
+SWEEP = $(if $(PROTOCOL),protocol=$(PROTOCOL)) $(if $(DEPTHS),depth=$(DEPTHS)) $(if $(SEEDS),seed=$(SEEDS)) $(ARGS)
+
+help: ## print this help
+	@awk '/^#/ {sub(/^# ?/, ""); print; next} {exit}' $(firstword $(MAKEFILE_LIST))
+	@echo; awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+setup: $(VENV)/.installed ## make the environment in .venv (the other targets do it when it is missing)
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed; name one with PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+degradation-cifar: $(VENV)/.installed ## train plain and residual networks, then draw the figures
+	@status=0; $(VENV)/bin/python experiments/train.py experiment=degradation_cifar $(SWEEP) || status=$$?; \
+	  $(VENV)/bin/python experiments/report.py $(if $(findstring logger=none,$(ARGS)),,--wandb) || exit $$?; exit $$status
+
+figures: $(VENV)/.installed ## rebuild every figure, table and results/README.md from records
+	@$(VENV)/bin/python experiments/report.py
+
+test: $(VENV)/.installed ## run the tests
+	@$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/.installed ## check style and types
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
+
+clean: ## remove the environment and caches, never results
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache src/*.egg-info

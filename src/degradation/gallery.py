@@ -1,0 +1,122 @@
+"""results/README.md, generated from records, figures and tables: what was run, what it shows, how to do it again."""
+
+import math
+from pathlib import Path
+
+import pandas as pd
+
+from degradation.analysis import error_by_depth, studies, study_folder, table6
+from degradation.figures import describe
+from degradation.record import write_atomically
+
+FIGURES = {
+    "fig1": ("Fig. 1: plain networks, training and test error", "notebooks/degradation.py"),
+    "fig6": ("Fig. 6: plain and residual networks", "notebooks/degradation.py"),
+    "error_by_depth": ("Final error by depth", "notebooks/degradation.py"),
+    "fig7": ("Fig. 7: standard deviation of layer responses", "notebooks/responses.py"),
+}
+
+
+def _cell(value: object) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, float):
+        return f"{value:.2f}"
+    return f"{value:,}" if isinstance(value, int) and value > 9999 else str(value)
+
+
+def markdown_table(table: pd.DataFrame, titles: dict[str, str]) -> str:
+    """A table in Markdown, numbers to two decimals, absent values empty."""
+    rows = [[_cell(value) for value in row] for row in table[list(titles)].astype(object).itertuples(index=False)]
+    lines = [list(titles.values()), ["---"] * len(titles), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def what_it_shows(runs: pd.DataFrame) -> list[str]:
+    """The comparisons of C1 to C3 that the records allow, in words and numbers, whichever way they come out."""
+    table = error_by_depth(runs).set_index(["network", "depth"])
+    said = []
+    depths = {network: sorted(d for n, d in table.index if n == network) for network in ("plain", "residual")}
+
+    def train(network: str, depth: int) -> float:
+        return float(table.loc[(network, depth), "train_error_mean"])
+
+    for network, claim in (("plain", "C1"), ("residual", "C2")):
+        if len(depths[network]) > 1:
+            shallow, deep = depths[network][0], depths[network][-1]
+            change = train(network, deep) - train(network, shallow)
+            said.append(
+                f"{claim}: {network}-{deep} ends {abs(change):.1f} points {'above' if change > 0 else 'below'} "
+                f"{network}-{shallow} in training error "
+                f"({train(network, deep):.1f} % against {train(network, shallow):.1f} %)."
+            )
+    for depth in sorted(set(depths["plain"]) & set(depths["residual"])):
+        gain = train("plain", depth) - train("residual", depth)
+        said.append(
+            f"C3: at depth {depth} the residual network ends {abs(gain):.1f} points {'below' if gain > 0 else 'above'} "
+            "its plain twin in training error."
+        )
+    return said
+
+
+def _section(results: Path, study: str, runs: pd.DataFrame) -> str:
+    folder = study_folder(study)
+    protocol, variant = runs.iloc[0]["protocol"], runs.iloc[0]["variant"]
+    depths = ",".join(str(d) for d in sorted(runs["depth"].unique()))
+    seeds = ",".join(str(s) for s in sorted(runs["seed"].unique()))
+    extra = f' ARGS="{variant.replace(", ", " ")}"' if variant else ""
+    parts = [f"## {study}", describe(runs) + "."]
+    parts.append(f"Reproduce: `make degradation-cifar PROTOCOL={protocol} DEPTHS={depths} SEEDS={seeds}{extra}`")
+    parts.append("\n".join(f"- {sentence}" for sentence in what_it_shows(runs)))
+    for name, (title, script) in FIGURES.items():
+        if (results / "figures" / folder / f"{name}.png").exists():
+            links = f"[SVG](figures/{folder}/{name}.svg), drawn by `{script}`"
+            parts.append(f"### {title}\n\n![{title}](figures/{folder}/{name}.png)\n\n{links}")
+    titles = {
+        "network": "network",
+        "parameters": "parameters",
+        "n": "n",
+        "train_error": "training error, running (%)",
+        "train_error_eval": "training error, eval mode (%)",
+        "test_error": "test error (%)",
+        "test_error_std": "std over seeds",
+        "paper_test_error": "the paper's test error (%)",
+    }
+    table = markdown_table(table6(runs), titles)
+    note = "" if protocol == "paper" else f" The paper's column is its own protocol's, not {protocol}'s."
+    parts.append(f"### Table 6, ours beside the paper's\n\nErrors of the final iteration.{note}\n\n{table}")
+    listing = runs.assign(
+        minutes=runs["seconds"] / 60,
+        run=[f"[{run_id}](runs/{run_id}/)" for run_id in runs["run_id"]],
+    )
+    columns = {
+        "record": "run",
+        "outcome": "outcome",
+        "precision": "precision",
+        "minutes": "minutes",
+        "commit": "commit",
+    }
+    parts.append("### Records\n\n" + markdown_table(listing, columns))
+    return "\n\n".join(parts)
+
+
+def write_gallery(results: str | Path) -> Path:
+    """Write results/README.md.
+
+    Raises:
+        RecordError: a record is damaged.
+    """
+    folder = Path(results)
+    parts = [
+        "# Results\n\nGenerated by `make figures` from the records in `runs/`; do not edit. Each record holds its config,"
+        " metrics, layer responses and a summary with hardware, versions and commit.\n\n"
+        "Training error is running (augmented mini-batches, training-mode BN) unless it says eval mode (un-augmented"
+        " images, moving BN averages); test error is in eval mode. All are of the final iteration; nothing is selected"
+        " on the test set."
+    ]
+    parts += [_section(folder, study, runs) for study, runs in studies(folder)]
+    if len(parts) == 1:
+        parts.append("No finished run yet: `make degradation-cifar`.")
+    path = folder / "README.md"
+    write_atomically(path, "\n\n".join(parts) + "\n")
+    return path
