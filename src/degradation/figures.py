@@ -111,7 +111,7 @@ def draw_figure1(table: pd.DataFrame, runs: pd.DataFrame, depths: tuple[int, int
                 ax.annotate(
                     f"{depth} layers",
                     (line.index[-1] / 1000, line["mean"].iloc[-1]),
-                    xytext=(-4, 7),
+                    xytext=(-4, 11),
                     textcoords="offset points",
                     ha="right",
                     color=colour_of(depth, list(depths)),
@@ -125,25 +125,24 @@ def draw_figure1(table: pd.DataFrame, runs: pd.DataFrame, depths: tuple[int, int
 
 def draw_figure6(table: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     """Fig. 6: plain (left) and residual (right), every depth; dashed training error, solid test error."""
-    figure, axes = _figure(10, 4.2, 2, sharey=True)
+    figure, axes = _figure(11, 4.2, 2, sharey=True)
     depths = sorted(table["depth"].unique())
     for ax, network in zip(axes, ARMS, strict=True):
         for depth in depths:
             colour = colour_of(depth, depths)
             _curve(ax, table, network, depth, "train_error", colour)
             _curve(ax, table, network, depth, "test_error", colour)
-        present = sorted(table.loc[table["network"] == network, "depth"].unique())
-        key = [Line2D([], [], color=colour_of(d, depths), linewidth=3, label=f"{network}-{d}") for d in present]
-        ax.legend(handles=[*key, *_style_key()], fontsize=8, loc="upper right", framealpha=0.9)
         ax.set_title(f"{network} networks")
         _axis_labels(ax, error=network == "plain")
+    key = [Line2D([], [], color=colour_of(d, depths), linewidth=3, label=f"{d} layers") for d in depths]
+    figure.legend(handles=[*key, *_style_key()], fontsize=8, loc="outside right upper")
     _zoom(axes[0], table, runs["protocol"].iloc[0])
     _caption(figure, runs)
     return figure
 
 
 def draw_error_by_depth(table: pd.DataFrame, runs: pd.DataFrame) -> Figure:
-    """Claims C1 to C3 in one look: final training and test error against depth, both arms, every seed a point."""
+    """Fig. 6 in one look: final training and test error against depth, both arms, every seed a point."""
     figure, axes = _figure(8.5, 3.6, 2)
     finished = runs[runs["outcome"] == "finished"]
     depths = sorted(finished["depth"].unique())

@@ -33,7 +33,7 @@ def markdown_table(table: pd.DataFrame, titles: dict[str, str]) -> str:
 
 
 def what_it_shows(runs: pd.DataFrame) -> list[str]:
-    """The comparisons of C1 to C3 that the records allow, in words and numbers, whichever way they come out."""
+    """The comparisons of Fig. 6 that the records allow, in words and numbers, whichever way they come out."""
     table = error_by_depth(runs).set_index(["network", "depth"])
     said = []
     depths = {network: sorted(d for n, d in table.index if n == network) for network in ("plain", "residual")}
@@ -41,7 +41,7 @@ def what_it_shows(runs: pd.DataFrame) -> list[str]:
     def train(network: str, depth: int) -> float:
         return float(table.loc[(network, depth), "train_error_mean"])
 
-    for network, claim in (("plain", "C1"), ("residual", "C2")):
+    for network, claim in (("plain", "Plain networks"), ("residual", "Residual networks")):
         if len(depths[network]) > 1:
             shallow, deep = depths[network][0], depths[network][-1]
             change = train(network, deep) - train(network, shallow)
@@ -53,7 +53,7 @@ def what_it_shows(runs: pd.DataFrame) -> list[str]:
     for depth in sorted(set(depths["plain"]) & set(depths["residual"])):
         gain = train("plain", depth) - train("residual", depth)
         said.append(
-            f"C3: at depth {depth} the residual network ends {abs(gain):.1f} points {'below' if gain > 0 else 'above'} "
+            f"At equal depth {depth} the residual network ends {abs(gain):.1f} points {'below' if gain > 0 else 'above'} "
             "its plain twin in training error."
         )
     return said
@@ -89,13 +89,7 @@ def _section(results: Path, study: str, runs: pd.DataFrame) -> str:
         minutes=runs["seconds"] / 60,
         run=[f"[{run_id}](runs/{run_id}/)" for run_id in runs["run_id"]],
     )
-    columns = {
-        "record": "run",
-        "outcome": "outcome",
-        "precision": "precision",
-        "minutes": "minutes",
-        "commit": "commit",
-    }
+    columns = {key: key for key in ("run", "outcome", "precision", "minutes", "commit")}
     parts.append("### Records\n\n" + markdown_table(listing, columns))
     return "\n\n".join(parts)
 

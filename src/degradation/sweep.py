@@ -49,11 +49,12 @@ def describe_grid(configs: list[Config], jobs: int) -> str:
         return ", ".join(str(value) for value in sorted({of(config) for config in configs}))
 
     threads = "" if machine.device == "cuda" else f", {machine.threads} thread(s) each"
+    where = f"{machine.device}, {machine.precision}{threads}"
     return (
         f"protocol {values(lambda c: c.protocol.name)}: {len(configs)} run(s): {values(lambda c: c.network.name)}; "
         f"depth {values(lambda c: c.network.depth)}; seed {values(lambda c: c.seed)}\n"
         f"{first.protocol.iterations:,} iterations of {first.protocol.batch_size} images of {first.data.name}, "
-        f"{jobs} run(s) at once on {machine.device}, {machine.precision}{threads}; records in {first.paths.results}/runs"
+        f"{jobs} run(s) at once on {where}; records in {first.paths.results}/runs"
     )
 
 
