@@ -16,6 +16,7 @@ from degradation.config import Config, ConfigError, parse
 from degradation.data import DataError
 from degradation.record import RecordError
 
+INPUT_ERRORS = (ConfigError, DataError, RecordError, HydraException, OmegaConfBaseException, OSError)
 CONF = Path(__file__).parents[2] / "conf"
 
 
@@ -47,6 +48,15 @@ def _flat(prefix: str, value: Any) -> list[tuple[str, Any]]:
 @hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")
 def task(cfg: DictConfig) -> Any:
     """One run: of a sweep, in a worker process, or alone."""
+    try:
+        return _run(cfg)
+    except INPUT_ERRORS as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise
+        sys.exit(_fail(error))  # not as an exception: Hydra would add lines of its own
+
+
+def _run(cfg: DictConfig) -> Any:
     from degradation.sweep import JOBS_ENV, TOTAL_ENV, describe_grid, describe_time, estimate_seconds, is_finished
     from degradation.train import train
 
@@ -64,6 +74,18 @@ def task(cfg: DictConfig) -> Any:
     if outcome.exit_status:
         sys.exit(outcome.exit_status)
     return None
+
+
+def _fail(error: BaseException) -> int:
+    if isinstance(error, OSError):
+        place = f" {error.filename}" if error.filename else ""
+        text = f"cannot write{place} ({error.strerror}); name another folder with RESULTS_DIR= or paths.results="
+    else:
+        text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        if "not in struct" in (cause := str(error.__cause__)):
+            text = f"{text} {cause.splitlines()[0]}; --help lists the settings"
+    print(f"error: {text}", file=sys.stderr)
+    return 1
 
 
 def choose_protocol(arguments: list[str]) -> list[str]:
@@ -88,12 +110,7 @@ def main() -> None:
     try:
         sys.argv[1:] = choose_protocol(sys.argv[1:])
         task()
-    except (ConfigError, DataError, RecordError, HydraException, OmegaConfBaseException, OSError) as error:
+    except INPUT_ERRORS as error:
         if wants_traceback:
             raise
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        cause = (
-            str(error.__cause__).splitlines()[0] if error.__cause__ and "not in struct" in str(error.__cause__) else ""
-        )
-        print(f"error: {' '.join(lines[:1])}{' ' + cause if cause else ''}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(_fail(error))

@@ -39,7 +39,13 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         options = {"shortcut": ("none", "A", "B", "C"), "pad_side": ("end", "both"), "fan_mode": ("fan_in", "fan_out")}
         _require("network", vars(self), options)
-        _at_least("network", vars(self), {"depth": 1, "width": 1, "classes": 10})
+        _at_least("network", vars(self), {"width": 1, "classes": 10})
+        from degradation.network import blocks_per_stage  # late: records are read without torch
+
+        try:
+            blocks_per_stage(self.depth)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
 
 
 @dataclass(frozen=True)

@@ -53,8 +53,8 @@ def what_it_shows(runs: pd.DataFrame) -> list[str]:
     for depth in sorted(set(depths["plain"]) & set(depths["residual"])):
         gain = train("plain", depth) - train("residual", depth)
         said.append(
-            f"At equal depth {depth} the residual network ends {abs(gain):.1f} points {'below' if gain > 0 else 'above'} "
-            "its plain twin in training error."
+            f"At equal depth {depth} the residual network ends {abs(gain):.1f} points "
+            f"{'below' if gain > 0 else 'above'} its plain twin in training error."
         )
     return said
 
