@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from degradation import machine as machines
 from degradation.config import Config, ConfigError, parse
 from degradation.record import RecordError, read_summary
-from degradation.train import STOP_FILE, Outcome, calibrate, exit_status, format_seconds, load_data
+from degradation.train import BEGAN, STOP_FILE, Outcome, calibrate, exit_status, format_seconds, load_data
 
 JOBS_ENV, TOTAL_ENV = "DEGRADATION_JOBS", "DEGRADATION_RUNS"
 
@@ -116,7 +117,12 @@ def launch(
     launcher.joblib["n_jobs"] = jobs
     with tempfile.TemporaryDirectory() as folder:
         stop_file = Path(folder) / "stop"
-        os.environ |= {STOP_FILE: str(stop_file), JOBS_ENV: str(jobs), TOTAL_ENV: str(len(order))}
+        os.environ |= {
+            BEGAN: str(time.time()),
+            STOP_FILE: str(stop_file),
+            JOBS_ENV: str(jobs),
+            TOTAL_ENV: str(len(order)),
+        }
         handler: Any = lambda *_: stop_file.touch()  # noqa: E731  workers checkpoint, and later jobs do not start
         before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -124,7 +130,7 @@ def launch(
         finally:
             for number, old in before.items():
                 signal.signal(number, old)
-            for name in (STOP_FILE, JOBS_ENV, TOTAL_ENV):
+            for name in (BEGAN, STOP_FILE, JOBS_ENV, TOTAL_ENV):
                 os.environ.pop(name, None)
     outcomes = [
         r.return_value if r.status == JobStatus.COMPLETED else Outcome(run_id, "failed", repr(r._return_value))

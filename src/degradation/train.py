@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pickle
 import signal
 import time
 import warnings
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -32,6 +34,7 @@ from degradation.record import Record, RecordError
 from degradation.tracking import Tracker
 
 EXIT_FAILED, EXIT_BUDGET, EXIT_STOPPED = 1, 75, 130
+BEGAN = "DEGRADATION_BEGAN"  # when the sweep began (seconds since the epoch): the budget is the whole command's
 STOP_FILE = "DEGRADATION_STOP_FILE"  # a sweep's parent process asks its workers to stop by creating this file
 
 
@@ -72,6 +75,12 @@ class _Stop:
     def now(cls) -> bool:
         stop_file = os.environ.get(STOP_FILE)
         return cls.requested or (stop_file is not None and os.path.exists(stop_file))
+
+
+def _budget_spent(config: Config) -> bool:
+    if config.budget_minutes is None:
+        return False
+    return time.time() - float(os.environ.setdefault(BEGAN, str(time.time()))) >= 60 * config.budget_minutes
 
 
 def load_data(config: Config) -> tuple[ImageSet, ImageSet, ImageSet | None]:
@@ -116,6 +125,11 @@ class RecordWriter(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seconds = state_dict["seconds"]
 
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["run_id"] = self.record.id
+
     def elapsed(self) -> float:
         return self.seconds + time.monotonic() - self.began
 
@@ -148,10 +162,9 @@ class RecordWriter(pl.Callback):
         now = time.monotonic()
         if self.row and (now - self.told >= self.config.machine.progress_seconds or last):
             self._tell(iteration, protocol.iterations, protocol.batch_size, now)
-        budget = self.config.budget_minutes
         if _Stop.now():
             self.stopped = "stopped"
-        elif budget is not None and now - self.began >= 60 * budget and not last:
+        elif not last and _budget_spent(self.config):
             self.stopped = "out of budget"
         if self.stopped or (
             now - self.saved >= self.config.machine.checkpoint_seconds and iteration % protocol.log_every == 0
@@ -202,6 +215,8 @@ def train(config: Config, jobs: int = 1, label: str = "", variant: dict[str, Any
     _Stop.listen()
     if _Stop.now():
         return Outcome(run_id, "stopped", "not started")
+    if _budget_spent(config):
+        return Outcome(run_id, "out of budget", "not started")
     try:
         outcome = _train(config, jobs, say, variant or {})
     except (ConfigError, DataError, RecordError, ValueError) as error:
@@ -293,7 +308,7 @@ def _fit(
         if module.warmup_lr is not None:
             lengths = (*lengths, protocol.warmup.window)
         chunks = Chunks(module, machine.iterations_per_step, lengths)
-        resume = record.checkpoint if record.checkpoint.exists() else None
+        resume = _check_checkpoint(record) if record.checkpoint.exists() else None
         try:
             trainer.fit(module, train_dataloaders=chunks, ckpt_path=resume, weights_only=True)
         except DivergedError as error:
@@ -322,6 +337,17 @@ def _fit(
         return Outcome(config.run_id, "finished", f"{errors} in {format_seconds(summary['seconds'])}", final)
     finally:
         tracker.close()
+
+
+def _check_checkpoint(record: Record) -> Path:
+    # A name it must hold, and plain tensors alone: whatever else lies there is not loaded.
+    try:
+        ours = torch.load(record.checkpoint, map_location="cpu", weights_only=True)["run_id"] == record.id
+    except (OSError, EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError):
+        ours = False
+    if not ours:
+        raise RecordError(f"{record.checkpoint} is damaged or of another run; delete it to start the run again")
+    return record.checkpoint
 
 
 def _trainer(machine: machines.Machine, writer: RecordWriter) -> pl.Trainer:

@@ -1,0 +1,80 @@
+"""Composed configs, tiny runs of a second, and the command line in a real process."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import hydra
+import pytest
+import torch
+
+from degradation import train as train_module
+from degradation.config import Config, parse
+
+ROOT = Path(__file__).parents[1]
+TINY = [
+    "protocol=smoke",
+    "data=synthetic",
+    "network.width=2",
+    "depth=8",
+    "logger=none",
+    "machine=cpu",
+    "machine.threads=1",
+]
+Compose = Callable[..., Config]
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quiet_process() -> Iterator[None]:
+    """Runs inside the test process leave its signal handlers alone; one thread is enough, and exact."""
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_module._Stop, "listen", classmethod(lambda cls: None))
+        yield
+
+
+@pytest.fixture(scope="session")
+def compose() -> Compose:
+    """overrides -> the config that conf/ gives with them, checked."""
+
+    def build(*overrides: str) -> Config:
+        with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            return parse(hydra.compose("train", list(overrides)))
+
+    return build
+
+
+@pytest.fixture
+def tiny(compose: Compose, tmp_path: Path) -> Compose:
+    """overrides -> a run of a second, recorded under tmp_path."""
+    return lambda *overrides: compose(*TINY, f"paths.results={tmp_path}", *overrides)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """(overrides, environment) -> a running experiments/train.py of the same tiny run; ended with the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(*overrides: str, **environment: str) -> subprocess.Popen[str]:
+        hidden = ("WANDB_", "DEGRADATION_", "HYDRA_", "JOBS", "DATA_DIR", "RESULTS_DIR")
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
+        command = [sys.executable, str(ROOT / "experiments" / "train.py"), *TINY, f"paths.results={tmp_path}"]
+        process = subprocess.Popen(
+            [*command, *overrides],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            env={**inherited, "WANDB_MODE": "offline", **environment},
+        )
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()

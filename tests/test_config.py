@@ -1,0 +1,207 @@
+"""Every config composes; every scientific setting, and no other, is in the identity of a run."""
+
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from degradation.config import Config, ConfigError, parse, run_id
+
+CONF = Path(__file__).parents[1] / "conf"
+# One other value for every scientific setting, as an override.
+CHANGES = {
+    "network.name": "mine",
+    "network.shortcut": "B",
+    "network.depth": "14",
+    "network.width": "8",
+    "network.classes": "11",
+    "network.pad_side": "both",
+    "network.fan_mode": "fan_out",
+    "data.name": "cifar10",
+    "data.validation_images": "500",
+    "data.normalization": "channel",
+    "data.augmentation": "none",
+    "data.last_batch": "keep",
+    "protocol.name": "mine",
+    "protocol.iterations": "25",
+    "protocol.batch_size": "33",
+    "protocol.lr": "0.2",
+    "protocol.milestones": "[12,19]",
+    "protocol.decay": "0.2",
+    "protocol.momentum": "0.8",
+    "protocol.weight_decay": "2.0e-4",
+    "protocol.decay_batchnorm": "false",
+    "protocol.warmup.min_depth": "8",
+    "protocol.warmup.lr": "0.02",
+    "protocol.warmup.until_error": "70",
+    "protocol.warmup.window": "7",
+    "protocol.batchnorm": "exact",
+    "protocol.log_every": "3",
+    "protocol.evaluate_every": "24",
+    "seed": "1",
+}
+OTHERS = [
+    "machine=gpu",
+    "machine.device=cpu",
+    "machine.precision=fp32",
+    "machine.channels_last=false",
+    "machine.threads=3",
+    "machine.iterations_per_step=7",
+    "machine.evaluation_batch=9",
+    "machine.checkpoint_seconds=1",
+    "machine.progress_seconds=1",
+    "logger=none",
+    "logger.project=mine",
+    "paths.data=elsewhere",
+    "paths.results=elsewhere",
+    "study=mine",
+    "budget_minutes=3",
+]
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def leaves(prefix: str, value: Any) -> list[str]:
+    if not isinstance(value, dict):
+        return [prefix]
+    return [leaf for key, item in value.items() for leaf in leaves(f"{prefix}.{key}" if prefix else key, item)]
+
+
+def test_the_groups_are_those_of_the_house() -> None:
+    assert {path.name for path in CONF.iterdir() if path.is_dir()} == {
+        "data",
+        "experiment",
+        "logger",
+        "machine",
+        "network",
+        "protocol",
+    }
+
+
+def test_every_combination_composes_to_what_was_asked() -> None:
+    groups = ["network", "data", "protocol", "machine", "logger"]
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        ids = set()
+        for names in product(*map(options, groups), ["", *options("experiment")]):
+            overrides = [f"{group}={name}" for group, name in zip([*groups, "experiment"], names, strict=True) if name]
+            config = parse(hydra.compose("train", overrides))
+            assert (config.network.name, config.data.name, config.protocol.name) == names[:3]
+            assert config.logger.name == names[4]
+            assert config.study == (names[5] or "single")
+            ids.add(config.run_id)
+        assert len(ids) == len(options("network")) * len(options("data")) * len(options("protocol"))
+
+
+def test_the_paper_protocol_is_the_papers(compose: Callable[..., Config]) -> None:
+    config = compose("protocol=paper", "network=residual", "depth=110")
+    p = config.protocol
+    assert (p.iterations, p.milestones, p.batch_size, p.lr, p.decay) == (64_000, (32_000, 48_000), 128, 0.1, 0.1)
+    assert (p.momentum, p.weight_decay, p.warmup.lr, p.warmup.until_error) == (0.9, 1e-4, 0.01, 80.0)
+    assert (config.network.width, config.network.shortcut, config.data.name) == (16, "A", "cifar10")
+    assert (config.data.normalization, config.data.augmentation) == ("pixel_mean", "crop_flip")
+    assert config.data.validation_images == 0
+    assert config.warmup_lr == 0.01
+    assert compose("protocol=paper", "depth=56").warmup_lr is None
+    assert compose("protocol=short").protocol.iterations * 8 == p.iterations
+    assert tuple(8 * m for m in compose("protocol=short").protocol.milestones) == p.milestones
+
+
+def test_the_arms_differ_in_the_shortcut_alone(compose: Callable[..., Config]) -> None:
+    plain, residual = (compose(f"network={arm}", "depth=56").science for arm in ("plain", "residual"))
+    assert {**plain, "network": None} == {**residual, "network": None}
+    different = {key for key in plain["network"] if plain["network"][key] != residual["network"][key]}
+    assert different == {"name", "shortcut"}
+
+
+def test_every_scientific_setting_changes_the_run_id(compose: Callable[..., Config]) -> None:
+    base = compose("protocol=smoke", "data=synthetic")
+    assert set(CHANGES) == set(leaves("", base.science))  # a new setting needs its line here
+    ids = [compose("protocol=smoke", "data=synthetic", f"{key}={value}").run_id for key, value in CHANGES.items()]
+    assert len({base.run_id, *ids}) == len(CHANGES) + 1
+    # It is the hash that changes, not just the readable part in front of it.
+    assert len({name.rsplit("-", 1)[1] for name in (base.run_id, *ids)}) == len(CHANGES) + 1
+
+
+@pytest.mark.parametrize("override", OTHERS)
+def test_machine_logger_and_paths_do_not(compose: Callable[..., Config], override: str) -> None:
+    base = compose("protocol=smoke")
+    changed = compose("protocol=smoke", override)
+    assert changed != base
+    assert changed.run_id == base.run_id
+
+
+def test_a_run_id_reads_well_and_follows_from_the_record_alone(compose: Callable[..., Config]) -> None:
+    config = compose("protocol=quick", "network=plain", "depth=56", "seed=3")
+    assert config.run_id.startswith("plain-56-quick-s3-")
+    assert run_id(dict(reversed(list(config.science.items())))) == config.run_id
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("+network.widht=2", "network.widht"),
+        ("+protocol.warmup.untill=2", "protocol.warmup.untill"),
+        ("+sede=1", "sede"),
+        ("~protocol.lr", "protocol.lr"),
+        ("~data", "data"),
+        ("protocol.batch_size=abc", "protocol.batch_size=abc"),
+        ("protocol.batch_size=1.5", "protocol.batch_size=1.5"),
+        ("network.width=true", "network.width=True"),
+        ("protocol.lr=fast", "protocol.lr=fast"),
+        ("protocol.lr=null", "protocol.lr=None"),
+        ("protocol.milestones=12", "protocol.milestones=12"),
+        ("protocol.milestones=[1.5]", r"protocol.milestones=\[1.5\]"),
+        ("protocol.decay_batchnorm=1", "protocol.decay_batchnorm=1"),
+        ("protocol.warmup=none", "protocol.warmup=none"),
+        ("seed=null", "seed=None"),
+        ("network.width=0", "network.width=0"),
+        ("network.width=-16", "network.width=-16"),
+        ("network.classes=0", "network.classes=0"),
+        ("depth=0", "network.depth=0"),
+        ("data.validation_images=-1", "data.validation_images=-1"),
+        ("protocol.iterations=0", "protocol.iterations=0"),
+        ("protocol.batch_size=0", "protocol.batch_size=0"),
+        ("protocol.batch_size=-128", "protocol.batch_size=-128"),
+        ("protocol.log_every=0", "protocol.log_every=0"),
+        ("protocol.evaluate_every=0", "protocol.evaluate_every=0"),
+        ("protocol.lr=0", "protocol.lr=0"),
+        ("protocol.lr=-0.1", "protocol.lr=-0.1"),
+        ("protocol.lr=nan", "protocol.lr=nan"),
+        ("protocol.lr=inf", "protocol.lr=inf"),
+        ("protocol.weight_decay=-1", "protocol.weight_decay=-1"),
+        ("protocol.momentum=-1", "protocol.momentum=-1"),
+        ("protocol.warmup.window=0", "protocol.warmup.window=0"),
+        ("protocol.warmup.lr=0", "protocol.warmup.lr=0"),
+        ("protocol.warmup.until_error=0", "protocol.warmup.until_error=0"),
+        ("seed=-1", "seed=-1"),
+        ("budget_minutes=-1", "budget_minutes=-1"),
+        ("machine.threads=0", "machine.threads=0"),
+        ("machine.threads=many", "machine.threads=many"),
+        ("machine.iterations_per_step=0", "machine.iterations_per_step=0"),
+        ("machine.evaluation_batch=0", "machine.evaluation_batch=0"),
+        ("machine.checkpoint_seconds=-1", "machine.checkpoint_seconds=-1"),
+        ("machine.device=tpu", "machine.device=tpu"),
+        ("machine.precision=fp8", "machine.precision=fp8"),
+        ("network.shortcut=D", "network.shortcut=D"),
+        ("network.pad_side=start", "network.pad_side=start"),
+        ("data.name=mnist", "data.name=mnist"),
+        ("data.last_batch=repeat", "data.last_batch=repeat"),
+        ("protocol.batchnorm=batch", "protocol.batchnorm=batch"),
+        ("logger.name=csv", "logger.name=csv"),
+        ("protocol.milestones=[18,12]", r"protocol.milestones=\[18, 12\]"),
+        ("protocol.evaluate_every=6", "protocol.evaluate_every=6"),
+        ("study=${missing}", "missing"),
+        ("study=???", "study"),
+    ],
+)
+def test_bad_settings_are_named_in_one_line(compose: Callable[..., Config], override: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told) as error:
+        compose("protocol=smoke", override)
+    assert "\n" not in str(error.value)
