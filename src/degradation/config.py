@@ -23,7 +23,8 @@ def _at_least(owner: str, values: dict[str, Any], bounds: dict[str, float], excl
     for key, bound in bounds.items():
         value = values[key]
         if not (value > bound if exclusive else value >= bound) or value == float("inf"):
-            raise ConfigError(f"{owner}.{key}={value} must be {'above' if exclusive else 'at least'} {bound}")
+            name = f"{owner}.{key}" if owner else key
+            raise ConfigError(f"{name}={value} must be {'above' if exclusive else 'at least'} {bound}")
 
 
 @dataclass(frozen=True)
@@ -161,9 +162,9 @@ class Config:
     budget_minutes: float | None
 
     def __post_init__(self) -> None:
-        _at_least("config", vars(self), {"seed": 0})
+        _at_least("", vars(self), {"seed": 0})
         if self.budget_minutes is not None:
-            _at_least("config", vars(self), {"budget_minutes": 0})
+            _at_least("", vars(self), {"budget_minutes": 0})
 
     @property
     def science(self) -> dict[str, Any]:

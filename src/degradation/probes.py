@@ -69,16 +69,20 @@ def exact_batchnorm(
 ) -> Iterator[None]:
     """Within it, BN statistics are averages over the whole un-augmented training set (the authors' notes).
 
-    The moving averages are restored at the end, so that training goes on as if nothing had been measured.
+    Averages of the statistics of whole batches, as training uses them: `batch_size` is the protocol's, and the images
+    of a last partial batch are left out, so that every batch weighs the same. The moving averages are restored at the
+    end, so that training goes on as if nothing had been measured.
     """
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     training = network.training
-    with autocast():
-        update_bn((x for x, _ in _views(train, normalize, batch_size, channels_last)), network)
-    network.train(training)
+    whole = train[: len(train) - len(train) % batch_size]
     try:
+        with autocast():
+            update_bn((x for x, _ in _views(whole, normalize, batch_size, channels_last)), network)
+        network.train(training)
         yield
     finally:
+        network.train(training)
         for name, buffer in network.named_buffers():
             buffer.copy_(buffers[name])
 

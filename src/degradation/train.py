@@ -77,10 +77,11 @@ class _Stop:
         return cls.requested or (stop_file is not None and os.path.exists(stop_file))
 
 
-def _budget_spent(config: Config) -> bool:
+def _budget_spent(config: Config, began: float) -> bool:
+    # Of the whole sweep where this is a run of one, else from the run's own beginning; seconds since the epoch.
     if config.budget_minutes is None:
         return False
-    return time.time() - float(os.environ.setdefault(BEGAN, str(time.time()))) >= 60 * config.budget_minutes
+    return time.time() - float(os.environ.get(BEGAN, began)) >= 60 * config.budget_minutes
 
 
 def load_data(config: Config) -> tuple[ImageSet, ImageSet, ImageSet | None]:
@@ -116,6 +117,7 @@ class RecordWriter(pl.Callback):
     ):
         self.record, self.config, self.tracker, self.measure, self.say = record, config, tracker, measure, say
         self.seconds = 0.0  # of training and measuring, over every process that worked on the run
+        self.budget_from = time.time()
         self.stopped = ""
         self.row: dict[str, Any] = {}
 
@@ -135,6 +137,7 @@ class RecordWriter(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, DegradationModule)
+        _Stop.listen()  # again: Lightning's own handler would end the process with status 0
         self.record.rewind(pl_module.iteration)
         self.began = self.told = self.saved = time.monotonic()
         self.first = self.at = pl_module.iteration
@@ -164,7 +167,7 @@ class RecordWriter(pl.Callback):
             self._tell(iteration, protocol.iterations, protocol.batch_size, now)
         if _Stop.now():
             self.stopped = "stopped"
-        elif not last and _budget_spent(self.config):
+        elif not last and _budget_spent(self.config, self.budget_from):
             self.stopped = "out of budget"
         if self.stopped or (
             now - self.saved >= self.config.machine.checkpoint_seconds and iteration % protocol.log_every == 0
@@ -175,8 +178,11 @@ class RecordWriter(pl.Callback):
 
     def save(self, trainer: pl.Trainer) -> None:
         temporary = self.record.checkpoint.with_name(".checkpoint.partial")
-        trainer.save_checkpoint(temporary)
-        os.replace(temporary, self.record.checkpoint)
+        try:
+            trainer.save_checkpoint(temporary)
+            os.replace(temporary, self.record.checkpoint)
+        finally:
+            temporary.unlink(missing_ok=True)
         self.saved = time.monotonic()
 
     def _tell(self, iteration: int, total: int, batch_size: int, now: float) -> None:
@@ -215,17 +221,16 @@ def train(config: Config, jobs: int = 1, label: str = "", variant: dict[str, Any
     _Stop.listen()
     if _Stop.now():
         return Outcome(run_id, "stopped", "not started")
-    if _budget_spent(config):
+    if BEGAN in os.environ and _budget_spent(config, 0):
         return Outcome(run_id, "out of budget", "not started")
     try:
         outcome = _train(config, jobs, say, variant or {})
     except (ConfigError, DataError, RecordError, ValueError) as error:
         outcome = Outcome(run_id, "failed", str(error))
     except OSError as error:
-        place = f" ({error.filename})" if error.filename else ""
-        outcome = Outcome(
-            run_id, "failed", f"{error.strerror or error}{place}; the run resumes from its last checkpoint"
-        )
+        where = f"{config.paths.results}/runs/{run_id}"
+        text = f"{error.strerror or error}, writing {where}; mend that, and the same command resumes"
+        outcome = Outcome(run_id, "failed", text)
     except RuntimeError as error:  # torch: out of memory, or a file that cannot be written
         outcome = Outcome(run_id, "failed", str(error).splitlines()[0])
     say(f"{outcome.status}{': ' + outcome.message if outcome.message else ''}")
@@ -288,7 +293,9 @@ def _fit(
     }
 
     def at_test(exact: bool = protocol.batchnorm == "exact") -> Any:
-        return exact_batchnorm(network, train_set, normalize, **views) if exact else nullcontext()
+        if not exact:
+            return nullcontext()
+        return exact_batchnorm(network, train_set, normalize, **(views | {"batch_size": protocol.batch_size}))
 
     def measure() -> dict[str, float]:
         row = {}
