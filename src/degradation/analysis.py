@@ -1,7 +1,7 @@
 """Records -> tidy tables: error by depth with its spread over seeds, and Table 6 beside the paper's. No torch here."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -60,30 +60,29 @@ def study_folder(study: str) -> str:
     return "".join(c if c.isalnum() or c in ".=-" else "+" for c in study).strip("+")
 
 
-def curves(runs: pd.DataFrame) -> pd.DataFrame:
-    """Every row of metrics.csv of the given runs, with network, depth and seed."""
+def _gather(runs: pd.DataFrame, load: Callable[[Path], pd.DataFrame]) -> pd.DataFrame:
     parts = [
-        load_metrics(run.folder).assign(network=run.network, depth=run.depth, seed=run.seed)
+        load(run.folder).assign(network=run.network, depth=run.depth, seed=run.seed)
         for run in runs.itertuples()
         if run.outcome == "finished"
     ]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def curves(runs: pd.DataFrame) -> pd.DataFrame:
+    """Every row of metrics.csv of the given runs, with network, depth and seed."""
+    return _gather(runs, load_metrics)
+
+
+def responses(runs: pd.DataFrame) -> pd.DataFrame:
+    """Every row of responses.csv of the given runs, with network, depth and seed."""
+    return _gather(runs, load_responses)
 
 
 def curve_over_seeds(table: pd.DataFrame, network: str, depth: int, column: str) -> pd.DataFrame:
     """Mean, min, max and n over seeds of one column against iteration, for one network and depth."""
     rows = table[(table["network"] == network) & (table["depth"] == depth)].dropna(subset=[column])
     return rows.groupby("iteration")[column].agg(["mean", "min", "max", "count"])
-
-
-def responses(runs: pd.DataFrame) -> pd.DataFrame:
-    """Every row of responses.csv of the given runs, with network, depth and seed."""
-    parts = [
-        load_responses(run.folder).assign(network=run.network, depth=run.depth, seed=run.seed)
-        for run in runs.itertuples()
-        if run.outcome == "finished"
-    ]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
 def error_by_depth(runs: pd.DataFrame) -> pd.DataFrame:
