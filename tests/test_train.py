@@ -335,6 +335,21 @@ def test_a_spent_budget_resumes_later(start: Start, tmp_path: Path, tiny: Compos
     assert_same_record(folder, uninterrupted)
 
 
+def test_a_crash_after_the_last_iteration_loses_nothing(
+    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(tiny("machine.checkpoint_seconds=0", f"paths.results={tmp_path / 'whole'}"))
+    crashing = tiny("machine.checkpoint_seconds=0")
+    with monkeypatch.context() as patch:
+        full = OSError(28, "No space left on device")
+        patch.setattr("degradation.train.layer_responses", lambda *_, **__: (_ for _ in ()).throw(full))
+        outcome = train(crashing)
+    assert outcome.status == "failed"
+    assert "No space left on device" in outcome.message
+    assert train(crashing).final == whole.final
+    assert_same_record(tmp_path / "runs" / crashing.run_id, record_of(tmp_path / "whole"))
+
+
 def test_a_checkpoint_cut_short_is_told(tiny: Compose) -> None:
     config = tiny("machine.checkpoint_seconds=0")
     assert train(tiny("machine.checkpoint_seconds=0", "budget_minutes=0")).exit_status == EXIT_BUDGET

@@ -122,10 +122,10 @@ class RecordWriter(pl.Callback):
         self.row: dict[str, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.elapsed()}
+        return {"seconds": self.elapsed(), "row": self.row}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.seconds = state_dict["seconds"]
+        self.seconds, self.row = state_dict["seconds"], state_dict["row"]
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -140,7 +140,7 @@ class RecordWriter(pl.Callback):
         _Stop.listen()  # again: Lightning's own handler would end the process with status 0
         self.record.rewind(pl_module.iteration)
         self.began = self.told = self.saved = time.monotonic()
-        self.first = self.at = pl_module.iteration
+        self.first = pl_module.iteration
         total = pl_module.protocol.iterations
         resumed = f"resumed at iteration {self.first:,} of {total:,}" if self.first else f"{total:,} iterations to go"
         self.say(resumed)
