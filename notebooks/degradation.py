@@ -44,7 +44,8 @@ for study, runs in studies.items():
 for study, runs in studies.items():
     folder = results / "figures" / analysis.study_folder(study)
     figures.save(figures.draw_figure6(analysis.curves(runs), runs), folder, "fig6")
-    figures.save(figures.draw_error_by_depth(analysis.error_by_depth(runs), runs), folder, "error_by_depth")
+    if runs["depth"].nunique() > 1:
+        figures.save(figures.draw_error_by_depth(runs), folder, "error_by_depth")
 
 # %% [markdown]
 # ## Table 6: test error beside the paper's

@@ -164,7 +164,7 @@ def test_a_run_id_reads_well_and_follows_from_the_record_alone(compose: Callable
         ("network.width=0", "network.width=0"),
         ("network.width=-16", "network.width=-16"),
         ("network.classes=0", "network.classes=0"),
-        ("depth=0", "network.depth=0"),
+        ("depth=0", "depth=0"),
         ("data.validation_images=-1", "data.validation_images=-1"),
         ("protocol.iterations=0", "protocol.iterations=0"),
         ("protocol.batch_size=0", "protocol.batch_size=0"),

@@ -141,7 +141,7 @@ def draw_figure6(table: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     return figure
 
 
-def draw_error_by_depth(table: pd.DataFrame, runs: pd.DataFrame) -> Figure:
+def draw_error_by_depth(runs: pd.DataFrame) -> Figure:
     """Fig. 6 in one look: final training and test error against depth, both arms, every seed a point."""
     figure, axes = _figure(8.5, 3.6, 2)
     finished = runs[runs["outcome"] == "finished"]
@@ -192,6 +192,8 @@ def draw_figure7(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
                     ax.fill_between(range(1, len(values) + 1), low, high, color=colour_of(depth, depths), alpha=0.15)
     axes[0].set_xlabel("layer index (original order)")
     axes[1].set_xlabel("layer index (sorted by std)")
+    for ax in axes:
+        ax.xaxis.get_major_locator().set_params(integer=True)
     axes[0].set_ylabel("std of responses")
     axes[0].set_ylim(bottom=0)
     axes[1].legend(fontsize=8)

@@ -25,10 +25,9 @@ def blocks_per_stage(depth: int) -> int:
     if depth >= 8 and (depth - 2) % 6 == 0:
         return (depth - 2) // 6
     below = max(8, 6 * ((depth - 2) // 6) + 2)
-    nearby = f"{below}" if depth < 8 else f"{below} and {below + 6}"
+    nearby = f"depth is {below}" if depth < 8 else f"depths are {below} and {below + 6}"
     raise ValueError(
-        f"depth={depth} is not of the form 6n+2; the nearest such depths are {nearby} "
-        "(the paper uses 20, 32, 44, 56, 110, 1202)"
+        f"depth={depth} is not of the form 6n+2; the nearest such {nearby} (the paper uses 20, 32, 44, 56, 110, 1202)"
     )
 
 
