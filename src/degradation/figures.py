@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from degradation.analysis import ARMS, curve_over_seeds
 from degradation.record import load_responses, write_atomically
@@ -193,7 +194,7 @@ def draw_figure7(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     axes[0].set_xlabel("layer index (original order)")
     axes[1].set_xlabel("layer index (sorted by std)")
     for ax in axes:
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].set_ylabel("std of responses")
     axes[0].set_ylim(bottom=0)
     axes[1].legend(fontsize=8)
