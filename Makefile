@@ -28,6 +28,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 degradation-cifar: $(VENV)/.installed ## train plain and residual networks, then draw the figures
 	@status=0; $(VENV)/bin/python experiments/train.py experiment=degradation_cifar $(SWEEP) || status=$$?; \
+	  test $$status -ne 2 || exit 2; \
 	  $(VENV)/bin/python experiments/report.py $(if $(findstring logger=none,$(ARGS)),,--wandb) || exit $$?; exit $$status
 
 figures: $(VENV)/.installed ## rebuild every figure, table and results/README.md from records

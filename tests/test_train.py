@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from degradation.cli import EXIT_INPUT
 from degradation.config import Config
 from degradation.module import DegradationModule
 from degradation.network import Network
@@ -397,7 +398,7 @@ def test_a_sweep_asked_to_stop_starts_nothing_more(start: Start, tmp_path: Path)
 def said(start: Start) -> Callable[..., str]:
     """The one line in which a run that cannot be is refused."""
 
-    def refuse(*overrides: str, status: int = EXIT_FAILED) -> str:
+    def refuse(*overrides: str, status: int = EXIT_INPUT) -> str:
         process = start(*overrides)
         stdout, stderr = process.communicate()
         assert process.returncode == status
@@ -432,7 +433,7 @@ def test_results_that_cannot_be_written(said: Callable[..., str], tmp_path: Path
 
 def test_missing_data(said: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "file").touch()  # a place where nothing can be downloaded to, network or not
-    line = said("data=cifar10", f"paths.data={tmp_path}/file/data")
+    line = said("data=cifar10", f"paths.data={tmp_path}/file/data", status=EXIT_FAILED)
     assert f"{tmp_path}/file/data/cifar-10-batches-py" in line
     assert "DATA_DIR" in line
     assert load_runs(tmp_path).empty

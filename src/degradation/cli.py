@@ -16,6 +16,7 @@ from degradation.config import Config, ConfigError, parse
 from degradation.data import DataError
 from degradation.record import RecordError
 
+EXIT_INPUT = 2  # nothing was started; argparse, which Hydra uses, gives the same
 INPUT_ERRORS = (ConfigError, DataError, RecordError, HydraException, OmegaConfBaseException, OSError)
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -85,7 +86,7 @@ def _fail(error: BaseException) -> int:
         if "not in struct" in (cause := str(error.__cause__)):
             text = f"{text} {cause.splitlines()[0]}; --help lists the settings"
     print(f"error: {text}", file=sys.stderr)
-    return 1
+    return EXIT_INPUT
 
 
 def choose_protocol(arguments: list[str]) -> list[str]:
