@@ -5,7 +5,7 @@
 #   JOBS=auto                          runs at once
 #   ARGS="logger=none ..."             any further Hydra overrides
 .DEFAULT_GOAL := help
-.PHONY: help setup degradation-cifar figures test lint clean
+.PHONY: help setup degradation-cifar figures bench test lint clean
 PYTHON ?= python3
 VENV ?= .venv
 DATA_DIR ?= data
@@ -33,6 +33,9 @@ degradation-cifar: $(VENV)/.installed ## train plain and residual networks, then
 
 figures: $(VENV)/.installed ## rebuild every figure, table and results/README.md from records
 	@$(VENV)/bin/python experiments/report.py
+
+bench: $(VENV)/.installed ## measure training speed against the usual recipe, into results/bench/
+	@$(VENV)/bin/python experiments/bench.py $(ARGS)
 
 test: $(VENV)/.installed ## run the tests
 	@$(VENV)/bin/python -m pytest

@@ -85,7 +85,7 @@ class Spy:
             if not self.batches:
                 self.initial = {key: value.clone() for key, value in module.network.state_dict().items()}
             self.batches.append((x.clone(), y.clone()))
-            self.rates.append(optimizer.param_groups[0]["lr"])
+            self.rates.append(float(optimizer.param_groups[0]["lr"]))
             iterate(module, x, y, optimizer)
 
         patch.setattr(DegradationModule, "iterate", watch)
@@ -222,7 +222,7 @@ def test_warmup_goes_on_while_the_error_is_high(tiny: Compose, monkeypatch: pyte
 
 
 def test_shallower_networks_have_no_warmup(tiny: Compose) -> None:
-    assert spied(tiny("protocol.warmup.min_depth=14")).rates[0] == 0.1
+    assert spied(tiny("protocol.warmup.min_depth=14")).rates[0] == pytest.approx(0.1)
 
 
 def test_how_many_iterations_a_step_holds_changes_nothing(compose: Compose, tmp_path: Path) -> None:

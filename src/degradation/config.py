@@ -116,14 +116,19 @@ class MachineConfig:
     channels_last: bool
     threads: int | str
     iterations_per_step: int | str
+    execution: str
+    activation_checkpointing: bool
     evaluation_batch: int
     checkpoint_seconds: float
     progress_seconds: float
 
     def __post_init__(self) -> None:
-        _require(
-            "machine", vars(self), {"device": ("auto", "cpu", "cuda"), "precision": ("auto", "bf16", "fp32", "tf32")}
-        )
+        options = {
+            "device": ("auto", "cpu", "cuda"),
+            "precision": ("auto", "bf16", "fp32", "tf32"),
+            "execution": ("auto", "eager", "captured", "compiled"),
+        }
+        _require("machine", vars(self), options)
         for key in ("threads", "iterations_per_step"):
             value = getattr(self, key)
             if value != "auto" and not (isinstance(value, int) and value >= 1):

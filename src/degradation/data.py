@@ -198,41 +198,63 @@ class BatchStream:
         self.pixels = F.pad(train.images, pad).permute(0, 2, 3, 1).reshape(-1, 3)
         self.mean = F.pad(normalize.mean, pad).permute(1, 2, 0).reshape(-1, 3).contiguous()
         self.std = normalize.std.flatten()
+        self.steps = torch.arange(max(batch_size, self.size), device=self.device)
+        self.start = torch.zeros((), dtype=torch.int64, device=self.device)  # of the next batch in the epoch's order
+        self.at = -1  # what `start` holds, known without asking the device
         self.epoch = -1
+        # Overwritten in place at each epoch: a captured graph reads them where they lie.
+        self.order = torch.zeros(self.count, dtype=torch.int64, device=self.device)
+        self.offsets = torch.full((self.count, 2), PADDING, device=self.device)
+        self.flips = torch.zeros(self.count, dtype=torch.bool, device=self.device)
 
     def _start_epoch(self, epoch: int) -> None:
         self.epoch = epoch
-        self.order = torch.randperm(self.count, generator=_draws(self.seed, 1, epoch)).to(self.device)
-        draw = _draws(self.seed, 2, epoch)
+        self.order.copy_(torch.randperm(self.count, generator=_draws(self.seed, 1, epoch)))
         if self.augmentation == "crop_flip":
-            offsets = torch.randint(0, 2 * PADDING + 1, (self.count, 2), generator=draw)
-            flips = torch.randint(0, 2, (self.count,), generator=draw, dtype=torch.bool)
-        else:
-            offsets = torch.full((self.count, 2), PADDING)
-            flips = torch.zeros(self.count, dtype=torch.bool)
-        self.offsets, self.flips = offsets.to(self.device), flips.to(self.device)
+            draw = _draws(self.seed, 2, epoch)
+            self.offsets.copy_(torch.randint(0, 2 * PADDING + 1, (self.count, 2), generator=draw))
+            self.flips.copy_(torch.randint(0, 2, (self.count,), generator=draw, dtype=torch.bool))
 
-    def indices(self, iteration: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows [B], crop offsets (top, left) [B, 2] in 0..8 and flips [B] of the batch at an iteration."""
+    def seek(self, iteration: int) -> int:
+        """Make the next `draw` give the batch at an iteration; returns its size. Costs nothing where it follows on."""
         epoch, position = divmod(iteration, self.batches_per_epoch)
         if epoch != self.epoch:
             self._start_epoch(epoch)
-        part = slice(position * self.batch_size, (position + 1) * self.batch_size)
-        return self.order[part], self.offsets[part], self.flips[part]
+        at = position * self.batch_size
+        if at != self.at:
+            self.start.fill_(at)
+        size = min(self.batch_size, self.count - at)
+        self.at = at + size
+        return size
 
-    def batch(self, iteration: int) -> tuple[Tensor, Tensor]:
-        """Images float32 [B, 3, H, W] and labels [B] at an iteration, counted from 0."""
-        rows, offsets, flips = self.indices(iteration)
-        steps = torch.arange(self.size, device=self.device)
+    def indices(self, iteration: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows [B], crop offsets (top, left) [B, 2] in 0..8 and flips [B] of the batch at an iteration."""
+        size = self.seek(iteration)
+        self.at = -1  # nothing is drawn
+        return self._peek(size)
+
+    def _peek(self, size: int) -> tuple[Tensor, Tensor, Tensor]:
+        at = self.start + self.steps[:size]
+        return self.order.index_select(0, at), self.offsets.index_select(0, at), self.flips.index_select(0, at)
+
+    def draw(self, size: int) -> tuple[Tensor, Tensor]:
+        """Images float32 [B, 3, H, W] and labels [B] of the batch sought, on the device alone, and step past it."""
+        rows, offsets, flips = self._peek(size)
+        steps = self.steps[: self.size]
         across = torch.where(flips[:, None], self.size - 1 - steps, steps)
         crop = (offsets[:, :1] + steps)[:, :, None] * self.padded_size + (offsets[:, 1:] + across)[:, None, :]
-        at = (rows[:, None, None] * self.padded_size**2 + crop).flatten()
+        pixels = (rows[:, None, None] * self.padded_size**2 + crop).flatten()
         x = (
-            self.pixels.index_select(0, at)
+            self.pixels.index_select(0, pixels)
             .float()
             .div_(255)
             .sub_(self.mean.index_select(0, crop.flatten()))
             .div_(self.std)
         )
-        x = x.view(len(rows), self.size, self.size, 3).permute(0, 3, 1, 2)
-        return (x if self.channels_last else x.contiguous()), self.labels[rows]
+        x = x.view(size, self.size, self.size, 3).permute(0, 3, 1, 2)
+        self.start += size
+        return (x if self.channels_last else x.contiguous()), self.labels.index_select(0, rows)
+
+    def batch(self, iteration: int) -> tuple[Tensor, Tensor]:
+        """Images float32 [B, 3, H, W] and labels [B] at an iteration, counted from 0."""
+        return self.draw(self.seek(iteration))

@@ -204,6 +204,26 @@ def draw_figure7(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     return figure
 
 
+def draw_throughput(table: pd.DataFrame, caption: str) -> Figure:
+    """Speed of every variant of `make bench`, a panel per depth: bars in images/s, ratios to the usual recipe."""
+    depths = list(dict.fromkeys(table["depth"]))
+    figure, axes = _figure(4.2 + 3 * len(depths), 0.8 + 0.34 * table["variant"].nunique(), len(depths), sharey=True)
+    for ax, depth in zip(axes, depths, strict=True):
+        part = table[table["depth"] == depth].iloc[::-1]
+        rate = part["images_per_second"]
+        hatches = ["//" if name.startswith("usual") else "" for name in part["variant"]]
+        ours = ["#0072b2" if name.startswith("this suite") else "0.75" for name in part["variant"]]
+        spread = [rate - part["lowest"], part["highest"] - rate]
+        ax.barh(part["variant"], rate, color=ours, hatch=hatches, edgecolor="0.3", linewidth=0.6, xerr=spread)
+        for place, (high, ratio) in enumerate(zip(part["highest"], part["ratio_to_usual"], strict=True)):
+            ax.annotate(f"{ratio:.2f}x", (high, place), xytext=(4, 0), textcoords="offset points", va="center")
+        ax.set_xlim(0, 1.25 * part["highest"].max())
+        ax.set_xlabel("training images / s")
+        ax.set_title(f"residual-{depth}, batch 128")
+    figure.supxlabel(caption, fontsize=8, color="0.35")
+    return figure
+
+
 def draw_run_responses(folder: Path) -> Figure:
     """The layer responses of one run."""
     rows = load_responses(folder)

@@ -3,14 +3,21 @@
 import importlib.metadata
 import os
 import platform
+import shutil
 import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from degradation.config import ConfigError, MachineConfig
+
+Execution = Literal["eager", "captured", "compiled"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +29,8 @@ class Machine:
     channels_last: bool
     threads: int
     iterations_per_step: int
+    execution: Execution
+    activation_checkpointing: bool
 
 
 def available_cores() -> int:
@@ -37,7 +46,7 @@ def resolve(config: MachineConfig, jobs: int = 1) -> Machine:
     """Decide every `auto`, for one of `jobs` runs at once.
 
     Raises:
-        ConfigError: CUDA is asked for where there is none, or tf32 on a CPU.
+        ConfigError: CUDA is asked for where there is none, or what only CUDA has on a CPU.
     """
     device = config.device
     if device == "auto":
@@ -50,11 +59,26 @@ def resolve(config: MachineConfig, jobs: int = 1) -> Machine:
         precision = "bf16" if native else "fp32"
     if precision == "tf32" and device == "cpu":
         raise ConfigError("machine.precision=tf32 exists on CUDA devices only; use fp32 or bf16")
+    execution = config.execution
+    if execution == "auto":
+        execution = "captured" if device == "cuda" else "eager"
+    if execution == "captured" and device == "cpu":
+        raise ConfigError("machine.execution=captured needs a CUDA device; use eager or compiled")
+    if execution == "compiled" and config.activation_checkpointing:
+        raise ConfigError("machine.activation_checkpointing goes with machine.execution=eager or captured")
     threads = max(1, available_cores() // jobs) if config.threads == "auto" else int(config.threads)
     length = (
         (50 if device == "cuda" else 10) if config.iterations_per_step == "auto" else int(config.iterations_per_step)
     )
-    return Machine(device, precision, config.channels_last, threads, length)
+    return Machine(
+        device,
+        precision,
+        config.channels_last,
+        threads,
+        length,
+        execution,  # type: ignore[arg-type]
+        config.activation_checkpointing,
+    )
 
 
 def apply(machine: Machine) -> None:
@@ -62,6 +86,42 @@ def apply(machine: Machine) -> None:
     torch.set_num_threads(machine.threads)
     torch.backends.cuda.matmul.allow_tf32 = machine.precision == "tf32"
     torch.backends.cudnn.allow_tf32 = machine.precision == "tf32"
+    torch.backends.cudnn.benchmark = True  # shapes never change: time the algorithms once
+
+
+@contextmanager
+def multi_process_service() -> Iterator[bool]:
+    """NVIDIA's MPS for as long as it lasts, so that kernels of several processes run side by side on one GPU.
+
+    Yields whether it serves: not where its daemon is missing, cannot start, or cannot be used by torch. One that the
+    user started is left alone.
+    """
+    program = shutil.which("nvidia-cuda-mps-control")
+    if program is None or "CUDA_MPS_PIPE_DIRECTORY" in os.environ:
+        yield "CUDA_MPS_PIPE_DIRECTORY" in os.environ
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        ours = {"CUDA_MPS_PIPE_DIRECTORY": folder, "CUDA_MPS_LOG_DIRECTORY": folder}
+        environment = {**os.environ, **ours}
+
+        def works(command: list[str], text: str = "") -> bool:
+            try:
+                done = subprocess.run(command, env=environment, input=text, text=True, capture_output=True, timeout=60)
+            except (OSError, subprocess.TimeoutExpired):
+                return False
+            return done.returncode == 0
+
+        started = works([program, "-d"])
+        serves = started and works([sys.executable, "-c", "import torch; torch.zeros(1, device='cuda').sum().item()"])
+        if serves:
+            os.environ |= ours
+        try:
+            yield serves
+        finally:
+            for name in ours if serves else ():
+                os.environ.pop(name, None)
+            if started:
+                works([program], "quit\n")
 
 
 def _cpu_name() -> str:
@@ -103,6 +163,7 @@ def describe(machine: Machine) -> dict[str, Any]:
         "device": machine.device,
         "precision": machine.precision,
         "channels_last": machine.channels_last,
+        "execution": machine.execution,
         "hardware": hardware,
         "versions": {"python": platform.python_version(), **versions},
         "commit": _commit(),

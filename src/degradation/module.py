@@ -1,7 +1,7 @@
 """The Lightning module: one shared training step for both arms, several iterations per `training_step`."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytorch_lightning as pl
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from degradation.config import ProtocolConfig
 from degradation.data import BatchStream
+from degradation.machine import Execution
 from degradation.schedule import learning_rate, warmup_ends
 
 
@@ -27,6 +28,38 @@ def make_autocast(device: str, precision: str) -> torch.autocast:
     return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
 
 
+class CapturedStep:
+    """Replays a step as one CUDA graph: no Python and no kernel launches of its own in the loop.
+
+    The step must read and write the same device memory every time, and ask the device nothing. Its first calls run
+    as they are, on a side stream as capture wants it (PyTorch, "CUDA semantics"), and count; so do batches of another
+    size than `size`, such as the partial one at the end of an epoch.
+    """
+
+    WARM_UP = 3
+
+    def __init__(self, step: Callable[[int], None], size: int):
+        self.step, self.size, self.calls = step, size, 0
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, size: int) -> None:
+        if size != self.size:
+            self.step(size)
+        elif self.calls < self.WARM_UP:
+            self.calls += 1
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                self.step(size)
+            torch.cuda.current_stream().wait_stream(side)
+        else:
+            if self.graph is None:
+                self.graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(self.graph):
+                    self.step(size)
+            self.graph.replay()
+
+
 class DegradationModule(pl.LightningModule):
     """Trains a network by SGD on a batch stream (section 4.2); the same code for plain and residual networks.
 
@@ -35,18 +68,28 @@ class DegradationModule(pl.LightningModule):
     """
 
     running: Tensor
+    lr: Tensor
 
     def __init__(
-        self, network: nn.Module, stream: BatchStream, protocol: ProtocolConfig, warmup_lr: float | None, precision: str
+        self,
+        network: nn.Module,
+        stream: BatchStream,
+        protocol: ProtocolConfig,
+        warmup_lr: float | None = None,
+        precision: str = "fp32",
+        execution: Execution = "eager",
     ):
         super().__init__()
         self.automatic_optimization = False
         self.network, self.stream, self.protocol = network, stream, protocol
-        self.warmup_lr, self.precision = warmup_lr, precision
+        self.warmup_lr, self.precision, self.execution = warmup_lr, precision, execution
         self.iteration = 0
         self.warmup_ended_at: int | None = None
         # Sums since the last log row (loss, wrong, images), and wrong and images of the warm-up window.
         self.register_buffer("running", torch.zeros(5, dtype=torch.float64))
+        # The rate where the device reads it, so that a captured step need not be captured again when it changes.
+        self.register_buffer("lr", torch.zeros(()), persistent=False)
+        self.lr_set = math.nan
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         protocol = self.protocol
@@ -68,14 +111,33 @@ class DegradationModule(pl.LightningModule):
     def transfer_batch_to_device(self, batch: range, *_: object) -> range:
         return batch  # a range of iterations; the images are on the device already
 
-    def training_step(self, chunk: range, _index: int) -> None:
-        """Run the iterations of a chunk. Within one, nothing waits for the device; the loss is checked at its end."""
+    def on_train_start(self) -> None:
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
+        self.step = self.make_step(optimizer)
+
+    def make_step(self, optimizer: torch.optim.Optimizer) -> Callable[[int], None]:
+        """The whole iteration on a batch of the given size, as the execution asks: augmentation to SGD step."""
+        for group in optimizer.param_groups:
+            group["lr"] = self.lr
+
+        def step(size: int) -> None:
+            self.iterate(*self.stream.draw(size), optimizer)
+
+        captured = self.execution != "eager" and self.lr.device.type == "cuda"
+        return CapturedStep(step, self.protocol.batch_size) if captured else step
+
+    def run(self, iteration: int) -> None:
+        """One iteration through `step`: the host only says which batch and which rate, where they change."""
+        if (rate := self.lr_at(iteration)) != self.lr_set:
+            self.lr.fill_(rate)
+            self.lr_set = rate
+        self.step(self.stream.seek(iteration))
+
+    def training_step(self, chunk: range, _index: int) -> None:
+        """Run the iterations of a chunk. Within one, nothing waits for the device; the loss is checked at its end."""
         for iteration in chunk:
-            for group in optimizer.param_groups:
-                group["lr"] = self.lr_at(iteration)
-            self.iterate(*self.stream.batch(iteration), optimizer)
+            self.run(iteration)
         self.iteration = chunk.stop
         loss = self.running[0].item()
         if not math.isfinite(loss):

@@ -4,11 +4,14 @@ He et al., "Deep Residual Learning for Image Recognition" (arXiv 1512.03385), se
 stages of n blocks with two 3x3 convolutions each, global average pooling and a fully connected layer.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 Shortcut = Literal["none", "A", "B", "C"]
@@ -78,6 +81,44 @@ class Block(nn.Module):
         return F.relu(y, inplace=True)
 
 
+def call_block(block: Block, x: Tensor) -> Tensor:
+    """How a network runs a block unless told otherwise."""
+    return block(x)
+
+
+@contextmanager
+def _without_statistics(block: Block) -> Iterator[None]:
+    # A block computed a second time must not count its batch twice in BN's moving averages.
+    # Not by track_running_stats=False: autograd compares what both passes save, and would find fewer tensors.
+    norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
+
+
+def recompute_block(block: Block, x: Tensor) -> Tensor:
+    """Activation checkpointing: keep a block's input alone and compute the rest again in the backward pass.
+
+    Gradients and BN statistics are those of `call_block`; memory per block falls from its five activations to one.
+    """
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _without_statistics(block)
+
+    return checkpoint(block, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+
+
+def compile_block() -> Callable[[Block, Tensor], Tensor]:
+    """`call_block` through torch.compile. By block, not the whole network: blocks of equal shape share their code."""
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)  # one variant per shape
+    return torch.compile(call_block, dynamic=False)
+
+
 class Network(nn.Module):
     """A plain (`shortcut="none"`) or residual ("A", "B", "C") CIFAR network of depth 6n+2 (section 4.2).
 
@@ -118,6 +159,7 @@ class Network(nn.Module):
         if width < 1 or classes < 1:
             raise ValueError(f"width={width} and classes={classes} must be at least 1")
         self.depth = depth
+        self.run_block: Callable[[Block, Tensor], Tensor] = call_block
         self.stem = nn.Conv2d(3, width, 3, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(width)
         widths = [width, width, 2 * width, 4 * width]
@@ -153,7 +195,8 @@ class Network(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn(self.stem(x)), inplace=True)
         for stage in self.stages:
-            x = stage(x)
+            for block in stage:  # type: ignore[attr-defined]
+                x = self.run_block(block, x) if self.training else block(x)
         return self.head(x.mean((2, 3)))
 
     def responses(self) -> dict[str, nn.BatchNorm2d]:

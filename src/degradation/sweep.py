@@ -6,6 +6,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def describe_grid(configs: list[Config], jobs: int) -> str:
         return ", ".join(str(value) for value in sorted({of(config) for config in configs}))
 
     threads = "" if machine.device == "cuda" else f", {machine.threads} thread(s) each"
-    where = f"{machine.device}, {machine.precision}{threads}"
+    where = f"{machine.device}, {machine.precision}, {machine.execution}{threads}"
     return (
         f"protocol {values(lambda c: c.protocol.name)}: {len(configs)} run(s): {values(lambda c: c.network.name)}; "
         f"depth {values(lambda c: c.network.depth)}; seed {values(lambda c: c.seed)}\n"
@@ -125,8 +126,12 @@ def launch(
         }
         handler: Any = lambda *_: stop_file.touch()  # noqa: E731  workers checkpoint, and later jobs do not start
         before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+        share = machines.multi_process_service() if device == "cuda" and jobs > 1 else nullcontext(False)
         try:
-            returns = run([jobs_by_id[run_id][1] for run_id in order], first_index)
+            with share as shared:
+                if shared:
+                    print("the runs share the GPU through CUDA MPS", flush=True)
+                returns = run([jobs_by_id[run_id][1] for run_id in order], first_index)
         finally:
             for number, old in before.items():
                 signal.signal(number, old)

@@ -28,7 +28,7 @@ from degradation.data import (
     make_synthetic,
 )
 from degradation.module import Chunks, DegradationModule, DivergedError, make_autocast
-from degradation.network import Network, multiply_adds, parameter_count
+from degradation.network import Network, compile_block, multiply_adds, parameter_count, recompute_block
 from degradation.probes import evaluate, exact_batchnorm, layer_responses
 from degradation.record import Record, RecordError
 from degradation.tracking import Tracker
@@ -285,7 +285,7 @@ def _fit(
     )
     layout = torch.channels_last if machine.channels_last else torch.contiguous_format
     network = network.to(machine.device, memory_format=layout)  # type: ignore[call-overload]
-    module = DegradationModule(network, stream, protocol, config.warmup_lr, machine.precision)
+    module = make_module(network, stream, config, machine)
     views: dict[str, Any] = {
         "batch_size": config.machine.evaluation_batch,
         "autocast": partial(make_autocast, machine.device, machine.precision),
@@ -346,6 +346,15 @@ def _fit(
         tracker.close()
 
 
+def make_module(network: Network, stream: BatchStream, config: Config, machine: machines.Machine) -> DegradationModule:
+    """The module of one run: its network run as the machine asks."""
+    if machine.execution == "compiled":
+        network.run_block = compile_block()
+    elif machine.activation_checkpointing:
+        network.run_block = recompute_block
+    return DegradationModule(network, stream, config.protocol, config.warmup_lr, machine.precision, machine.execution)
+
+
 def _check_checkpoint(record: Record) -> Path:
     # A name it must hold, and plain tensors alone: whatever else lies there is not loaded.
     try:
@@ -400,23 +409,26 @@ def calibrate(config: Config, jobs: int) -> Callable[[int], float]:
     """Seconds of a run of this protocol as a function of depth, from a few timed iterations at depths 8 and 20."""
     machine = machines.resolve(config.machine, jobs)
     machines.apply(machine)
-    images, labels = (torch.rand(config.protocol.batch_size, 3, 32, 32), torch.arange(config.protocol.batch_size) % 10)
+    images, _ = make_synthetic(max(512, config.protocol.batch_size), 1)
+    images = images.to(machine.device)
     layout = torch.channels_last if machine.channels_last else torch.contiguous_format
-    images, labels = images.to(machine.device, memory_format=layout), labels.to(machine.device)
     seconds = []
     for depth in (8, 20):
         network = Network(depth, "A", config.network.width).to(machine.device, memory_format=layout)  # type: ignore[call-overload]
-        module = DegradationModule(network, None, config.protocol, None, machine.precision)  # type: ignore[arg-type]
-        module.to(machine.device)
-        optimizer = module.configure_optimizers()
+        stream = BatchStream(images, Normalizer(images, "pixel_mean"), config.protocol.batch_size, 0)
+        module = make_module(network, stream, config, machine).to(machine.device)
+        module.step = module.make_step(module.configure_optimizers())
+        iteration = 0
         for timed in (False, True):
-            began, count = time.monotonic(), 0
-            while count < 2 or (timed and time.monotonic() - began < 0.5):
-                module.iterate(images, labels, optimizer)
-                count += 1
+            began, first = time.monotonic(), iteration
+            while iteration - first < (2 if machine.device == "cpu" else 10) or (
+                timed and time.monotonic() - began < 0.5
+            ):
+                module.run(iteration)
+                iteration += 1
             if machine.device == "cuda":
                 torch.cuda.synchronize()
-        seconds.append((time.monotonic() - began) / count)
+        seconds.append((time.monotonic() - began) / (iteration - first))
     slope = max(0.0, (seconds[1] - seconds[0]) / 12)
     return lambda depth: config.protocol.iterations * max(seconds[1] + slope * (depth - 20), seconds[0])
 

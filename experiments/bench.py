@@ -1,0 +1,108 @@
+"""Measure training speed against the usual recipe, and what grows with depth: python experiments/bench.py --help."""
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+import hydra
+
+from degradation import machine as machines
+from degradation.bench import (
+    default_setting,
+    describe_machine,
+    measure_figures,
+    measure_growth,
+    measure_memory,
+    measure_peak,
+    measure_start,
+    measure_throughput,
+    summarise,
+)
+from degradation.config import ConfigError, parse
+from degradation.figures import draw_throughput, save
+from degradation.gallery import write_bench
+
+ROOT = Path(__file__).parents[1]
+OUT = ROOT / "results" / "bench"
+PARTS = ("throughput", "growth", "memory", "start", "figures")
+
+
+def numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",") if part]
+
+
+def main() -> int:
+    """Write results/bench/<device>/; exit status 2 with one line where the input is wrong."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--depths", type=numbers, default=[20, 56, 110], help="default: 20,56,110")
+    parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds of every variant (default: 3)")
+    parser.add_argument("--seconds", type=float, default=8.0, help="of each variant in each round (default: 8)")
+    parser.add_argument("--jobs", type=numbers, help="runs at once to try (default: 2, and on a GPU 4 and 8 too)")
+    parser.add_argument("--memory-depths", type=numbers, default=[110, 1202], help="default: 110,1202")
+    parser.add_argument("--parts", default=",".join(PARTS), help=f"what to measure (default: {','.join(PARTS)})")
+    parser.add_argument("--machine", default="auto", choices=("auto", "cpu", "gpu"))
+    parser.add_argument("--out", type=Path, default=OUT, help="default: %(default)s")
+    arguments = parser.parse_args()
+    parts = arguments.parts.split(",")
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"unknown part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    if set(parts) != set(PARTS) and arguments.out == OUT:
+        parser.error(f"{OUT} holds whole benchmarks; name another folder with --out for a part of one")
+    if arguments.rounds < 1 or arguments.seconds <= 0:
+        parser.error("--rounds and --seconds must be above 0")
+
+    def say(text: str) -> None:
+        print(text, flush=True)
+
+    try:
+        with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            common = ["protocol=paper", "logger=none", f"machine={arguments.machine}"]
+            config = parse(hydra.compose("train", [*common, "data=synthetic"]))
+            for depth in arguments.depths + arguments.memory_depths:
+                parse(hydra.compose("train", [f"depth={depth}"]))
+            grid = [
+                parse(hydra.compose("train", [*common, f"network={network}", f"depth={depth}", f"seed={seed}"]))
+                for network in ("plain", "residual")
+                for depth in (20, 32, 44, 56, 110)
+                for seed in range(5)
+            ]
+        setting = default_setting(config)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    machines.apply(setting.machine)
+    jobs = tuple(arguments.jobs if arguments.jobs is not None else ([2, 4, 8] if setting.cuda else [2]))
+    folder = arguments.out / setting.machine.device
+    shutil.rmtree(folder, ignore_errors=True)  # one folder, one run
+    folder.mkdir(parents=True)
+    peak = measure_peak(setting)
+    described = describe_machine(setting, peak)
+    say(f"{described['hardware']}, {setting.machine.precision}: matrix products at {peak / 1e9:,.0f} GFLOP/s")
+    if "throughput" in parts:
+        measured = measure_throughput(setting, arguments.depths, arguments.rounds, arguments.seconds, jobs, say)
+        measured.to_csv(folder / "rounds.csv", index=False, float_format="%.1f")
+        table = summarise(measured, peak)
+        table.to_csv(folder / "throughput.csv", index=False, float_format="%.4g")
+        hardware = described["hardware"]
+        caption = (
+            f"{hardware.get('gpu', hardware['cpu'])}, {hardware['cores']} cores, {setting.machine.precision}, torch "
+            f"{described['versions']['torch']}: median and range of {arguments.rounds} interleaved rounds"
+        )
+        save(draw_throughput(table, caption), folder, "throughput")
+    if "growth" in parts:
+        growth = measure_growth(setting, [8, 20, *arguments.depths], [32, 64, 256], arguments.seconds / 2)
+        growth.to_csv(folder / "growth.csv", index=False, float_format="%.4g")
+    if "memory" in parts:
+        memory = measure_memory(setting, arguments.memory_depths, say)
+        memory.to_csv(folder / "memory.csv", index=False, float_format="%.4g")
+    if "start" in parts:
+        described["seconds_to_first_iteration"] = round(measure_start(ROOT), 2)
+    if "figures" in parts:
+        described["seconds_for_figures_of_50_records"] = round(measure_figures(ROOT, grid), 2)
+    say(str(write_bench(folder, described)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
