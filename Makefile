@@ -5,7 +5,7 @@
 #   JOBS=auto                          runs at once
 #   ARGS="logger=none ..."             any further Hydra overrides
 .DEFAULT_GOAL := help
-.PHONY: help setup degradation-cifar figures bench test lint clean
+.PHONY: help setup degradation-cifar claims figures bench test lint clean
 PYTHON ?= python3
 VENV ?= .venv
 DATA_DIR ?= data
@@ -30,6 +30,9 @@ degradation-cifar: $(VENV)/.installed ## train plain and residual networks, then
 	@status=0; $(VENV)/bin/python experiments/train.py experiment=degradation_cifar $(SWEEP) || status=$$?; \
 	  test $$status -ne 2 || exit 2; \
 	  $(VENV)/bin/python experiments/report.py $(if $(findstring logger=none,$(ARGS)),,--wandb) || exit $$?; exit $$status
+
+claims: $(VENV)/.installed ## train what the paper's claims still need, then judge them: results/claims.md
+	@$(VENV)/bin/python experiments/claims.py $(if $(PROTOCOL),--protocol $(PROTOCOL)) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
 
 figures: $(VENV)/.installed ## rebuild every figure, table and results/README.md from records
 	@$(VENV)/bin/python experiments/report.py

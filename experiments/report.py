@@ -5,13 +5,36 @@ import os
 import runpy
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from degradation.analysis import find_results, studies
-from degradation.gallery import write_gallery
+from degradation.claims import ClaimError
+from degradation.gallery import write_claims, write_gallery
 from degradation.record import RecordError
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+
+
+@contextmanager
+def replaced(folders: list[Path]) -> Iterator[None]:
+    """What was in the folders goes when the new is there, and comes back when it could not be made."""
+    aside = {folder: folder.with_name(f".{folder.name}.before") for folder in folders}
+    for folder, old in aside.items():
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
+    try:
+        yield
+    except BaseException:
+        for folder, old in aside.items():
+            shutil.rmtree(folder, ignore_errors=True)
+            if old.exists():
+                old.rename(folder)
+        raise
+    for old in aside.values():
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def main() -> int:
@@ -26,16 +49,15 @@ def main() -> int:
     try:
         list(studies(results))  # a damaged record is told before anything is removed
         results.mkdir(parents=True, exist_ok=True)
-        for made in ("figures", "tables"):
-            shutil.rmtree(results / made, ignore_errors=True)
-        for script in sorted(NOTEBOOKS.glob("*.py")):
-            runpy.run_path(str(script), run_name="__main__")
-        gallery = write_gallery(results)
-    except (RecordError, OSError) as error:
+        with replaced([results / "figures", results / "tables"]):
+            for script in sorted(NOTEBOOKS.glob("*.py")):
+                runpy.run_path(str(script), run_name="__main__")
+        gallery, claims = write_gallery(results), write_claims(results)
+    except (RecordError, ClaimError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     figures, tables = sorted(results.glob("figures/*/*.png")), sorted(results.glob("tables/*/*.csv"))
-    print(f"{len(figures)} figures, {len(tables)} tables and the gallery {gallery}")
+    print(f"{len(figures)} figures, {len(tables)} tables, the gallery {gallery} and the verdicts {claims}")
     if arguments.wandb:
         from degradation.tracking import log_report
 

@@ -1,5 +1,6 @@
 """Every config composes; every scientific setting, and no other, is in the identity of a run."""
 
+import math
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -9,7 +10,8 @@ import hydra
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from degradation.config import Config, ConfigError, parse, run_id
+from degradation.cli import find_variant
+from degradation.config import LATER, Config, ConfigError, parse, run_id
 
 CONF = Path(__file__).parents[1] / "conf"
 # One other value for every scientific setting, as an override.
@@ -26,6 +28,9 @@ CHANGES = {
     "data.normalization": "channel",
     "data.augmentation": "none",
     "data.last_batch": "keep",
+    "network.alpha": "0.5",
+    "network.norm": "none",
+    "network.parent_depth": "8",
     "protocol.name": "mine",
     "protocol.iterations": "25",
     "protocol.batch_size": "33",
@@ -79,6 +84,7 @@ def test_the_groups_are_those_of_the_house() -> None:
     assert {path.name for path in CONF.iterdir() if path.is_dir()} == {
         "data",
         "experiment",
+        "flip",
         "logger",
         "machine",
         "network",
@@ -91,14 +97,48 @@ def test_every_combination_composes_to_what_was_asked() -> None:
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         ids = set()
-        for names in product(*map(options, groups), ["", *options("experiment")]):
-            overrides = [f"{group}={name}" for group, name in zip([*groups, "experiment"], names, strict=True) if name]
-            config = parse(hydra.compose("train", overrides))
+        for names in product(*map(options, groups)):
+            config = parse(hydra.compose("train", [f"{g}={name}" for g, name in zip(groups, names, strict=True)]))
             assert (config.network.name, config.data.name, config.protocol.name) == names[:3]
             assert config.logger.name == names[4]
-            assert config.study == (names[5] or "single")
             ids.add(config.run_id)
         assert len(ids) == len(options("network")) * len(options("data")) * len(options("protocol"))
+
+
+@pytest.mark.parametrize("study", options("experiment"))
+def test_every_run_of_every_study_composes(study: str) -> None:
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        named = ["protocol=quick", f"experiment={study}"]
+        params = hydra.compose("train", named, return_hydra_config=True).hydra.sweeper.params
+        axes = [[f"{key}={value}" for value in str(values).split(",")] for key, values in params.items()]
+        ids = set()
+        for overrides in product(*axes):
+            config = parse(hydra.compose("train", [*named, *overrides]))
+            assert config.study == study
+            assert config.protocol.name == "quick"
+            ids.add(config.run_id)
+        assert len(ids) == math.prod(map(len, axes))
+
+
+@pytest.mark.parametrize("flip", options("flip"))
+def test_a_flip_changes_one_choice(flip: str) -> None:
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        config = parse(hydra.compose("train", ["protocol=quick", f"flip={flip}"]))
+        assert len(find_variant(config)) == (flip != "none")
+
+
+def test_a_longer_run_moves_its_milestones_along(compose: Callable[..., Config]) -> None:
+    long, usual = compose("protocol=paper", "length=3"), compose("protocol=paper")
+    assert (long.protocol.iterations, long.protocol.milestones) == (192_000, (96_000, 144_000))
+    assert long.run_id != usual.run_id
+
+
+def test_settings_younger_than_the_first_records_leave_their_identity(compose: Callable[..., Config]) -> None:
+    assert compose("protocol=quick", "network=plain", "depth=56").run_id == "plain-56-quick-s0-f9eedbdb"
+    for override in ("network.alpha=0.5", "network.norm=none", "network.parent_depth=8"):
+        assert compose("protocol=quick", "depth=20", override).run_id != compose("protocol=quick", "depth=20").run_id
 
 
 def test_the_paper_protocol_is_the_papers(compose: Callable[..., Config]) -> None:
@@ -124,7 +164,8 @@ def test_the_arms_differ_in_the_shortcut_alone(compose: Callable[..., Config]) -
 
 def test_every_scientific_setting_changes_the_run_id(compose: Callable[..., Config]) -> None:
     base = compose("protocol=smoke", "data=synthetic")
-    assert set(CHANGES) == set(leaves("", base.science))  # a new setting needs its line here
+    later = {f"{group}.{key}" for group, settings in LATER.items() for key in settings}
+    assert set(CHANGES) == set(leaves("", base.science)) | later  # a new setting needs its line here
     ids = [compose("protocol=smoke", "data=synthetic", f"{key}={value}").run_id for key, value in CHANGES.items()]
     assert len({base.run_id, *ids}) == len(CHANGES) + 1
     # It is the hash that changes, not just the readable part in front of it.
@@ -165,6 +206,11 @@ def test_a_run_id_reads_well_and_follows_from_the_record_alone(compose: Callable
         ("seed=null", "seed=None"),
         ("network.width=0", "network.width=0"),
         ("network.width=-16", "network.width=-16"),
+        ("network.alpha=-1", "network.alpha=-1"),
+        ("network.norm=layer", "network.norm=layer"),
+        ("network.parent_depth=20", "network.parent_depth=20 must be below depth=20"),
+        ("network.parent_depth=9", "depth=9"),
+        ("length=0", "length=0"),
         ("network.classes=0", "network.classes=0"),
         ("depth=0", "depth=0"),
         ("data.validation_images=-1", "data.validation_images=-1"),

@@ -123,6 +123,7 @@ def test_the_record_of_a_run(tiny: Compose) -> None:
         "config.yaml",
         "metrics.csv",
         "network.pt",
+        "gradients.csv",
         "responses.csv",
         "sessions.jsonl",
         "summary.json",

@@ -11,6 +11,7 @@ from degradation.record import load_metrics, load_responses, load_runs
 # Table 6, test error (%) of residual networks (option A); 110 layers: the best of five, mean 6.61 +- 0.16.
 PAPER_RESIDUAL = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.43, 1202: 7.93}
 
+PROTOCOLS = {"paper": 0, "short": 1, "quick": 2, "smoke": 3}  # in the order in which they are shown
 ARMS = ("plain", "residual")
 _KEYS = {
     "network.name": "network",
@@ -20,6 +21,7 @@ _KEYS = {
     "protocol.iterations": "iterations",
     "data.name": "data",
     "variant": "variant",
+    "study": "experiment",
     "precision": "precision",
     "seconds": "seconds",
     "parameters": "parameters",
@@ -143,8 +145,9 @@ def find_results() -> Path:
 def studies(results: str | Path) -> Iterator[tuple[str, pd.DataFrame]]:
     """Each study with at least one finished run, and its runs; the paper's protocol first."""
     runs = tidy_runs(results)
-    order = {"paper": 0, "short": 1, "quick": 2, "smoke": 3}
-    names = sorted(runs["study"].unique(), key=lambda name: (order.get(name.split(" ")[0], 2), name))
+    # What other experiments vary has figures of its own; a variant of the user's making has the paper's.
+    runs = runs[(runs["variant"] == "") | runs["experiment"].isin(["single", "degradation_cifar"])]
+    names = sorted(runs["study"].unique(), key=lambda name: (PROTOCOLS.get(name.split(" ")[0], 2), name))
     for name in names:
         part = runs[runs["study"] == name]
         if (part["outcome"] == "finished").any():

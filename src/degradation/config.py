@@ -2,11 +2,15 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+# Settings younger than the first records. At the value that those had without naming it, a setting stays out of the
+# identity, so that no finished run is run again because a new question can be asked.
+LATER: dict[str, dict[str, Any]] = {"network": {"alpha": 1.0, "norm": "batch", "parent_depth": None}}
 
 
 class ConfigError(ValueError):
@@ -36,15 +40,31 @@ class NetworkConfig:
     classes: int
     pad_side: str
     fan_mode: str
+    alpha: float
+    norm: str
+    parent_depth: int | None
 
     def __post_init__(self) -> None:
-        options = {"shortcut": ("none", "A", "B", "C"), "pad_side": ("end", "both"), "fan_mode": ("fan_in", "fan_out")}
+        options = {
+            "shortcut": ("none", "A", "B", "C"),
+            "pad_side": ("end", "both"),
+            "fan_mode": ("fan_in", "fan_out"),
+            "norm": ("batch", "none"),
+        }
         _require("network", vars(self), options)
-        _at_least("network", vars(self), {"width": 1, "classes": 10})
+        _at_least("network", vars(self), {"width": 1, "classes": 10, "alpha": 0})
+        if self.shortcut == "none" and self.alpha != 1:
+            raise ConfigError(f"network.alpha={self.alpha} is the strength of a shortcut, and a plain network has none")
+        if self.parent_depth is not None and not (self.parent_depth < self.depth and self.norm == "batch"):
+            raise ConfigError(
+                f"network.parent_depth={self.parent_depth} must be below depth={self.depth}, and norm be batch"
+            )
         from degradation.network import blocks_per_stage  # late: records are read without torch
 
         try:
             blocks_per_stage(self.depth)
+            if self.parent_depth is not None:
+                blocks_per_stage(self.parent_depth)
         except ValueError as error:
             raise ConfigError(str(error)) from None
 
@@ -162,19 +182,23 @@ class Config:
     logger: LoggerConfig
     paths: PathsConfig
     depth: int
+    length: int
     seed: int
     study: str
     budget_minutes: float | None
 
     def __post_init__(self) -> None:
-        _at_least("", vars(self), {"seed": 0})
+        _at_least("", vars(self), {"seed": 0, "length": 1})
         if self.budget_minutes is not None:
             _at_least("", vars(self), {"budget_minutes": 0})
 
     @property
     def science(self) -> dict[str, Any]:
         """What the result depends on, as plain data."""
-        return {key: _plain(getattr(self, key)) for key in ("network", "data", "protocol", "seed")}
+        science = {key: _plain(getattr(self, key)) for key in ("network", "data", "protocol", "seed")}
+        for group, settings in LATER.items():
+            science[group] = {k: v for k, v in science[group].items() if k not in settings or v != settings[k]}
+        return science
 
     @property
     def run_id(self) -> str:
@@ -233,9 +257,18 @@ def parse(cfg: DictConfig) -> Config:
     Raises:
         ConfigError: with one line that names the setting.
     """
-    settings = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    settings = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in ("hydra", "claims")])
     try:
         values = OmegaConf.to_container(settings, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from error
-    return _build(Config, values)
+    config = _build(Config, values)
+    if config.length == 1:
+        return config
+    protocol = config.protocol
+    longer = replace(
+        protocol,
+        iterations=config.length * protocol.iterations,
+        milestones=tuple(config.length * milestone for milestone in protocol.milestones),
+    )
+    return replace(config, protocol=longer)

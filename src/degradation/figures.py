@@ -37,13 +37,16 @@ def colour_of(depth: int, depths: list[int]) -> str:
     return DEPTH_COLOURS.get(depth) or SPARE_COLOURS[others.index(depth) % len(SPARE_COLOURS)]
 
 
-def _figure(width: float, height: float, panels: int, sharey: bool = False) -> tuple[Figure, list[Axes]]:
+def new_figure(
+    width: float, height: float, columns: int, sharey: Any = False, rows: int = 1
+) -> tuple[Figure, list[Axes]]:
+    """A figure of rows x columns panels in the house style, and its axes row by row; sizes in inches."""
     import matplotlib as mpl
 
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.subplots(1, panels, squeeze=False, sharey=sharey)
-    return figure, list(axes[0])
+        axes = figure.subplots(rows, columns, squeeze=False, sharey=sharey)
+    return figure, list(axes.flat)
 
 
 def describe(runs: pd.DataFrame) -> str:
@@ -103,7 +106,7 @@ def _style_key() -> list[Line2D]:
 
 def draw_figure1(table: pd.DataFrame, runs: pd.DataFrame, depths: tuple[int, int] = (20, 56)) -> Figure:
     """Fig. 1: training error (left) and test error (right) of two plain networks against iteration."""
-    figure, axes = _figure(8.5, 3.6, 2, sharey=True)
+    figure, axes = new_figure(8.5, 3.6, 2, sharey=True)
     for ax, column, title in zip(axes, ("train_error", "test_error"), ("training error", "test error"), strict=True):
         for depth in depths:
             _curve(ax, table, "plain", depth, column, colour_of(depth, list(depths)))
@@ -126,7 +129,7 @@ def draw_figure1(table: pd.DataFrame, runs: pd.DataFrame, depths: tuple[int, int
 
 def draw_figure6(table: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     """Fig. 6: plain (left) and residual (right), every depth; dashed training error, solid test error."""
-    figure, axes = _figure(11, 4.2, 2, sharey=True)
+    figure, axes = new_figure(11, 4.2, 2, sharey=True)
     depths = sorted(table["depth"].unique())
     for ax, network in zip(axes, ARMS, strict=True):
         for depth in depths:
@@ -144,7 +147,7 @@ def draw_figure6(table: pd.DataFrame, runs: pd.DataFrame) -> Figure:
 
 def draw_error_by_depth(runs: pd.DataFrame) -> Figure:
     """Fig. 6 in one look: final training and test error against depth, both arms, every seed a point."""
-    figure, axes = _figure(8.5, 3.6, 2)
+    figure, axes = new_figure(8.5, 3.6, 2)
     finished = runs[runs["outcome"] == "finished"]
     depths = sorted(finished["depth"].unique())
     places = {depth: place for place, depth in enumerate(depths)}
@@ -170,7 +173,7 @@ def draw_error_by_depth(runs: pd.DataFrame) -> Figure:
 
 def draw_figure7(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     """Fig. 7: std of layer responses, in order of depth (left) and sorted by size (right); seeds as mean and band."""
-    figure, axes = _figure(10, 4.0, 2, sharey=True)
+    figure, axes = new_figure(10, 4.0, 2, sharey=True)
     depths = sorted(rows["depth"].unique())
     for network in ARMS:
         for depth in depths:
@@ -207,7 +210,7 @@ def draw_figure7(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
 def draw_throughput(table: pd.DataFrame, caption: str) -> Figure:
     """Speed of every variant of `make bench`, a panel per depth: bars in images/s, ratios to the usual recipe."""
     depths = list(dict.fromkeys(table["depth"]))
-    figure, axes = _figure(4.2 + 3 * len(depths), 0.8 + 0.34 * table["variant"].nunique(), len(depths), sharey=True)
+    figure, axes = new_figure(4.2 + 3 * len(depths), 0.8 + 0.34 * table["variant"].nunique(), len(depths), sharey=True)
     for ax, depth in zip(axes, depths, strict=True):
         part = table[table["depth"] == depth].iloc[::-1]
         rate = part["images_per_second"]
@@ -227,7 +230,7 @@ def draw_throughput(table: pd.DataFrame, caption: str) -> Figure:
 def draw_run_responses(folder: Path) -> Figure:
     """The layer responses of one run."""
     rows = load_responses(folder)
-    figure, (ax,) = _figure(6, 3.4, 1)
+    figure, (ax,) = new_figure(6, 3.4, 1)
     ax.plot(rows["layer"], rows["std"], color="0.1", marker=".", label="std")
     ax.plot(rows["layer"], rows["gamma_rms"], color="0.6", linestyle="--", label="BN gamma, root mean square")
     ax.set_xlabel("layer index")

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 Shortcut = Literal["none", "A", "B", "C"]
 PadSide = Literal["end", "both"]
 FanMode = Literal["fan_in", "fan_out"]
+Norm = Literal["batch", "none"]
 
 
 def blocks_per_stage(depth: int) -> int:
@@ -59,25 +60,39 @@ def build_shortcut(
     return ZeroPadShortcut(in_width, out_width, stride, side) if changes_shape else nn.Identity()
 
 
-class Block(nn.Module):
-    """Two 3x3 convolutions, each followed by batch normalisation: F(x), and F(x) + shortcut(x) if residual.
+def _convolve(in_width: int, out_width: int, stride: int, norm: Norm) -> tuple[nn.Conv2d, nn.Module]:
+    # A 3x3 convolution and what normalises it. Where nothing does, the convolution has the bias that BN had.
+    convolution = nn.Conv2d(in_width, out_width, 3, stride, padding=1, bias=norm == "none")
+    return convolution, nn.BatchNorm2d(out_width) if norm == "batch" else nn.Identity()
 
-    Maps [N, in_width, H, W] to [N, out_width, H / stride, W / stride] (Fig. 2, eq. 1 and 2).
+
+class Block(nn.Module):
+    """Two 3x3 convolutions, each followed by batch normalisation: F(x), and F(x) + alpha shortcut(x) if residual.
+
+    Maps [N, in_width, H, W] to [N, out_width, H / stride, W / stride] (Fig. 2, eq. 1 and 2, where alpha is 1).
     """
 
-    def __init__(self, in_width: int, out_width: int, stride: int, option: Shortcut, side: PadSide = "end"):
+    def __init__(
+        self,
+        in_width: int,
+        out_width: int,
+        stride: int,
+        option: Shortcut,
+        side: PadSide = "end",
+        alpha: float = 1.0,
+        norm: Norm = "batch",
+    ):
         super().__init__()
-        self.conv1 = nn.Conv2d(in_width, out_width, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(out_width)
-        self.conv2 = nn.Conv2d(out_width, out_width, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(out_width)
+        self.conv1, self.bn1 = _convolve(in_width, out_width, stride, norm)
+        self.conv2, self.bn2 = _convolve(out_width, out_width, 1, norm)
+        self.alpha = alpha
         self.shortcut = build_shortcut(option, in_width, out_width, stride, side)
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)), inplace=True)
         y = self.bn2(self.conv2(y))
         if self.shortcut is not None:
-            y = y + self.shortcut(x)
+            y = y + (self.shortcut(x) if self.alpha == 1 else self.alpha * self.shortcut(x))
         return F.relu(y, inplace=True)
 
 
@@ -87,10 +102,10 @@ def call_block(block: Block, x: Tensor) -> Tensor:
 
 
 @contextmanager
-def _without_statistics(block: Block) -> Iterator[None]:
-    # A block computed a second time must not count its batch twice in BN's moving averages.
+def without_statistics(module: nn.Module) -> Iterator[None]:
+    """Within it, a module in training mode leaves BN's moving averages as they are: its batch is not to be counted."""
     # Not by track_running_stats=False: autograd compares what both passes save, and would find fewer tensors.
-    norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [norm for norm in module.modules() if isinstance(norm, nn.BatchNorm2d)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
         norm.momentum, norm.num_batches_tracked = 0.0, None
@@ -108,7 +123,7 @@ def recompute_block(block: Block, x: Tensor) -> Tensor:
     """
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _without_statistics(block)
+        return nullcontext(), without_statistics(block)
 
     return checkpoint(block, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
 
@@ -131,6 +146,8 @@ class Network(nn.Module):
         classes: outputs.
         pad_side: where option A puts the zero channels, "end" or "both" sides (the paper does not say).
         fan_mode: of He's initialisation, "fan_in" or "fan_out" (the paper does not say).
+        alpha: strength of the shortcut; 1 in the paper, 0 makes a residual network a plain one.
+        norm: "batch" after every 3x3 convolution, or "none", with a bias in its place (beyond the paper).
         seed: of the initial weights. Equal seeds give equal tensors whatever the shortcut: projections draw last.
 
     Raises:
@@ -146,6 +163,8 @@ class Network(nn.Module):
         pad_side: PadSide = "end",
         fan_mode: FanMode = "fan_in",
         seed: int = 0,
+        alpha: float = 1.0,
+        norm: Norm = "batch",
     ):
         super().__init__()
         n = blocks_per_stage(depth)
@@ -153,6 +172,7 @@ class Network(nn.Module):
             ("shortcut", shortcut, ("none", "A", "B", "C")),
             ("pad_side", pad_side, ("end", "both")),
             ("fan_mode", fan_mode, ("fan_in", "fan_out")),
+            ("norm", norm, ("batch", "none")),
         ]:
             if value not in allowed:
                 raise ValueError(f"{name}={value} is not one of {', '.join(allowed)}")
@@ -160,8 +180,7 @@ class Network(nn.Module):
             raise ValueError(f"width={width} and classes={classes} must be at least 1")
         self.depth = depth
         self.run_block: Callable[[Block, Tensor], Tensor] = call_block
-        self.stem = nn.Conv2d(3, width, 3, padding=1, bias=False)
-        self.bn = nn.BatchNorm2d(width)
+        self.stem, self.bn = _convolve(3, width, 1, norm)
         widths = [width, width, 2 * width, 4 * width]
         self.stages = nn.ModuleList(
             nn.Sequential(
@@ -172,6 +191,8 @@ class Network(nn.Module):
                         2 if s and b == 0 else 1,
                         shortcut,
                         pad_side,
+                        alpha,
+                        norm,
                     )
                     for b in range(n)
                 )
@@ -194,19 +215,32 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn(self.stem(x)), inplace=True)
-        for stage in self.stages:
-            for block in stage:  # type: ignore[attr-defined]
-                x = self.run_block(block, x) if self.training else block(x)
+        for block in self.blocks().values():
+            x = self.run_block(block, x) if self.training else block(x)
         return self.head(x.mean((2, 3)))
 
-    def responses(self) -> dict[str, nn.BatchNorm2d]:
-        """Name -> the BN whose output is the response of a 3x3 layer, in order of depth; 6n+1 of them (Fig. 7)."""
-        named = {"stem": self.bn}
+    def blocks(self) -> dict[str, Block]:
+        """Name -> block, in order of depth; 3n of them."""
+        found = {}
         for s, stage in enumerate(self.stages, 1):
             assert isinstance(stage, nn.Sequential)
             for b, block in enumerate(stage, 1):
                 assert isinstance(block, Block)
-                named |= {f"stage{s}.block{b}.conv1": block.bn1, f"stage{s}.block{b}.conv2": block.bn2}
+                found[f"stage{s}.block{b}"] = block
+        return found
+
+    def convolutions(self) -> dict[str, nn.Conv2d]:
+        """Name -> 3x3 convolution, in order of depth; the names are those of `responses`."""
+        named = {"stem": self.stem}
+        for name, block in self.blocks().items():
+            named |= {f"{name}.conv1": block.conv1, f"{name}.conv2": block.conv2}
+        return named
+
+    def responses(self) -> dict[str, nn.Module]:
+        """Name -> the BN whose output is the response of a 3x3 layer, in order of depth; 6n+1 of them (Fig. 7)."""
+        named = {"stem": self.bn}
+        for name, block in self.blocks().items():
+            named |= {f"{name}.conv1": block.bn1, f"{name}.conv2": block.bn2}
         return named
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
 
 from degradation.data import ImageSet, Normalizer
-from degradation.network import Network
+from degradation.network import Network, call_block, without_statistics
 
 Autocast = Callable[[], torch.autocast]
 
@@ -19,16 +19,18 @@ def _no_autocast() -> torch.autocast:
     return torch.autocast("cpu", enabled=False)
 
 
-def _views(
-    data: ImageSet, normalize: Normalizer, batch_size: int, channels_last: bool
+def views(
+    data: ImageSet, normalize: Normalizer, batch_size: int = 500, channels_last: bool = True
 ) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every image once, in order, un-augmented: float32 [B, 3, H, W] and labels [B]."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     for images, labels in zip(data.images.split(batch_size), data.labels.split(batch_size), strict=True):
         yield normalize(images).contiguous(memory_format=layout), labels
 
 
 @contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Within it, a network is in eval mode and no gradients are kept."""
     training = network.training
     network.eval()
     try:
@@ -49,8 +51,8 @@ def evaluate(
     """Error (percent) and mean cross-entropy in eval mode on the single un-augmented view (section 4.2)."""
     wrong = torch.zeros((), dtype=torch.int64, device=data.labels.device)
     loss = torch.zeros((), dtype=torch.float64, device=data.labels.device)
-    with _evaluating(network):
-        for x, y in _views(data, normalize, batch_size, channels_last):
+    with evaluating(network):
+        for x, y in views(data, normalize, batch_size, channels_last):
             with autocast():
                 logits = network(x)
             wrong += (logits.argmax(1) != y).sum()
@@ -78,7 +80,7 @@ def exact_batchnorm(
     whole = train[: len(train) - len(train) % batch_size]
     try:
         with autocast():
-            update_bn((x for x, _ in _views(whole, normalize, batch_size, channels_last)), network)
+            update_bn((x for x, _ in views(whole, normalize, batch_size, channels_last)), network)
         network.train(training)
         yield
     finally:
@@ -100,9 +102,9 @@ def layer_responses(
     Pooled exactly over images, positions and channels: one pass, counts, sums and squares in float64.
 
     Returns:
-        One row per layer in order of depth: layer (from 1, the stem), name, stage (0 for the stem), std, mean, and
-        gamma_rms, the root mean square of BN's gamma, which is the std that training-mode statistics would give
-        (up to the spread of beta).
+        One row per layer in order of depth: layer (from 1, the stem), name, stage (0 for the stem), std, mean,
+        gamma_rms and beta_rms, the root mean squares of BN's gamma and beta. Gamma's is the std that training-mode
+        statistics would give, up to the spread of beta over channels.
     """
     layers = network.responses()
     totals = {name: torch.zeros(2, dtype=torch.float64, device=data.labels.device) for name in layers}
@@ -118,8 +120,8 @@ def layer_responses(
 
     handles = [layer.register_forward_hook(hook(name)) for name, layer in layers.items()]
     try:
-        with _evaluating(network):
-            for x, _ in _views(data, normalize, batch_size, channels_last):
+        with evaluating(network):
+            for x, _ in views(data, normalize, batch_size, channels_last):
                 with autocast():
                     network(x)
     finally:
@@ -128,8 +130,66 @@ def layer_responses(
     rows: list[dict[str, object]] = []
     for number, (name, layer) in enumerate(layers.items(), 1):
         mean, square = (totals[name] / counts[name]).tolist()
-        stage = int(name[5]) if name.startswith("stage") else 0
-        gamma = layer.weight.detach().double().square().mean().sqrt().item()
+        gamma, beta = (
+            (weight.detach().double().square().mean().sqrt().item() for weight in (layer.weight, layer.bias))
+            if isinstance(layer, nn.BatchNorm2d)
+            else (math.nan, math.nan)
+        )
         std = math.sqrt(max(0.0, square - mean * mean))
-        rows.append({"layer": number, "name": name, "stage": stage, "std": std, "mean": mean, "gamma_rms": gamma})
+        rows.append(
+            {**_place(number, name), "std": std, "mean": mean, "gamma_rms": gamma, "beta_rms": beta},
+        )
+    return rows
+
+
+def _place(number: int, name: str) -> dict[str, object]:
+    return {"layer": number, "name": name, "stage": int(name[5]) if name.startswith("stage") else 0}
+
+
+def layer_gradients(network: Network, x: Tensor, y: Tensor) -> list[dict[str, object]]:
+    """The forward and the backward signal of every 3x3 layer on one batch, in training mode and float32 (section 4.1).
+
+    Args:
+        x: images float32 [N, 3, H, W], normalised.
+        y: labels [N].
+
+    Returns:
+        One row per layer in order of depth: layer (from 1, the stem), name, stage (0 for the stem), std of the layer's
+        response (after BN, before ReLU or addition), and the L2 norms of the gradient of the mean cross-entropy with
+        respect to that response (grad_response) and to the layer's weights (grad_weight). The network, its BN
+        statistics and its accumulated gradients are left as they were.
+    """
+    outputs: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+        def hook(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            outputs[name] = output
+            return output.clone()  # what follows is an in-place ReLU; the response itself must stay
+
+        return hook
+
+    layers, training, run_block = network.responses(), network.training, network.run_block
+    handles = [layer.register_forward_hook(keep(name)) for name, layer in layers.items()]
+    try:
+        network.run_block = call_block
+        with without_statistics(network), torch.enable_grad():
+            loss = F.cross_entropy(network.train()(x), y)
+        weights = [convolution.weight for convolution in network.convolutions().values()]
+        found = torch.autograd.grad(loss, [*outputs.values(), *weights])
+    finally:
+        network.train(training)
+        network.run_block = run_block
+        for handle in handles:
+            handle.remove()
+    rows: list[dict[str, object]] = []
+    for number, (name, output) in enumerate(outputs.items(), 1):
+        response, weight = found[number - 1], found[len(outputs) + number - 1]
+        rows.append(
+            {
+                **_place(number, name),
+                "std": output.detach().double().std(correction=0).item(),
+                "grad_response": response.double().norm().item(),
+                "grad_weight": weight.double().norm().item(),
+            }
+        )
     return rows

@@ -4,6 +4,8 @@ results/runs/<run id>/
     config.yaml     the resolved config
     sessions.jsonl  one line per process that worked on the run: hardware, versions, commit, first iteration
     metrics.csv     one row per `log_every` iterations, evaluated errors where there are any
+    gradients.csv   one row per 3x3 layer at iteration 0 and about ten times more: forward std and gradient norms
+    initial.json    of a network deepened from a trained one alone: its parent, and how equal they are
     responses.csv   one row per 3x3 layer (Fig. 7)
     summary.json    final numbers; written last and atomically: its presence marks a finished run
 beside these, for this machine only: checkpoint.ckpt while running, network.pt (final weights), .lock
@@ -59,6 +61,15 @@ def _cell(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
+def _append(path: Path, rows: list[dict[str, Any]]) -> None:
+    new = not path.exists()
+    with open(path, "a", newline="") as file:
+        lines = csv.writer(file, lineterminator="\n")
+        if new:
+            lines.writerow(rows[0])
+        lines.writerows([_cell(value) for value in row.values()] for row in rows)
+
+
 class Record:
     """The folder of one run, which one process at a time may write.
 
@@ -71,6 +82,7 @@ class Record:
         self.path = Path(config.paths.results) / "runs" / self.id
         self.checkpoint, self.network = self.path / "checkpoint.ckpt", self.path / "network.pt"
         self._metrics, self._summary = self.path / "metrics.csv", self.path / "summary.json"
+        self._gradients, self.initial = self.path / "gradients.csv", self.path / "initial.json"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = filelock.FileLock(self.path / ".lock", timeout=0)
@@ -121,23 +133,31 @@ class Record:
 
     def append(self, row: dict[str, Any]) -> None:
         """Add one row of metrics; the file starts with its header."""
-        new = not self._metrics.exists()
-        with open(self._metrics, "a", newline="") as file:
-            lines = csv.writer(file, lineterminator="\n")
-            if new:
-                lines.writerow(COLUMNS)
-            lines.writerow([_cell(row.get(column)) for column in COLUMNS])
+        _append(self._metrics, [{column: row.get(column) for column in COLUMNS}])
+
+    def append_gradients(self, iteration: int, rows: list[dict[str, Any]]) -> None:
+        """Add one row per layer, as probes.layer_gradients gives them, at an iteration."""
+        _append(self._gradients, [{"iteration": iteration, **row} for row in rows])
 
     def rewind(self, iteration: int) -> None:
         """Drop the rows after an iteration (and a line cut short by a crash): a resumed run writes them again."""
-        if not self._metrics.exists():
-            if iteration:
-                raise RecordError(f"{self._metrics} is missing beside a checkpoint; delete {self.path} to run again")
-            return
-        lines = self._metrics.read_text().splitlines()
-        kept = [line for line in lines[1:] if (cells := line.split(","))[0].isdigit() and int(cells[0]) <= iteration]
-        whole = [line for line in kept if line.count(",") == len(COLUMNS) - 1]
-        write_atomically(self._metrics, "\n".join([",".join(COLUMNS), *whole]) + "\n")
+        if iteration and not self._metrics.exists():
+            raise RecordError(f"{self._metrics} is missing beside a checkpoint; delete {self.path} to run again")
+        for path in (self._metrics, self._gradients):
+            if not path.exists():
+                continue
+            if not iteration:  # begun, and stopped before its first checkpoint
+                path.unlink()
+                continue
+            header, *lines = path.read_text().splitlines() or [""]
+            kept = [
+                line
+                for line in lines
+                if line.count(",") == header.count(",")
+                and (cell := line.split(",")[0]).isdigit()
+                and int(cell) <= iteration
+            ]
+            write_atomically(path, "\n".join([header, *kept]) + "\n")
 
     def write_table(self, name: str, rows: list[dict[str, Any]]) -> None:
         """A probe's table, such as responses.csv."""
@@ -233,3 +253,12 @@ def load_metrics(folder: Path) -> pd.DataFrame:
 def load_responses(folder: Path) -> pd.DataFrame:
     """The layer responses of one run: layer (from 1), name, stage, std, gamma_rms."""
     return pd.read_csv(folder / "responses.csv")
+
+
+def load_gradients(folder: Path) -> pd.DataFrame:
+    """The signals of one run: iteration, layer (from 1), name, stage, std, grad_response, grad_weight.
+
+    Empty for a record older than the probe.
+    """
+    path = folder / "gradients.csv"
+    return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["iteration", "layer", "stage"])

@@ -1,5 +1,6 @@
 """train(config): seed, build, fit, evaluate, write the record."""
 
+import json
 import logging
 import os
 import pickle
@@ -8,7 +9,7 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 
 from degradation import machine as machines
 from degradation.config import Config, ConfigError
+from degradation.construct import ConstructionError, deepen, largest_difference
 from degradation.data import (
     BatchStream,
     DataError,
@@ -29,11 +31,12 @@ from degradation.data import (
 )
 from degradation.module import Chunks, DegradationModule, DivergedError, make_autocast
 from degradation.network import Network, compile_block, multiply_adds, parameter_count, recompute_block
-from degradation.probes import evaluate, exact_batchnorm, layer_responses
-from degradation.record import Record, RecordError
+from degradation.probes import evaluate, exact_batchnorm, layer_gradients, layer_responses
+from degradation.record import Record, RecordError, write_atomically
 from degradation.tracking import Tracker
 
 EXIT_FAILED, EXIT_BUDGET, EXIT_STOPPED = 1, 75, 130
+SIGNAL_IMAGES = 128  # of the batch on which gradients are measured
 BEGAN = "DEGRADATION_BEGAN"  # when the sweep began (seconds since the epoch): the budget is the whole command's
 STOP_FILE = "DEGRADATION_STOP_FILE"  # a sweep's parent process asks its workers to stop by creating this file
 
@@ -113,9 +116,13 @@ class RecordWriter(pl.Callback):
         config: Config,
         tracker: Tracker,
         measure: Callable[[], dict[str, float]],
+        signals: Callable[[], list[dict[str, Any]]],
         say: Callable[[str], None],
     ):
-        self.record, self.config, self.tracker, self.measure, self.say = record, config, tracker, measure, say
+        self.record, self.config, self.tracker, self.say = record, config, tracker, say
+        self.measure, self.signals = measure, signals
+        protocol = config.protocol
+        self.signals_every = protocol.evaluate_every * max(1, protocol.iterations // (10 * protocol.evaluate_every))
         self.seconds = 0.0  # of training and measuring, over every process that worked on the run
         self.budget_from = time.time()
         self.stopped = ""
@@ -144,6 +151,8 @@ class RecordWriter(pl.Callback):
         total = pl_module.protocol.iterations
         resumed = f"resumed at iteration {self.first:,} of {total:,}" if self.first else f"{total:,} iterations to go"
         self.say(resumed)
+        if not self.first:
+            self.record.append_gradients(0, self.signals())
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         assert isinstance(pl_module, DegradationModule)
@@ -162,6 +171,8 @@ class RecordWriter(pl.Callback):
             self.row["seconds"] = self.elapsed()
             self.record.append(self.row)
             self.tracker.log(self.row)
+        if iteration % self.signals_every == 0:
+            self.record.append_gradients(iteration, self.signals())
         now = time.monotonic()
         if self.row and (now - self.told >= self.config.machine.progress_seconds or last):
             self._tell(iteration, protocol.iterations, protocol.batch_size, now)
@@ -225,7 +236,7 @@ def train(config: Config, jobs: int = 1, label: str = "", variant: dict[str, Any
         return Outcome(run_id, "out of budget", "not started")
     try:
         outcome = _train(config, jobs, say, variant or {})
-    except (ConfigError, DataError, RecordError, ValueError) as error:
+    except (ConfigError, DataError, RecordError, ConstructionError, ValueError) as error:
         outcome = Outcome(run_id, "failed", str(error))
     except OSError as error:
         where = f"{config.paths.results}/runs/{run_id}"
@@ -237,17 +248,25 @@ def train(config: Config, jobs: int = 1, label: str = "", variant: dict[str, Any
     return Outcome(run_id, outcome.status, outcome.message, outcome.final, time.monotonic() - began)
 
 
+def make_network(config: Config) -> Network:
+    """The freshly initialised network of a run, on the CPU."""
+    n = config.network
+    return Network(
+        n.depth,
+        n.shortcut,  # type: ignore[arg-type]
+        n.width,
+        n.classes,
+        n.pad_side,  # type: ignore[arg-type]
+        n.fan_mode,  # type: ignore[arg-type]
+        config.seed,
+        n.alpha,
+        n.norm,  # type: ignore[arg-type]
+    )
+
+
 def _train(config: Config, jobs: int, say: Callable[[str], None], variant: dict[str, Any]) -> Outcome:
     machine = machines.resolve(config.machine, jobs)
-    network = Network(
-        config.network.depth,
-        config.network.shortcut,  # type: ignore[arg-type]
-        config.network.width,
-        config.network.classes,
-        config.network.pad_side,  # type: ignore[arg-type]
-        config.network.fan_mode,  # type: ignore[arg-type]
-        config.seed,
-    )
+    network = make_network(config)
     record = Record(config)
     try:
         if summary := record.summary:
@@ -286,6 +305,8 @@ def _fit(
     layout = torch.channels_last if machine.channels_last else torch.contiguous_format
     network = network.to(machine.device, memory_format=layout)  # type: ignore[call-overload]
     module = make_module(network, stream, config, machine)
+    if config.network.parent_depth is not None and not record.checkpoint.exists():
+        _construct(config, network, record, train_set, test, normalize)
     views: dict[str, Any] = {
         "batch_size": config.machine.evaluation_batch,
         "autocast": partial(make_autocast, machine.device, machine.precision),
@@ -305,11 +326,12 @@ def _fit(
                 row["val_error"], row["val_loss"] = evaluate(network, validation, normalize, **views)
         return row
 
+    x, y = (tensor[:SIGNAL_IMAGES].clone() for tensor in stream.batch(0))  # the same in both arms, and all along
     session = {"from": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **machines.describe(machine)}
     record.start_session(session)
     tracker = Tracker(config, record)
     try:
-        writer = RecordWriter(record, config, tracker, measure, say)
+        writer = RecordWriter(record, config, tracker, measure, lambda: layer_gradients(network, x, y), say)
         trainer = _trainer(machine, writer)
         lengths: tuple[int, ...] = (protocol.log_every, protocol.evaluate_every)
         if module.warmup_lr is not None:
@@ -344,6 +366,35 @@ def _fit(
         return Outcome(config.run_id, "finished", f"{errors} in {format_seconds(summary['seconds'])}", final)
     finally:
         tracker.close()
+
+
+def _construct(
+    config: Config, network: Network, record: Record, train_set: ImageSet, test: ImageSet, normalize: Normalizer
+) -> None:
+    # Deepens the finished run that differs in depth alone, and records how equal the two are before training.
+    depth = config.network.parent_depth
+    assert depth is not None
+    parent_config = replace(config, network=replace(config.network, depth=depth, parent_depth=None))
+    folder = Path(config.paths.results) / "runs" / parent_config.run_id
+    try:
+        weights = torch.load(folder / "network.pt", map_location=test.labels.device, weights_only=True)
+    except OSError:
+        raise RecordError(
+            f"the trained parent {folder / 'network.pt'} is missing; first run the same with "
+            f"depth={depth} network.parent_depth=null"
+        ) from None
+    parent = make_network(parent_config).to(test.labels.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    parent.load_state_dict(weights)
+    deepen(parent, network, train_set, normalize)
+    initial = {
+        "parent": parent_config.run_id,
+        "largest_difference": largest_difference(parent, network, test, normalize),
+        "parent_test_error": evaluate(parent, test, normalize)[0],
+        "test_error": evaluate(network, test, normalize)[0],
+        "parent_train_error_eval": evaluate(parent, train_set, normalize)[0],
+        "train_error_eval": evaluate(network, train_set, normalize)[0],
+    }
+    write_atomically(record.initial, json.dumps(initial, indent=2) + "\n")
 
 
 def make_module(network: Network, stream: BatchStream, config: Config, machine: machines.Machine) -> DegradationModule:
@@ -395,12 +446,14 @@ def _summary(
         "outcome": outcome,
         "run_id": config.run_id,
         "study": config.study,
+        "length": config.length,
         "variant": ", ".join(f"{key}={value}" for key, value in sorted(variant.items())),
         "iteration": module.iteration,
         "warmup_ended_at": module.warmup_ended_at,
         "seconds": round(writer.elapsed(), 1),
         "parameters": parameter_count(module.network),
         "multiply_adds": multiply_adds(network.depth, network.shortcut, network.width, network.classes),  # type: ignore[arg-type]
+        **({"initial": json.loads(record.initial.read_text())} if record.initial.exists() else {}),
         **record.sessions()[-1],
     }
 

@@ -1,0 +1,312 @@
+"""The paper's claims as verdicts that follow from records: a statistic per seed, its interval, a stated threshold.
+
+Each file in conf/experiment/ states the claims that its runs decide, as data:
+
+    claims:
+      C1:
+        sentence: what the paper says
+        statistic: a name in STATISTICS below; `of:` holds its arguments
+        above: 0.0      (or below:, or within: for "at most so far from zero") the threshold, in the statistic's unit
+
+Every statistic gives one number per seed, so that the interval over seeds is that of a mean. No torch here.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from scipy import stats
+from statsmodels.stats.power import TTestPower
+
+from degradation.analysis import PROTOCOLS
+from degradation.config import LATER
+from degradation.record import load_gradients, load_metrics, load_responses, load_runs
+
+CONF = Path(__file__).parents[2] / "conf"
+LEVEL, POWER = 0.95, 0.8
+SHORT_NAMES = {"network.name": "network", "network.depth": "depth"}
+LENGTH_SETTINGS = {"protocol.iterations", "protocol.milestones"}
+Filter = dict[str, Any]
+
+
+class ClaimError(Exception):
+    """A study's claims are not well-formed; the message names the file and the claim."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim, its statistic and the threshold that decides it."""
+
+    id: str
+    sentence: str
+    statistic: str
+    unit: str
+    study: str
+    above: float | None = None
+    below: float | None = None
+    within: float | None = None
+    of: dict[str, Any] = field(default_factory=dict)
+    figure: str = ""
+
+    @property
+    def threshold(self) -> str:
+        """In words, with the unit."""
+        if self.within is not None:
+            return f"within {self.within:g} {self.unit} of zero"
+        word, value = ("above", self.above) if self.above is not None else ("below", self.below)
+        return f"{word} {value:g} {self.unit}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the records say of a claim; `effects` holds the statistic of every seed."""
+
+    claim: Claim
+    verdict: str
+    effects: dict[int, float]
+    mean: float = np.nan
+    low: float = np.nan
+    high: float = np.nan
+    seeds_needed: int | None = None
+
+
+def list_studies(conf: Path = CONF) -> list[str]:
+    """The names of the study files; first the one whose runs others build on.
+
+    Raises:
+        ClaimError: there are none.
+    """
+    names = sorted(path.stem for path in (conf / "experiment").glob("*.yaml"))
+    if not names:
+        raise ClaimError(f"{conf / 'experiment'} holds no study")
+    return sorted(names, key=lambda name: name != "degradation_cifar")
+
+
+def load_claims(conf: Path = CONF) -> list[Claim]:
+    """The claims of every study file, in the order of their numbers.
+
+    Raises:
+        ClaimError: a claim lacks a part, has an unknown one, or states no single threshold.
+    """
+    found = []
+    for path in (conf / "experiment" / f"{name}.yaml" for name in list_studies(conf)):
+        for name, entry in (yaml.safe_load(path.read_text()).get("claims") or {}).items():
+            try:
+                claim = Claim(id=name, study=path.stem, **entry)
+            except TypeError as error:
+                raise ClaimError(f"{path}, claim {name}: {error}") from None
+            if claim.statistic not in STATISTICS:
+                raise ClaimError(f"{path}, claim {name}: {claim.statistic} is not one of {', '.join(STATISTICS)}")
+            if sum(value is not None for value in (claim.above, claim.below, claim.within)) != 1:
+                raise ClaimError(f"{path}, claim {name}: state one of above, below and within")
+            found.append(claim)
+    number = {claim.id: re.match(r"C(\d+)", claim.id) for claim in found}
+    return sorted(found, key=lambda claim: int(match[1]) if (match := number[claim.id]) else len(found) + 100)
+
+
+def load_tables(results: str | Path) -> dict[str, pd.DataFrame]:
+    """Protocol -> every finished run of it and of its variants: flattened config, `final.` numbers without prefix.
+
+    `varied` holds the settings in which a run differs from the protocol and network as named.
+    """
+    runs = load_runs(results)
+    if runs.empty:
+        return {}
+    runs = runs[runs["outcome"] == "finished"].copy()
+    for group, settings in LATER.items():
+        for key, default in settings.items():
+            column = f"{group}.{key}"
+            if default is not None:
+                runs[column] = runs[column].fillna(default) if column in runs else default
+    runs["length"] = (runs["length"] if "length" in runs else pd.Series(index=runs.index, dtype=float)).fillna(1)
+    runs["varied"] = [
+        frozenset(part.split("=")[0] for part in text.split(", ") if "=" in part) for text in runs["variant"].fillna("")
+    ]
+    runs["mean_response"] = [load_responses(folder)["std"].mean() for folder in runs["folder"]]
+    final = {column: column.removeprefix("final.") for column in runs if column.startswith("final.")}
+    runs = runs.rename(columns={**SHORT_NAMES, **final})
+    names = sorted(runs["protocol.name"].unique(), key=lambda name: (PROTOCOLS.get(name, 9), name))
+    return {name: runs[runs["protocol.name"] == name] for name in names}
+
+
+def select(table: pd.DataFrame, where: Filter, over: tuple[str, ...] = ()) -> pd.DataFrame:
+    """The runs with the given settings, and the protocol's in all others but those named in `over`.
+
+    Naming the `study` takes its runs with whatever it sets.
+    """
+    named = set(where) | set(over) | (LENGTH_SETTINGS if "length" in where else set())
+    matches = ["study" in where or varied <= named for varied in table["varied"]]
+    chosen = table[pd.Series(matches, index=table.index, dtype=bool)]
+    for key, value in where.items():
+        if key not in chosen:
+            return chosen.iloc[:0]
+        chosen = chosen[chosen[key] == value]
+    return chosen
+
+
+def _by_seed(table: pd.DataFrame, where: Filter, column: str, over: tuple[str, ...] = ()) -> pd.Series:
+    # Where several runs of a seed qualify (a setting swept over), the best of them.
+    rows = select(table, where, over)
+    return rows.groupby("seed")[column].min().astype(float) if column in rows else pd.Series(dtype=float)
+
+
+def contrast(
+    table: pd.DataFrame, first: Filter, second: Filter, column: str = "train_error", over: list[str] | None = None
+) -> pd.Series:
+    """The first kind of run minus the second at equal seed, each at its best over the settings in `over`."""
+    swept = tuple(over or ())
+    for setting in swept:
+        if any(select(table, where, swept)[setting].nunique() < 2 for where in (first, second)):
+            return pd.Series(dtype=float)  # nothing was swept
+    return (_by_seed(table, first, column, swept) - _by_seed(table, second, column, swept)).dropna()
+
+
+def level(table: pd.DataFrame, where: Filter, column: str = "train_error") -> pd.Series:
+    """A final number."""
+    return _by_seed(table, where, column).dropna()
+
+
+def slope_in_depth(table: pd.DataFrame, network: str, column: str = "train_error", up_to: int = 110) -> pd.Series:
+    """Least-squares slope of a final number in depth, per 10 layers, over the depths that all seeds have."""
+    rows = select(table, {"network": network})
+    rows = rows[rows["depth"] <= up_to]
+    counts = rows.groupby("depth")["seed"].nunique()
+    common = counts[counts == counts.max()].index
+    if len(common) < 2:
+        return pd.Series(dtype=float)
+    slopes = {
+        seed: 10 * stats.linregress(part["depth"].astype(float), part[column].astype(float)).slope
+        for seed, part in rows[rows["depth"].isin(common)].groupby("seed")
+    }
+    return pd.Series(slopes, dtype=float)
+
+
+def iterations_to_error(table: pd.DataFrame, depth: int, error: float) -> pd.Series:
+    """Plain over residual: the ratio of the iterations at which the running training error first is under `error`."""
+
+    def first(network: str) -> pd.Series:
+        found = {}
+        for run in select(table, {"network": network, "depth": depth}).itertuples():
+            metrics = load_metrics(run.folder)  # type: ignore[arg-type]
+            under = metrics.loc[metrics["train_error"] < error, "iteration"]
+            found[run.seed] = under.iloc[0] if len(under) else np.nan
+        return pd.Series(found, dtype=float)
+
+    return (first("plain") / first("residual")).dropna()
+
+
+def _responses(table: pd.DataFrame, where: Filter) -> dict[int, pd.DataFrame]:
+    return {run.seed: load_responses(run.folder) for run in select(table, where).itertuples()}  # type: ignore[misc,arg-type]
+
+
+def response_ratio(table: pd.DataFrame, depth: int) -> pd.Series:
+    """Median over layers of the std of a residual network's response over its plain twin's (Fig. 7)."""
+    plain, residual = (_responses(table, {"network": n, "depth": depth}) for n in ("plain", "residual"))
+    return pd.Series(
+        {seed: (residual[seed]["std"] / plain[seed]["std"]).median() for seed in plain.keys() & residual.keys()},
+        dtype=float,
+    )
+
+
+def response_change(table: pd.DataFrame, shallow: int, deep: int, network: str = "residual") -> pd.Series:
+    """Mean std of the layer responses of a deep network over that of a shallow one (Fig. 7)."""
+    ours, theirs = (_responses(table, {"network": network, "depth": depth}) for depth in (deep, shallow))
+    return pd.Series(
+        {seed: ours[seed]["std"].mean() / theirs[seed]["std"].mean() for seed in ours.keys() & theirs.keys()},
+        dtype=float,
+    )
+
+
+def _gradients(table: pd.DataFrame, where: Filter, iteration: str) -> dict[int, pd.DataFrame]:
+    found = {}
+    for run in select(table, where).itertuples():
+        rows = load_gradients(run.folder)  # type: ignore[arg-type]
+        if len(rows):
+            at = 0 if iteration == "first" else rows["iteration"].max()
+            found[run.seed] = rows[rows["iteration"] == at]
+    return found  # type: ignore[return-value]
+
+
+def gradient_growth(table: pd.DataFrame, where: Filter, iteration: str = "first") -> pd.Series:
+    """The factor by which the gradient norm of responses grows per layer backward, by a log-linear fit."""
+    return pd.Series(
+        {seed: growth_per_layer(rows) for seed, rows in _gradients(table, where, iteration).items()}, dtype=float
+    )
+
+
+def growth_per_layer(rows: pd.DataFrame, column: str = "grad_response") -> float:
+    """Of the rows of one network at one iteration; each stage has a level of its own, the factor is common."""
+    staged = rows[rows["stage"] > 0]
+    centred = staged.assign(log=np.log(staged[column]))[["stage", "layer", "log"]]
+    centred = centred - centred.groupby("stage").transform("mean").assign(stage=0)
+    return float(np.exp(-stats.linregress(centred["layer"], centred["log"]).slope))
+
+
+def gradient_ratio(table: pd.DataFrame, where: Filter, iteration: str = "first") -> pd.Series:
+    """The norm of the first layer's weight gradient over the last 3x3 layer's: far below 1 where gradients vanish."""
+    return pd.Series(
+        {
+            seed: rows["grad_weight"].iloc[0] / rows["grad_weight"].iloc[-1]
+            for seed, rows in _gradients(table, where, iteration).items()
+        },
+        dtype=float,
+    )
+
+
+STATISTICS: dict[str, Callable[..., pd.Series]] = {
+    statistic.__name__: statistic
+    for statistic in (
+        contrast,
+        level,
+        slope_in_depth,
+        iterations_to_error,
+        response_ratio,
+        response_change,
+        gradient_growth,
+        gradient_ratio,
+    )
+}
+
+
+def decide(claim: Claim, effects: pd.Series) -> Verdict:
+    """Supported where the whole interval over seeds is on the claimed side of the threshold, refuted where it is on
+    the other, else undecided, with the seeds at which a t-test of power 0.8 would decide (statsmodels)."""
+    values = {int(seed): float(value) for seed, value in effects.sort_index().items()}  # type: ignore[call-overload]
+    if not values:
+        return Verdict(claim, "not run", values)
+    numbers = np.array(list(values.values()))
+    mean = float(numbers.mean())
+    if len(numbers) < 2:
+        return Verdict(claim, "undecided", values, mean, seeds_needed=2)
+    low = high = mean
+    if np.ptp(numbers) > 1e-9 * abs(mean):
+        interval = stats.ttest_1samp(numbers, 0.0).confidence_interval(LEVEL)
+        low, high = float(interval.low), float(interval.high)
+    bounds = {"above": (claim.above, np.inf), "below": (-np.inf, claim.below)}
+    within = (-claim.within, claim.within) if claim.within is not None else None
+    lower, upper = within or bounds["above" if claim.above is not None else "below"]
+    assert lower is not None and upper is not None  # noqa: PT018
+    if lower < low and high < upper:
+        return Verdict(claim, "supported", values, mean, low, high)
+    if high < lower or low > upper:
+        return Verdict(claim, "refuted", values, mean, low, high)
+    distance = min(abs(mean - edge) for edge in (lower, upper) if np.isfinite(edge))
+    return Verdict(claim, "undecided", values, mean, low, high, _seeds_needed(distance, float(numbers.std(ddof=1))))
+
+
+def _seeds_needed(distance: float, std: float) -> int | None:
+    if not distance or not std:
+        return None
+    if distance / std > 5:  # the solver fails far out, where two seeds suffice
+        return 2
+    return max(2, int(np.ceil(TTestPower().solve_power(distance / std, power=POWER, alpha=1 - LEVEL))))
+
+
+def judge(claims: list[Claim], table: pd.DataFrame) -> list[Verdict]:
+    """Every claim's verdict from the runs of one protocol."""
+    return [decide(claim, STATISTICS[claim.statistic](table, **claim.of)) for claim in claims]

@@ -1,0 +1,124 @@
+"""The constructed solution: a deeper network that is exactly a trained shallower one (He et al. 2015, section 1).
+
+"There exists a solution by construction to the deeper model: the added layers are identity mapping, and the other
+layers are copied from the learned shallower model."
+"""
+
+import torch
+from torch import Tensor, nn
+
+from degradation.data import ImageSet, Normalizer
+from degradation.network import Block, Network
+from degradation.probes import evaluating, views
+
+TOLERANCE = 1e-3  # of the largest logit: float32 rounding through a hundred layers stays far below
+
+
+class ConstructionError(Exception):
+    """A deeper network cannot be built from this one, or is not equal to it."""
+
+
+@torch.no_grad()
+def _be_identity(block: Block, mean: Tensor, variance: Tensor) -> None:
+    """Make a block of equal widths map every non-negative input with these channel statistics to itself, in eval mode.
+
+    A plain block becomes Dirac kernels whose BN has the input's own statistics and undoes them: gamma is their
+    standard deviation, beta their mean. After a ReLU the input is non-negative, so that both ReLUs let it pass. A
+    residual block has identity at hand: its last gamma and beta become zero, and the rest stays as initialised (where
+    its shortcut is a projection, option C, that becomes an identity in the same way as a plain block's layers).
+    """
+    if block.shortcut is None:
+        pairs = [(block.conv1, block.bn1), (block.conv2, block.bn2)]
+    else:
+        nn.init.zeros_(block.bn2.weight)  # type: ignore[arg-type]
+        nn.init.zeros_(block.bn2.bias)  # type: ignore[arg-type]
+        pairs = [tuple(block.shortcut)] if isinstance(block.shortcut, nn.Sequential) else []  # option C
+    for convolution, norm in pairs:
+        assert isinstance(norm, nn.BatchNorm2d)
+        nn.init.dirac_(convolution.weight)
+        norm.running_mean.copy_(mean)  # type: ignore[union-attr]
+        norm.running_var.copy_(variance)  # type: ignore[union-attr]
+        norm.weight.copy_((variance + norm.eps).sqrt())
+        norm.bias.copy_(mean)
+
+
+def _stages(network: Network) -> list[list[Block]]:
+    return [[b for name, b in network.blocks().items() if name.startswith(f"stage{s}.")] for s in (1, 2, 3)]
+
+
+def stage_statistics(network: Network, train: ImageSet, normalize: Normalizer) -> list[tuple[Tensor, Tensor]]:
+    """Mean and variance [C] of every channel at the end of each stage, in eval mode over un-augmented images."""
+    stages = [blocks[-1] for blocks in _stages(network)]
+    totals = [
+        torch.zeros(2, block.conv2.out_channels, dtype=torch.float64, device=train.labels.device) for block in stages
+    ]
+    counts = [0] * len(stages)
+
+    def hook(number: int):  # type: ignore[no-untyped-def]
+        def add(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            wide = output.double()
+            totals[number] += torch.stack([wide.sum((0, 2, 3)), wide.square().sum((0, 2, 3))])
+            counts[number] += output.numel() // output.shape[1]
+
+        return add
+
+    handles = [block.register_forward_hook(hook(number)) for number, block in enumerate(stages)]
+    try:
+        with evaluating(network):
+            for x, _ in views(train, normalize):
+                network(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    statistics = []
+    for total, count in zip(totals, counts, strict=True):
+        mean, square = total / count
+        statistics.append((mean.float(), (square - mean.square()).clamp(min=0).float()))
+    return statistics
+
+
+@torch.no_grad()
+def deepen(parent: Network, child: Network, train: ImageSet, normalize: Normalizer) -> None:
+    """Make a freshly initialised deeper network compute what its trained parent computes, in eval mode.
+
+    The blocks of each stage are copied; those that the child has more of, at the stage's end, become identities.
+
+    Raises:
+        ConstructionError: the two differ in more than depth, or the child is not the deeper.
+    """
+    statistics = stage_statistics(parent, train, normalize)
+    tensors = {"stem": parent.stem, "bn": parent.bn, "head": parent.head}
+    try:
+        for name, module in tensors.items():
+            getattr(child, name).load_state_dict(module.state_dict())
+        for blocks, copied, (mean, variance) in zip(_stages(child), _stages(parent), statistics, strict=True):
+            for block, old in zip(blocks, copied, strict=False):
+                block.load_state_dict(old.state_dict())
+            for block in blocks[len(copied) :]:
+                _be_identity(block, mean, variance)
+            if len(blocks) <= len(copied):
+                raise ConstructionError(f"depth {child.depth} is not deeper than depth {parent.depth}")
+    except RuntimeError as error:
+        raise ConstructionError(
+            f"the networks differ in more than depth: {str(error).splitlines()[-1].strip()}"
+        ) from error
+
+
+def largest_difference(parent: Network, child: Network, data: ImageSet, normalize: Normalizer) -> float:
+    """The largest difference between their logits over all images, in eval mode, as a fraction of the largest logit.
+
+    Raises:
+        ConstructionError: it is above TOLERANCE, so that the child is not a constructed solution.
+    """
+    difference = largest = torch.zeros((), device=data.labels.device)
+    with evaluating(parent), evaluating(child):
+        for x, _ in views(data, normalize):
+            logits = parent(x)
+            difference = torch.maximum(difference, (child(x) - logits).abs().max())
+            largest = torch.maximum(largest, logits.abs().max())
+    fraction = (difference / largest).item()
+    if not fraction < TOLERANCE:
+        raise ConstructionError(
+            f"depth {child.depth} built from {parent.depth} differs from it by {fraction:.1e} of the largest logit"
+        )
+    return fraction

@@ -1,0 +1,273 @@
+"""One function per study beyond the paper's own figures; tables in, matplotlib figures out. No torch."""
+
+import math
+import textwrap
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from degradation.analysis import ARMS
+from degradation.claims import Filter, Verdict, growth_per_layer, select
+from degradation.figures import NETWORK_STYLES, PROTOCOL_NOTES, colour_of, new_figure
+from degradation.record import load_gradients, load_metrics
+
+VERDICT_STYLES = {"supported": ("#1f5f99", "o"), "refuted": ("#b5243c", "X"), "undecided": ("0.45", "D")}
+DASHES: dict[str, Any] = {"plain": (0, (3, 1.5)), "residual": "-"}
+
+
+def caption(figure: Figure, table: pd.DataFrame, what: str = "") -> None:
+    """The line on every figure: protocol, data, n."""
+    run = table.iloc[0]
+    seeds = table["seed"].nunique()
+    note = PROTOCOL_NOTES.get(run["protocol.name"], "")
+    parts = [f"protocol {run['protocol.name']} on {run['data.name']}", f"{seeds} seed{'s' if seeds > 1 else ''}", what]
+    figure.supxlabel(
+        ", ".join(part for part in parts if part) + (f" ({note})" if note else ""), fontsize=8, color="0.35"
+    )
+
+
+def _errors_by(ax: Axes, rows: pd.DataFrame, setting: str, places: dict[Any, float], column: str, label: str) -> None:
+    # Every seed a point, their mean a line.
+    network = rows["network"].iloc[0]
+    colour, marker = NETWORK_STYLES[network]
+    filled = colour if column == "train_error" else "white"
+    x = rows[setting].map(places)
+    ax.scatter(x, rows[column], s=26, marker=marker, facecolor=filled, edgecolor=colour, zorder=3)
+    means = rows.groupby(x)[column].mean()
+    ax.plot(
+        means.index, means, color=colour, linestyle="--" if column == "train_error" else "-", linewidth=1, label=label
+    )
+
+
+def draw_by_setting(
+    table: pd.DataFrame,
+    where: Filter,
+    setting: str,
+    label: str,
+    title: str,
+    references: dict[str, Filter] | None = None,
+) -> Figure:
+    """Final training and test error against one setting, the protocol's others; references as horizontal lines."""
+    rows = select(table, where, (setting,))
+    figure, (ax,) = new_figure(6.4, 3.8, 1)
+    values = sorted(rows[setting].unique())
+    numeric = all(isinstance(value, int | float | np.number) for value in values)
+    places = {value: float(value) if numeric else float(n) for n, value in enumerate(values)}
+    for network, part in rows.groupby("network"):
+        for column, what in (("train_error", "training"), ("test_error", "test")):
+            _errors_by(ax, part, setting, places, column, f"{network}, {what}")
+    for style, (name, reference) in zip((":", "-."), (references or {}).items(), strict=False):
+        level = select(table, reference)["train_error"].mean()
+        ax.axhline(level, color="0.2", linestyle=style, linewidth=1.2, label=f"{name}, training")
+    ax.set_xticks(list(places.values()), [f"{value:g}" if numeric else str(value) for value in values])
+    if not numeric:
+        ax.set_xlim(-0.5, len(values) - 0.5)
+    ax.set_xlabel(label)
+    ax.set_ylabel("final error (%)")
+    ax.set_ylim(bottom=0)
+    ax.legend(fontsize=8)
+    ax.set_title(title)
+    caption(figure, rows)
+    return figure
+
+
+def draw_constructed(table: pd.DataFrame, shallow: int, deep: int) -> Figure:
+    """Training error in eval mode and test error along training: from scratch, and from the constructed solution."""
+    networks = [n for n in ARMS if len(select(table, {"network": n, "depth": deep, "network.parent_depth": shallow}))]
+    figure, axes = new_figure(1.5 + 4.2 * len(networks), 4.0, len(networks), sharey=True)
+    drawn = []
+    for ax, network in zip(axes, networks, strict=True):
+        kinds: dict[str, tuple[Filter, str, Any]] = {
+            f"{network}-{deep} from scratch": ({"depth": deep}, "#b5243c", "-"),
+            f"{network}-{deep} built from {network}-{shallow}": (
+                {"depth": deep, "network.parent_depth": shallow},
+                "#1f5f99",
+                (0, (5, 1.5)),
+            ),
+            f"{network}-{shallow}, the parent": ({"depth": shallow}, "#e8a33d", "-"),
+        }
+        for name, (where, colour, dashes) in kinds.items():
+            rows = select(table, {"network": network, **where})
+            drawn.append(rows)
+            for number, run in enumerate(rows.to_dict("records")):
+                curve = load_metrics(run["folder"])[["iteration", "test_error"]].dropna()
+                start = run.get("initial.test_error")
+                if start is not None and not math.isnan(start):
+                    first = pd.DataFrame({"iteration": [0], "test_error": [start]})
+                    curve = pd.concat([first, curve])
+                label = name if number == 0 else None
+                ax.plot(
+                    curve["iteration"] / 1000, curve["test_error"], color=colour, linestyle=dashes, lw=1.3, label=label
+                )
+                end = curve["iteration"].max() / 1000
+                ax.plot([end], [run["train_error_eval"]], marker="_", markersize=14, markeredgewidth=2, color=colour)
+        ax.set_xlabel("iterations (thousands)")
+        ax.set_xlim(left=0)
+        ax.set_title(f"{network} networks")
+        ax.legend(fontsize=8)
+    axes[0].set_ylabel("error (%)")
+    axes[0].set_ylim(0, 100)
+    caption(figure, pd.concat(drawn), "lines: test error; bars at the end: training error in eval mode")
+    return figure
+
+
+def draw_signals(table: pd.DataFrame) -> Figure:
+    """At initialisation: std of responses (top) and gradient norms (bottom) by layer, with and without BN."""
+    figure, panels = new_figure(11, 6.4, 2, sharey="row", rows=2)
+    axes = np.array(panels).reshape(2, 2)
+    rows = table[table["study"] == "gradients"]
+    depths = sorted(rows["depth"].unique())
+    for column, norm in enumerate(("batch", "none")):
+        for (depth, network), part in rows[rows["network.norm"] == norm].groupby(["depth", "network"]):
+            signals = pd.concat([load_gradients(folder) for folder in part["folder"]])
+            signals = (
+                signals[signals["iteration"] == 0].groupby(["layer", "stage"]).mean(numeric_only=True).reset_index()
+            )
+            factor = growth_per_layer(signals)
+            label = f"{network}-{depth}: x{factor:.2f}"
+            style: dict[str, Any] = {"color": colour_of(depth, depths), "linestyle": DASHES[network], "linewidth": 1.3}
+            axes[0, column].plot(signals["layer"], signals["std"], **style)
+            axes[1, column].plot(signals["layer"], signals["grad_response"], label=label, **style)
+        axes[0, column].set_title("with batch normalisation" if norm == "batch" else "without")
+        axes[1, column].set_xlabel("layer index")
+        axes[1, column].legend(fontsize=7, ncols=2, title="gradient growth per layer backward", title_fontsize=7)
+    for ax, text in zip(axes[:, 0], ("std of responses", "gradient norm of responses"), strict=True):
+        ax.set_ylabel(text)
+        ax.set_yscale("log")
+    caption(figure, rows, "at initialisation, one batch of 128")
+    return figure
+
+
+def draw_signals_in_training(table: pd.DataFrame, depth: int) -> Figure:
+    """Gradient norm of every layer's weights at four moments of training, plain and residual at one depth."""
+    figure, axes = new_figure(10, 4.0, 2, sharey=True)
+    drawn = []
+    for ax, network in zip(axes, ARMS, strict=True):
+        rows = select(table, {"network": network, "depth": depth})
+        drawn.append(rows)
+        tables = [found for folder in rows["folder"] if len(found := load_gradients(folder))]
+        if not tables:
+            continue
+        signals = pd.concat(tables)
+        moments = sorted(signals["iteration"].unique())
+        chosen = [moments[round(fraction * (len(moments) - 1))] for fraction in (0, 0.1, 0.5, 1)]
+        for shade, moment in zip((0.75, 0.55, 0.3, 0.0), chosen, strict=True):
+            line = signals[signals["iteration"] == moment].groupby("layer")["grad_weight"].mean()
+            ax.plot(line.index, line, color=str(shade), linewidth=1.4, label=f"iteration {moment:,}")
+        ax.set_title(f"{network}-{depth}")
+        ax.set_xlabel("layer index")
+        ax.set_yscale("log")
+        ax.legend(fontsize=8)
+    axes[0].set_ylabel("gradient norm of weights")
+    caption(figure, pd.concat(drawn), "one fixed batch, training mode")
+    return figure
+
+
+def draw_learning_rates(table: pd.DataFrame) -> Figure:
+    """Final training error by learning rate and depth, a heat map per arm; the best rate of each depth framed."""
+    rows = select(table, {}, ("protocol.lr",))
+    rows = rows[rows["depth"].isin(rows.loc[rows["varied"].map(bool), "depth"])]
+    rates, depths = sorted(rows["protocol.lr"].unique()), sorted(rows["depth"].unique())
+    figure, axes = new_figure(10, 1.8 + 0.7 * len(depths), 2)
+    for ax, network in zip(axes, ARMS, strict=True):
+        part = rows[rows["network"] == network]
+        grid = part.pivot_table(index="depth", columns="protocol.lr", values="train_error").reindex(
+            depths, columns=rates
+        )
+        image = ax.imshow(grid, cmap="cividis", vmin=0, vmax=90, aspect="auto")
+        counts = part.groupby(["depth", "protocol.lr"]).size()
+        for i, depth in enumerate(depths):
+            for j, rate in enumerate(rates):
+                value = grid.iloc[i, j]
+                if math.isnan(value):
+                    continue
+                text = f"{value:.1f}\nn = {counts[(depth, rate)]}"
+                ax.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if value < 45 else "black")
+            if grid.iloc[i].notna().any():
+                best = int(np.nanargmin(grid.iloc[i]))
+                ax.add_patch(
+                    Rectangle((best - 0.46, i - 0.46), 0.92, 0.92, fill=False, edgecolor="white", linewidth=2.5)
+                )
+        ax.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
+        ax.set_yticks(range(len(depths)), [str(depth) for depth in depths])
+        ax.grid(False)
+        ax.set_xlabel("learning rate")
+        ax.set_ylabel("depth")
+        ax.set_title(f"{network}: final training error (%)")
+    figure.colorbar(image, ax=axes, label="%")
+    caption(figure, rows, "framed: the best rate of each depth")
+    return figure
+
+
+def draw_verdicts(verdicts: list[Verdict], protocol: str) -> Figure:
+    """Every claim with its interval over seeds, every seed a point, the threshold as a line; a scale for each."""
+    shown = [v for v in verdicts if v.effects]
+    columns = 2
+    lines = math.ceil(len(shown) / columns)
+    figure, axes = new_figure(12, 0.6 + 1.15 * lines, columns, rows=lines)
+    for ax in axes[len(shown) :]:
+        ax.set_axis_off()
+    for ax, verdict in zip(axes, shown, strict=False):
+        colour, marker = VERDICT_STYLES[verdict.verdict]
+        claim = verdict.claim
+        edges = [e for e in (claim.above, claim.below, claim.within, claim.within and -claim.within) if e is not None]
+        for edge in edges:
+            ax.axvline(edge, color="0.2", linestyle=":", linewidth=1.4)
+        if not math.isnan(verdict.low):
+            ax.plot([verdict.low, verdict.high], [0, 0], color=colour, linewidth=3, solid_capstyle="butt", alpha=0.6)
+        points = list(verdict.effects.values())
+        ax.scatter(points, [0] * len(points), color="0.1", s=12, marker="|", zorder=3)
+        ax.scatter([verdict.mean], [0], color=colour, marker=marker, s=55, zorder=4)
+        spread = [*edges, *points, *(x for x in (verdict.low, verdict.high) if not math.isnan(x))]
+        room = 0.12 * (max(spread) - min(spread)) or 0.1
+        ax.set_xlim(min(spread) - room, max(spread) + room)
+        ax.set_ylim(-1, 1)
+        ax.spines["left"].set_visible(False)
+        ax.set_yticks([])
+        ax.tick_params(labelsize=8)
+        ax.set_xlabel(claim.unit, fontsize=7, labelpad=1)
+        title = textwrap.shorten(f"{claim.id}: {claim.sentence}", 96, placeholder=" ...")
+        ax.set_title(f"{title}\n{verdict.verdict}, n = {len(points)}", fontsize=8, loc="left", color=colour)
+    note = PROTOCOL_NOTES.get(protocol, "")
+    figure.supxlabel(
+        f"protocol {protocol}: mean and 95 % interval over seeds, dotted: the threshold stated beforehand"
+        + (f" ({note})" if note else ""),
+        fontsize=8,
+        color="0.35",
+    )
+    return figure
+
+
+def has_signals(table: pd.DataFrame, depth: int) -> bool:
+    """Whether both arms have gradients recorded in training."""
+    return all(
+        any((folder / "gradients.csv").exists() for folder in select(table, {"network": n, "depth": depth})["folder"])
+        for n in ARMS
+    )
+
+
+def draw_longer(table: pd.DataFrame, length: int) -> Figure:
+    """Final errors of plain networks by depth, after the protocol's iterations and after `length` times as many."""
+    figure, axes = new_figure(9, 3.8, 2, sharey=True)
+    long = select(table, {"network": "plain", "length": length})
+    depths = sorted(long["depth"].unique())
+    usual = select(table, {"network": "plain", "length": 1})
+    usual = usual[usual["depth"].isin(depths)]
+    places = {depth: float(place) for place, depth in enumerate(depths)}
+    for ax, rows, times in zip(axes, (usual, long), (1, length), strict=True):
+        for column, what in (("train_error", "training"), ("test_error", "test")):
+            if len(rows):
+                _errors_by(ax, rows, "depth", places, column, what)
+        ax.set_xticks(list(places.values()), [str(depth) for depth in depths])
+        ax.set_xlim(-0.5, len(depths) - 0.5)
+        ax.set_xlabel("depth of the plain network")
+        ax.set_title(f"{int(long['protocol.iterations'].iloc[0]) // length * times:,} iterations")
+        ax.legend(fontsize=8)
+    axes[0].set_ylabel("final error (%)")
+    axes[0].set_ylim(bottom=0)
+    caption(figure, long)
+    return figure

@@ -1,0 +1,185 @@
+"""Verdicts from made-up records: in a world where the paper is right all claims are supported, else refuted."""
+
+from pathlib import Path
+from typing import Any
+
+import hydra
+import numpy as np
+import pandas as pd
+import pytest
+
+from degradation.claims import (
+    CONF,
+    Claim,
+    ClaimError,
+    decide,
+    growth_per_layer,
+    judge,
+    load_claims,
+    load_tables,
+    select,
+)
+from degradation.cli import find_variant
+from degradation.config import parse
+from degradation.gallery import write_claims
+from degradation.record import Record
+
+SEEDS = (0, 1, 2)
+CLAIM = Claim("X", "it is so", "level", "points", "study", above=0.0)
+
+
+def put(results: Path, seed: int, *overrides: str, error: float, gradient: float = 1.0, **summary: Any) -> None:
+    """A finished record of the quick protocol, with the given final errors; called within a Hydra context."""
+    config = parse(hydra.compose("train", ["protocol=quick", f"seed={seed}", f"paths.results={results}", *overrides]))
+    record = Record(config)
+    noise = 0.1 * seed
+    depth = config.network.depth
+    slow = error + noise
+    for iteration in range(25, 2501, 25):
+        running = max(slow, 100 - 0.02 * iteration * 100 / (10 + slow))
+        record.append({"iteration": iteration, "lr": 0.1, "train_error": running, "train_loss": 1.0, "seconds": 1.0})
+    layers = [(n, 0 if n == 1 else 1 + 3 * (n - 2) // (depth - 2)) for n in range(1, depth)]
+    scale = summary.pop("response", 1.0) * (1 + noise / 100)
+    record.write_table("responses.csv", [{"layer": n, "name": "", "stage": s, "std": scale} for n, s in layers])
+    factor = gradient * (1 + noise / 100)
+    signals = [
+        {"layer": n, "name": "", "stage": s, "std": 1.0, "grad_response": factor**-n, "grad_weight": factor ** (1 - n)}
+        for n, s in layers
+    ]
+    for iteration in (0, config.protocol.iterations):
+        record.append_gradients(iteration, signals)
+    variant = ", ".join(f"{key}={value}" for key, value in sorted(find_variant(config).items()))
+    final = {"train_error": error + noise, "train_error_eval": error + noise, "test_error": error + 2 * noise}
+    described = {"run_id": record.id, "variant": variant, "study": config.study, "length": config.length}
+    parts = {"seconds": 1.0, "precision": "fp32", "parameters": 1, "multiply_adds": 1, "commit": "none", **summary}
+    record.finish({"outcome": "finished", **described, "final": final, **parts})
+    record.close()
+
+
+def build_world(results: Path, right: bool) -> None:
+    """Records for every claim: as the paper says, or the other way round."""
+    plain = {20: 10.0, 56: 30.0, 110: 70.0} if right else {20: 30.0, 56: 10.0, 110: 20.0}
+    residual = {20: 9.0, 56: 7.0, 110: 6.5, 1202: -1.0} if right else {20: 35.0, 56: 45.0, 110: 50.0, 1202: 5.0}
+    gradient = 1.02 if right else 0.8
+    near = 0.3 if right else 9.0
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        for seed in SEEDS:
+            for name, errors in (("plain", plain), ("residual", residual)):
+                for depth, error in errors.items():
+                    size = (2.0 if name == "plain" else 1.0 - depth / 1000) if right else (0.5 + depth / 1000)
+                    size *= 1.0 if right or name == "plain" else 3.0
+                    arm = [f"network={name}", f"depth={depth}"]
+                    put(results, seed, *arm, error=error, response=size, gradient=gradient)
+            deep, shallow = plain[56], plain[20]
+            child = ["network=plain", "depth=56", "network.parent_depth=20"]
+            apart = 1e-6 if right else 0.1
+            put(results, seed, *child, error=11.0 if right else 20.0, initial={"largest_difference": apart})
+            for depth, size in ((20, 2.0), (56, 1.0 if right else 3.0)):
+                undecayed = ["network=residual", f"depth={depth}", "protocol.decay_batchnorm=false"]
+                put(results, seed, *undecayed, error=5.0, response=size)
+            for option in "BC":
+                put(results, seed, "network=residual", f"network.shortcut={option}", error=residual[20] + near)
+            for depth, error in ((20, shallow), (56, deep)):
+                put(results, seed, "network=plain", f"depth={depth}", "length=3", error=error)
+                put(results, seed, "network=plain", f"depth={depth}", "protocol.lr=0.05", error=error - 2)
+            late = ["network=residual", "depth=110", "protocol.warmup.min_depth=111"]
+            put(results, seed, *late, error=residual[110] + near)
+            put(results, seed, "network=residual", "depth=56", "network.alpha=0.5", error=8.0 if right else 60.0)
+            for depth in (20, 56):
+                grid = ["experiment=gradients", "network=plain", f"depth={depth}"]
+                put(results, seed, *grid, error=90.0, gradient=gradient)
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
+    built = {right: tmp_path_factory.mktemp("right" if right else "wrong") for right in (True, False)}
+    for right, results in built.items():
+        build_world(results, right)
+    return built
+
+
+def test_every_claim_is_supported_where_the_paper_is_right(worlds: dict[bool, Path]) -> None:
+    verdicts = judge(load_claims(), load_tables(worlds[True])["quick"])
+    assert {v.claim.id: v.verdict for v in verdicts} == {v.claim.id: "supported" for v in verdicts}
+    assert all(len(v.effects) == len(SEEDS) for v in verdicts)
+
+
+def test_every_claim_is_refuted_where_it_is_wrong(worlds: dict[bool, Path]) -> None:
+    verdicts = judge(load_claims(), load_tables(worlds[False])["quick"])
+    assert {v.claim.id: v.verdict for v in verdicts} == {v.claim.id: "refuted" for v in verdicts}
+
+
+def test_claims_cover_the_papers_on_cifar() -> None:
+    told = {claim.id.split(" ")[0] for claim in load_claims()}
+    assert {f"C{n}" for n in range(1, 14)} <= told
+
+
+@pytest.mark.parametrize(
+    ("effects", "verdict", "needed"),
+    [
+        ([], "not run", None),
+        ([5.0], "undecided", 2),
+        ([5.0, 5.1, 4.9], "supported", None),
+        ([-5.0, -5.1, -4.9], "refuted", None),
+        ([5.0, -4.0, 2.0], "undecided", 167),
+        ([0.0, 0.0], "undecided", None),
+    ],
+)
+def test_verdicts_follow_the_interval(effects: list[float], verdict: str, needed: int | None) -> None:
+    found = decide(CLAIM, pd.Series(dict(enumerate(effects)), dtype=float))
+    assert found.verdict == verdict
+    assert found.seeds_needed == needed
+
+
+def test_the_interval_is_students() -> None:
+    # t(0.975, 2) = 4.303; mean 2, standard error 1 / sqrt(3)
+    found = decide(CLAIM, pd.Series({0: 1.0, 1: 2.0, 2: 3.0}))
+    assert (found.low, found.high) == pytest.approx((2 - 4.3027 / 3**0.5, 2 + 4.3027 / 3**0.5), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("value", "verdict"), [(0.5, "supported"), (3.0, "refuted"), (-3.0, "refuted"), (1.0, "undecided")]
+)
+def test_within_is_two_sided(value: float, verdict: str) -> None:
+    claim = Claim("X", "it is so", "level", "points", "study", within=1.0)
+    assert decide(claim, pd.Series({0: value, 1: value + 0.01, 2: value - 0.01})).verdict == verdict
+
+
+def test_a_selection_takes_no_variant_unasked(worlds: dict[bool, Path]) -> None:
+    table = load_tables(worlds[True])["quick"]
+    assert len(select(table, {"network": "plain", "depth": 56})) == len(SEEDS)
+    swept = select(table, {"network": "plain", "depth": 56}, ("protocol.lr",))
+    assert sorted(swept["protocol.lr"].unique()) == [0.02, 0.05]
+    assert len(select(table, {"network": "plain", "depth": 56, "length": 3})) == len(SEEDS)
+
+
+@pytest.mark.parametrize("factor", [0.9, 1.0, 1.21])
+def test_growth_is_the_factor_per_layer_whatever_the_stages_levels(factor: float) -> None:
+    layers = np.arange(1, 20)
+    stage = np.repeat([0, 1, 2, 3], [1, 6, 6, 6])
+    rows = pd.DataFrame({"layer": layers, "stage": stage, "grad_response": 7.0**stage * factor**-layers})
+    assert growth_per_layer(rows) == pytest.approx(factor)
+
+
+def test_the_page_says_which_protocol_it_judges(worlds: dict[bool, Path]) -> None:
+    page = write_claims(worlds[True]).read_text()
+    assert "## Protocol quick (5,000 embedded images: not the paper's protocol)" in page
+    assert "**supported (quick)**" in page
+    assert "**supported**" not in page
+    assert write_claims(worlds[False]).read_text().count("**refuted (quick)**") == len(load_claims())
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ("{sentence: s, statistic: guess, unit: u, above: 0}", "guess is not one of"),
+        ("{sentence: s, statistic: level, unit: u}", "state one of above, below and within"),
+        ("{sentence: s, statistic: level, unit: u, above: 0, below: 1}", "state one of"),
+        ("{sentence: s, statistic: level, unit: u, abvoe: 0}", "abvoe"),
+    ],
+)
+def test_malformed_claims_are_named(tmp_path: Path, entry: str, told: str) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(f"claims:\n  C1: {entry}\n")
+    with pytest.raises(ClaimError, match=told):
+        load_claims(tmp_path)

@@ -1,0 +1,86 @@
+"""The constructed solution: a deeper network that is exactly the trained shallower one."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from degradation.construct import ConstructionError, deepen, largest_difference
+from degradation.data import Normalizer, make_synthetic
+from degradation.network import Network, Shortcut
+from degradation.train import train
+
+from .conftest import Compose
+
+TRAIN, TEST = make_synthetic(256, 64)
+NORMALIZE = Normalizer(TRAIN, "pixel_mean")
+
+
+def trained(shortcut: Shortcut, depth: int = 14) -> Network:
+    network = Network(depth, shortcut, width=4)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
+    for start in range(0, 256, 32):
+        loss = F.cross_entropy(network(NORMALIZE(TRAIN.images[start : start + 32])), TRAIN.labels[start : start + 32])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return network.eval()
+
+
+@pytest.mark.parametrize("shortcut", ["none", "A", "B", "C"])
+@pytest.mark.parametrize("depth", [20, 56])
+def test_a_deepened_network_is_its_parent(shortcut: Shortcut, depth: int) -> None:
+    parent, child = trained(shortcut), Network(depth, shortcut, width=4, seed=5)
+    x = NORMALIZE(TEST.images)
+    assert not torch.allclose(child.eval()(x), parent(x), rtol=0.1)
+    deepen(parent, child, TRAIN, NORMALIZE)
+    logits = parent(x)
+    torch.testing.assert_close(child(x), logits, rtol=0, atol=1e-5 * logits.abs().max().item())
+    assert largest_difference(parent, child, TEST, NORMALIZE) < 1e-5
+
+
+def test_the_identity_layers_can_learn() -> None:
+    parent, child = trained("none"), Network(20, "none", width=4)
+    deepen(parent, child, TRAIN, NORMALIZE)
+    loss = F.cross_entropy(child.train()(NORMALIZE(TRAIN.images)), TRAIN.labels)
+    loss.backward()
+    added = child.blocks()["stage2.block3"]
+    assert added.conv1.weight.grad is not None
+    assert added.conv1.weight.grad.abs().max() > 0
+
+
+def test_a_difference_is_not_called_a_solution() -> None:
+    parent, child = trained("none"), Network(20, "none", width=4)
+    deepen(parent, child, TRAIN, NORMALIZE)
+    child.blocks()["stage3.block3"].bn2.bias.data += 0.1  # type: ignore[operator,union-attr]
+    with pytest.raises(ConstructionError, match=r"depth 20 built from 14 differs from it by .* of the largest logit"):
+        largest_difference(parent, child, TEST, NORMALIZE)
+
+
+@pytest.mark.parametrize(
+    ("child", "told"),
+    [(Network(20, "none", width=2), "differ in more than depth"), (Network(14, "none", width=4), "not deeper")],
+)
+def test_what_cannot_be_built(child: Network, told: str) -> None:
+    with pytest.raises(ConstructionError, match=told):
+        deepen(trained("none"), child, TRAIN, NORMALIZE)
+
+
+@pytest.mark.parametrize("network", ["plain", "residual"])
+def test_a_run_starts_from_its_trained_parent(tiny: Compose, tmp_path: Path, network: str) -> None:
+    child = tiny(f"network={network}", "depth=20", "network.parent_depth=8")
+    missing = train(child)
+    assert missing.status == "failed"
+    assert "first run the same with depth=8 network.parent_depth=null" in missing.message
+    parent = tiny(f"network={network}", "depth=8")
+    assert train(parent).status == "finished"
+    assert train(child).status == "finished"
+    summary = json.loads((tmp_path / "runs" / child.run_id / "summary.json").read_text())
+    initial = summary["initial"]
+    assert initial["parent"] == parent.run_id
+    assert initial["largest_difference"] < 1e-4
+    assert initial["test_error"] == initial["parent_test_error"]
+    assert initial["train_error_eval"] == initial["parent_train_error_eval"]
+    assert summary["final"]["train_error"] != initial["train_error_eval"]
