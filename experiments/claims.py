@@ -5,10 +5,26 @@ import subprocess
 import sys
 from pathlib import Path
 
-from degradation.analysis import find_results
-from degradation.claims import ClaimError, list_studies
+from degradation.analysis import ARMS, find_results
+from degradation.claims import ClaimError, lesions_folder, list_studies, load_tables, select
 
+STOPPED = (75, 130, -2)  # out of budget, or by a signal: nothing more is begun
 HERE = Path(__file__).parent
+
+
+def probe_lesions(results: Path) -> int:
+    """Measure the lesions of every network of the default grid that was trained here and is not yet measured."""
+    status = 0
+    for table in load_tables(results).values():
+        for where in ({"network": network, "depth": depth} for network in ARMS for depth in (20, 56)):
+            for folder in select(table, where)["folder"]:
+                out = lesions_folder(folder)
+                if (folder / "network.pt").exists() and not out.exists():
+                    print(f"\nlesions of {folder.name}", flush=True)
+                    command = [sys.executable, str(HERE / "probe.py"), str(folder), "--probes", "lesions"]
+                    images = ["--lesion-images", "500", "--out", str(out)]
+                    status = subprocess.run([*command, *images], check=False).returncode or status
+    return status
 
 
 def main() -> int:
@@ -36,8 +52,10 @@ def main() -> int:
         paths = [f"paths.results={arguments.results}"]
         done = subprocess.run([*command, *protocol, *paths, *arguments.overrides], check=False).returncode
         status = status or done
-        if done in (75, 130, -2):  # out of budget, or stopped: so is this
+        if done in STOPPED:
             break
+    if status not in STOPPED and "lesions" in chosen:
+        status = probe_lesions(Path(arguments.results)) or status
     report = [sys.executable, str(HERE / "report.py"), "--results", arguments.results]
     return status or subprocess.run(report, check=False).returncode
 

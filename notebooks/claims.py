@@ -72,6 +72,15 @@ for protocol, table in tables.items():
         figures.save(study_figures.draw_learning_rates(table), results / "figures" / protocol, "learning_rate")
 
 # %% [markdown]
+# ## Lesions: blocks of trained networks deleted or swapped
+
+# %%
+for protocol, table in tables.items():
+    depths = [depth for depth in (20, 56) if study_figures.has_lesions(table, depth)]
+    if depths:
+        figures.save(study_figures.draw_lesion_study(table, depths), results / "figures" / protocol, "lesions")
+
+# %% [markdown]
 # ## Verdicts
 
 # %%

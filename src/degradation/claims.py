@@ -258,6 +258,32 @@ def gradient_ratio(table: pd.DataFrame, where: Filter, iteration: str = "first")
     )
 
 
+def load_lesions(run_folder: Path) -> pd.DataFrame:
+    """What experiments/probe.py measured of a run: kind, count, draw, blocks, error, loss; empty if nothing."""
+    path = lesions_folder(run_folder) / "lesions.csv"
+    return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["kind", "count", "error"])
+
+
+def lesions_folder(run_folder: Path) -> Path:
+    """results/probes/<run id>, beside results/runs/<run id>."""
+    return run_folder.parents[1] / "probes" / run_folder.name
+
+
+def lesion_difference(table: pd.DataFrame, depth: int) -> pd.Series:
+    """Rise in test error when one block is deleted, mean over blocks: plain minus residual."""
+
+    def rise(network: str) -> pd.Series:
+        found = {}
+        for run in select(table, {"network": network, "depth": depth}).itertuples():
+            rows = load_lesions(run.folder)  # type: ignore[arg-type]
+            if len(rows):
+                intact = rows.loc[rows["count"] == 0, "error"].iloc[0]
+                found[run.seed] = rows.loc[rows["kind"] == "delete_one", "error"].mean() - intact
+        return pd.Series(found, dtype=float)
+
+    return (rise("plain") - rise("residual")).dropna()
+
+
 STATISTICS: dict[str, Callable[..., pd.Series]] = {
     statistic.__name__: statistic
     for statistic in (
@@ -269,6 +295,7 @@ STATISTICS: dict[str, Callable[..., pd.Series]] = {
         response_change,
         gradient_growth,
         gradient_ratio,
+        lesion_difference,
     )
 }
 

@@ -27,14 +27,16 @@ def _be_identity(block: Block, mean: Tensor, variance: Tensor) -> None:
     residual block has identity at hand: its last gamma and beta become zero, and the rest stays as initialised (where
     its shortcut is a projection, option C, that becomes an identity in the same way as a plain block's layers).
     """
+    pairs: list[tuple[nn.Module, ...]] = []
     if block.shortcut is None:
         pairs = [(block.conv1, block.bn1), (block.conv2, block.bn2)]
     else:
         nn.init.zeros_(block.bn2.weight)  # type: ignore[arg-type]
         nn.init.zeros_(block.bn2.bias)  # type: ignore[arg-type]
-        pairs = [tuple(block.shortcut)] if isinstance(block.shortcut, nn.Sequential) else []  # option C
+        if isinstance(block.shortcut, nn.Sequential):  # option C
+            pairs = [tuple(block.shortcut)]
     for convolution, norm in pairs:
-        assert isinstance(norm, nn.BatchNorm2d)
+        assert isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)  # noqa: PT018
         nn.init.dirac_(convolution.weight)
         norm.running_mean.copy_(mean)  # type: ignore[union-attr]
         norm.running_var.copy_(variance)  # type: ignore[union-attr]

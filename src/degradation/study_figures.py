@@ -9,9 +9,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from degradation.analysis import ARMS
-from degradation.claims import Filter, Verdict, growth_per_layer, select
+from degradation.claims import Filter, Verdict, growth_per_layer, load_lesions, select
 from degradation.figures import NETWORK_STYLES, PROTOCOL_NOTES, colour_of, new_figure
 from degradation.record import load_gradients, load_metrics
 
@@ -230,7 +231,7 @@ def draw_verdicts(verdicts: list[Verdict], protocol: str) -> Figure:
         ax.set_yticks([])
         ax.tick_params(labelsize=8)
         ax.set_xlabel(claim.unit, fontsize=7, labelpad=1)
-        title = textwrap.shorten(f"{claim.id}: {claim.sentence}", 96, placeholder=" ...")
+        title = textwrap.shorten(f"{claim.id}: {claim.sentence}", 104, placeholder=" ...")
         ax.set_title(f"{title}\n{verdict.verdict}, n = {len(points)}", fontsize=8, loc="left", color=colour)
     note = PROTOCOL_NOTES.get(protocol, "")
     figure.supxlabel(
@@ -242,12 +243,51 @@ def draw_verdicts(verdicts: list[Verdict], protocol: str) -> Figure:
     return figure
 
 
+def draw_lesion_study(table: pd.DataFrame, depths: list[int]) -> Figure:
+    """Test error against the number of blocks deleted (top) and of pairs swapped (bottom), plain beside residual.
+
+    Means over seeds and draws, bands their range; Veit et al. 2016, Fig. 5.
+    """
+    figure, axes = new_figure(1.5 + 4.2 * len(depths), 6.6, len(depths), sharey=True, rows=2)
+    panels = np.array(axes).reshape(2, len(depths))
+    drawn = []
+    for column, depth in enumerate(depths):
+        for network in ARMS:
+            rows = select(table, {"network": network, "depth": depth})
+            tables = [found for folder in rows["folder"] if len(found := load_lesions(folder))]
+            if not tables:
+                continue
+            drawn.append(rows)
+            lesions = pd.concat(tables)
+            colour, marker = NETWORK_STYLES[network]
+            for ax, kind in zip(panels[:, column], ("delete", "swap"), strict=True):
+                line = lesions[lesions["kind"] == kind].groupby("count")["error"].agg(["mean", "min", "max"])
+                style = {"color": colour, "marker": marker, "markersize": 4, "linestyle": DASHES[network]}
+                ax.plot(line.index, line["mean"], label=f"{network}-{depth}", **style)
+                ax.fill_between(line.index, line["min"], line["max"], color=colour, alpha=0.15, linewidth=0)
+        for ax, what in zip(panels[:, column], ("blocks deleted", "pairs of blocks swapped"), strict=True):
+            ax.set_xlabel(what)
+            ax.set_ylim(0, 100)
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+            ax.legend(fontsize=8)
+        panels[0, column].set_title(f"{depth} layers")
+    for ax in panels[:, 0]:
+        ax.set_ylabel("test error (%)")
+    caption(figure, pd.concat(drawn), "500 test images, blocks that keep the shape")
+    return figure
+
+
 def has_signals(table: pd.DataFrame, depth: int) -> bool:
     """Whether both arms have gradients recorded in training."""
     return all(
         any((folder / "gradients.csv").exists() for folder in select(table, {"network": n, "depth": depth})["folder"])
         for n in ARMS
     )
+
+
+def has_lesions(table: pd.DataFrame, depth: int) -> bool:
+    """Whether any network of that depth was lesioned."""
+    return any(len(load_lesions(folder)) for folder in select(table, {"depth": depth})["folder"])
 
 
 def draw_longer(table: pd.DataFrame, length: int) -> Figure:
