@@ -227,8 +227,8 @@ def concurrent(setting: Setting, depth: int, jobs: int) -> Run:
     return run
 
 
-def variants(setting: Setting, depth: int, jobs: tuple[int, ...]) -> dict[str, Run]:
-    """Every variant of one depth, warmed up."""
+def variants(setting: Setting, depth: int, jobs: tuple[int, ...], seconds: float = 1.0) -> dict[str, Run]:
+    """Every variant of one depth, each warmed up for so many seconds."""
     precision = setting.machine.precision
     found = {
         USUAL[0]: usual_recipe(setting, depth, 0),
@@ -241,8 +241,8 @@ def variants(setting: Setting, depth: int, jobs: tuple[int, ...]) -> dict[str, R
         for execution in ("eager", "compiled", "captured"):
             found[f"this suite's step, {execution}"] = our_step(setting, depth, execution)  # type: ignore[arg-type]
     for run in found.values():
-        run(1.0)
-    found[TRAINER] = our_trainer(setting, depth, bare(1.0))
+        run(seconds)
+    found[TRAINER] = our_trainer(setting, depth, bare(seconds))
     for count in jobs:
         found[f"this suite, {count} runs at once"] = concurrent(setting, depth, count)
     return found
@@ -256,7 +256,7 @@ def measure_throughput(
     with machines.multi_process_service() if setting.cuda else nullcontext():
         for depth in depths:
             say(f"depth {depth}: warming up")
-            runs = variants(setting, depth, jobs)
+            runs = variants(setting, depth, jobs, min(1.0, seconds))
             for number in range(1, rounds + 1):
                 for variant, run in runs.items():
                     rate = run(seconds)
