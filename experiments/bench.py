@@ -73,8 +73,9 @@ def main() -> int:
         return 2
     machines.apply(setting.machine)
     jobs = tuple(arguments.jobs if arguments.jobs is not None else ([2, 4, 8] if setting.cuda else [2]))
-    folder = arguments.out / setting.machine.device
-    shutil.rmtree(folder, ignore_errors=True)  # one folder, one run
+    whole = arguments.out / setting.machine.device
+    folder = arguments.out / f".{setting.machine.device}.partial"
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     peak = measure_peak(setting)
     described = describe_machine(setting, peak)
@@ -100,7 +101,10 @@ def main() -> int:
         described["seconds_to_first_iteration"] = round(measure_start(ROOT), 2)
     if "figures" in parts:
         described["seconds_for_figures_of_50_records"] = round(measure_figures(ROOT, grid), 2)
-    say(str(write_bench(folder, described)))
+    page = write_bench(folder, described)
+    shutil.rmtree(whole, ignore_errors=True)  # one folder, one run
+    folder.rename(whole)
+    say(str(whole / page.name))
     return 0
 
 

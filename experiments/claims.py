@@ -1,41 +1,68 @@
 """Train what the claims still need, then write results/claims.md: python experiments/claims.py --help."""
 
 import argparse
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from degradation.analysis import ARMS, find_results
-from degradation.claims import ClaimError, lesions_folder, list_studies, load_tables, select
+from degradation.claims import ClaimError, lesions_folder, list_studies, load_claims, load_tables, select
+from degradation.cli import EXIT_INPUT, choose_protocol
+from degradation.record import RecordError
+from degradation.train import BEGAN, EXIT_BUDGET, EXIT_STOPPED
 
-STOPPED = (75, 130, -2)  # out of budget, or by a signal: nothing more is begun
 HERE = Path(__file__).parent
 
 
-def probe_lesions(results: Path) -> int:
+def run(command: list[str]) -> int:
+    """A child's exit status. Signals are the child's to answer, with a checkpoint; here they are waited out."""
+    child = subprocess.Popen([sys.executable, *command])
+    before = {
+        # Ctrl-C reaches the child by itself; a handler (not SIG_IGN) because the child would inherit that.
+        signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None),
+        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: child.terminate()),
+    }
+    try:
+        return child.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def probe_lesions(results: Path, protocol: str) -> int:
     """Measure the lesions of every network of the default grid that was trained here and is not yet measured."""
     status = 0
-    for table in load_tables(results).values():
-        for where in ({"network": network, "depth": depth} for network in ARMS for depth in (20, 56)):
-            for folder in select(table, where)["folder"]:
-                out = lesions_folder(folder)
-                if (folder / "network.pt").exists() and not out.exists():
-                    print(f"\nlesions of {folder.name}", flush=True)
-                    command = [sys.executable, str(HERE / "probe.py"), str(folder), "--probes", "lesions"]
-                    images = ["--lesion-images", "500", "--out", str(out)]
-                    status = subprocess.run([*command, *images], check=False).returncode or status
+    table = load_tables(results).get(protocol)
+    grid = [{"network": network, "depth": depth} for network in ARMS for depth in (20, 56)] if table is not None else []
+    for where in grid:
+        for folder in select(table, where)["folder"]:
+            out = lesions_folder(folder)
+            if (folder / "network.pt").exists() and not out.exists():
+                print(f"\nlesions of {folder.name}", flush=True)
+                options = ["--probes", "lesions", "--lesion-images", "500", "--out", str(out)]
+                done = run([str(HERE / "probe.py"), str(folder), *options])
+                status = status or done
+                if done < 0:  # a signal
+                    return EXIT_STOPPED
     return status
 
 
 def main() -> int:
-    """Exit status of the first study that did not finish, 2 with one line where the input is wrong."""
+    """The exit status of the first study that did not finish; 2, with one line, where the input is wrong."""
     try:
         studies = list_studies()
+        load_claims()
     except ClaimError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return EXIT_INPUT
+    usual = [study for study in studies if study != "depth_1202"]
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--studies", default=",".join(studies), help="in this order (default: all: %(default)s)")
+    parser.add_argument(
+        "--studies", default=",".join(usual), help="in this order; default: all but depth_1202, a large GPU's work"
+    )
     parser.add_argument("--protocol", help="default: paper where a CUDA device is present, quick where not")
     parser.add_argument("--seeds", default="0,1,2", help="default: %(default)s")
     parser.add_argument("--results", default=str(find_results()), help="default: %(default)s")
@@ -44,20 +71,26 @@ def main() -> int:
     chosen = arguments.studies.split(",")
     if unknown := [study for study in chosen if study not in studies]:
         parser.error(f"unknown study {unknown[0]}; there are {', '.join(studies)}")
-    protocol = [f"protocol={arguments.protocol}"] if arguments.protocol else []
+    protocol = choose_protocol([f"protocol={arguments.protocol}"] if arguments.protocol else [])
+    os.environ.setdefault(BEGAN, str(time.time()))  # budget_minutes is that of the whole command
     status = 0
     for number, study in enumerate(chosen, 1):
         print(f"\nstudy {number} of {len(chosen)}: {study}", flush=True)
-        command = [sys.executable, str(HERE / "train.py"), f"experiment={study}", f"seed={arguments.seeds}"]
-        paths = [f"paths.results={arguments.results}"]
-        done = subprocess.run([*command, *protocol, *paths, *arguments.overrides], check=False).returncode
+        common = [f"seed={arguments.seeds}", *protocol, f"paths.results={arguments.results}"]
+        done = run([str(HERE / "train.py"), f"experiment={study}", *common, *arguments.overrides])
         status = status or done
-        if done in STOPPED:
-            break
-    if status not in STOPPED and "lesions" in chosen:
-        status = probe_lesions(Path(arguments.results)) or status
-    report = [sys.executable, str(HERE / "report.py"), "--results", arguments.results]
-    return status or subprocess.run(report, check=False).returncode
+        if done == EXIT_INPUT:
+            return done
+        if done in (EXIT_BUDGET, EXIT_STOPPED) or done < 0:
+            return EXIT_STOPPED if done < 0 else done
+    try:
+        if "lesions" in chosen:
+            status = status or probe_lesions(Path(arguments.results), protocol[-1].removeprefix("protocol="))
+    except RecordError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_INPUT
+    reported = run([str(HERE / "report.py"), "--results", arguments.results])  # of what there is
+    return status or reported
 
 
 if __name__ == "__main__":

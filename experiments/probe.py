@@ -193,6 +193,7 @@ def main() -> int:
         "lesions": test[: arguments.lesion_images],
     }
     machine = machines.Machine(device.type, "fp32", True, torch.get_num_threads(), 1, "eager", False)
+    machines.apply(machine)
     provenance = {
         "checkpoint": name,
         "date": time.strftime("%Y-%m-%d"),

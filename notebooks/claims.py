@@ -60,7 +60,7 @@ for protocol, table in tables.items():
         if claims.select(table, where, (setting,))[setting].nunique() > 1:
             figure = study_figures.draw_by_setting(table, where, setting, label, title, references)
             figures.save(figure, folder, name)
-    if (table["length"] == 3).any():
+    if len(claims.select(table, {"network": "plain", "length": 3})):
         figures.save(study_figures.draw_longer(table, 3), folder, "longer_training")
 
 # %% [markdown]

@@ -1,5 +1,7 @@
 """Verdicts from made-up records: in a world where the paper is right all claims are supported, else refuted."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,16 @@ from degradation.claims import (
     CONF,
     Claim,
     ClaimError,
+    contrast,
     decide,
     growth_per_layer,
     judge,
     lesions_folder,
+    level,
     load_claims,
     load_tables,
     select,
+    slope_in_depth,
 )
 from degradation.cli import find_variant
 from degradation.config import parse
@@ -125,11 +130,13 @@ def test_claims_cover_the_papers_on_cifar() -> None:
     ("effects", "verdict", "needed"),
     [
         ([], "not run", None),
-        ([5.0], "undecided", 2),
+        ([5.0], "undecided", None),
         ([5.0, 5.1, 4.9], "supported", None),
         ([-5.0, -5.1, -4.9], "refuted", None),
         ([5.0, -4.0, 2.0], "undecided", 167),
         ([0.0, 0.0], "undecided", None),
+        ([10.0, 12.0], "undecided", 3),
+        ([5.0, 5.1, float("nan"), 4.9], "supported", None),
     ],
 )
 def test_verdicts_follow_the_interval(effects: list[float], verdict: str, needed: int | None) -> None:
@@ -166,6 +173,42 @@ def test_growth_is_the_factor_per_layer_whatever_the_stages_levels(factor: float
     stage = np.repeat([0, 1, 2, 3], [1, 6, 6, 6])
     rows = pd.DataFrame({"layer": layers, "stage": stage, "grad_response": 7.0**stage * factor**-layers})
     assert growth_per_layer(rows) == pytest.approx(factor)
+
+
+def test_only_equal_seeds_and_precisions_are_compared(worlds: dict[bool, Path]) -> None:
+    table = load_tables(worlds[True])["quick"]
+    first, second = {"network": "plain", "depth": 56}, {"network": "residual", "depth": 56}
+    assert len(contrast(table, first, second).dropna()) == 3
+    one = table.copy()
+    one.loc[(one["network"] == "plain") & (one["seed"] == 1), "pair"] = "1 bf16"
+    assert len(contrast(one, first, second).dropna()) == 2
+
+
+def test_the_best_rate_needs_the_same_rates_on_both_sides(worlds: dict[bool, Path]) -> None:
+    table = load_tables(worlds[True])["quick"]
+    kinds = {"first": {"network": "plain", "depth": 56}, "second": {"network": "plain", "depth": 20}}
+    assert len(contrast(table, **kinds, over="protocol.lr").dropna()) == 3
+    swept = (table["protocol.lr"] == 0.05) & (table["depth"] == 20) & (table["seed"] == 2)
+    assert len(contrast(table[~swept], **kinds, over="protocol.lr").dropna()) == 2
+
+
+def test_slopes_are_over_the_same_depths_for_every_seed(worlds: dict[bool, Path]) -> None:
+    table = load_tables(worlds[True])["quick"]
+    plain = table[table["network"] == "plain"]
+    assert len(slope_in_depth(plain, "plain")) == 3
+    apart = plain[(plain["depth"] == 20) & (plain["seed"] == 0) | (plain["depth"] == 56) & (plain["seed"] == 1)]
+    assert slope_in_depth(apart, "plain").empty
+    ragged = plain[(plain["depth"] < 110) | (plain["seed"] == 0)]
+    assert slope_in_depth(ragged, "plain").tolist() == pytest.approx([10 * 20 / 36] * 3)
+
+
+def test_a_diverged_run_counts_as_guessing(worlds: dict[bool, Path], tmp_path: Path) -> None:
+    shutil.copytree(worlds[True], tmp_path, dirs_exist_ok=True)
+    for path in tmp_path.glob("runs/plain-110-quick-s0-*/summary.json"):
+        summary = json.loads(path.read_text())
+        path.write_text(json.dumps({**summary, "outcome": "diverged", "final": None}))
+    found = level(load_tables(tmp_path)["quick"], {"network": "plain", "depth": 110})
+    assert found.tolist() == pytest.approx([90.0, 70.1, 70.2])
 
 
 def test_the_page_says_which_protocol_it_judges(worlds: dict[bool, Path]) -> None:

@@ -211,7 +211,7 @@ def test_a_record_under_another_name_is_refused(config: Config, record: Record) 
 def test_a_run_keeps_its_precision(record: Record) -> None:
     record.start_session({"precision": "fp32", "commit": "a"})
     record.start_session({"precision": "fp32", "commit": "b"})
-    with pytest.raises(RecordError, match=r"begun in fp32, not bf16; .*machine.precision=fp32"):
+    with pytest.raises(RecordError, match=r"begun with precision=fp32, not bf16; .*machine.precision=fp32"):
         record.start_session({"precision": "bf16"})
     assert [session["commit"] for session in record.sessions()] == ["a", "b"]
 

@@ -6,6 +6,7 @@ each round and its median over rounds is told.
 
 import io
 import math
+import os
 import re
 import signal
 import statistics
@@ -363,7 +364,8 @@ def measure_start(root: Path, rounds: int = 3) -> float:
             script = str(root / "experiments" / "train.py")
             command = [sys.executable, script, "protocol=smoke", f"paths.results={folder}"]
             began = time.perf_counter()
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+            offline = {**os.environ, "WANDB_MODE": "offline"}
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=offline)
             assert process.stdout is not None
             for line in process.stdout:
                 if "iterations to go" in line:
@@ -391,7 +393,8 @@ def write_made_up_records(configs: list[Config]) -> None:
         record.write_table("responses.csv", [{"layer": n, "std": draw.uniform(0, 1), **columns} for n in layers])
         final = dict.fromkeys(("train_error", "train_loss", "test_error", "test_loss", "train_error_eval"), 1.0)
         record.finish(
-            {"outcome": "finished", "run_id": record.id, "variant": "", "seconds": 1.0, "precision": "bf16",
+            {"outcome": "finished", "run_id": record.id, "study": "single", "variant": "", "length": 1,
+             "seconds": 1.0, "precision": "bf16",
              "parameters": 1, "multiply_adds": 1, "commit": "none", "final": final}
         )  # fmt: skip
         record.close()

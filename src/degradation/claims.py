@@ -29,6 +29,7 @@ from degradation.record import load_gradients, load_metrics, load_responses, loa
 
 CONF = Path(__file__).parents[2] / "conf"
 LEVEL, POWER = 0.95, 0.8
+CHANCE = 90.0  # percent
 SHORT_NAMES = {"network.name": "network", "network.depth": "depth"}
 LENGTH_SETTINGS = {"protocol.iterations", "protocol.milestones"}
 Filter = dict[str, Any]
@@ -64,11 +65,11 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the records say of a claim; `effects` holds the statistic of every seed."""
+    """What the records say of a claim; `effects` holds the statistic of every seed (and precision)."""
 
     claim: Claim
     verdict: str
-    effects: dict[int, float]
+    effects: dict[str, float]
     mean: float = np.nan
     low: float = np.nan
     high: float = np.nan
@@ -85,6 +86,13 @@ def list_studies(conf: Path = CONF) -> list[str]:
     if not names:
         raise ClaimError(f"{conf / 'experiment'} holds no study")
     return sorted(names, key=lambda name: name != "degradation_cifar")
+
+
+def study_settings(study: str, conf: Path = CONF) -> set[str]:
+    """The scientific settings that a study's file makes or sweeps over, such as protocol.iterations."""
+    file = yaml.safe_load((conf / "experiment" / f"{study}.yaml").read_text())
+    groups = [(group, key) for group in ("network", "data", "protocol") for key in file.get(group) or {}]
+    return {f"{group}.{key}" for group, key in groups} | set(file["hydra"]["sweeper"]["params"])
 
 
 def load_claims(conf: Path = CONF) -> list[Claim]:
@@ -112,22 +120,29 @@ def load_claims(conf: Path = CONF) -> list[Claim]:
 def load_tables(results: str | Path) -> dict[str, pd.DataFrame]:
     """Protocol -> every finished run of it and of its variants: flattened config, `final.` numbers without prefix.
 
-    `varied` holds the settings in which a run differs from the protocol and network as named.
+    `varied` holds the settings in which a run differs from the protocol and network as named. `pair` holds seed and
+    precision: only runs that share both are compared. Runs that diverged count with the error of guessing.
     """
     runs = load_runs(results)
     if runs.empty:
         return {}
-    runs = runs[runs["outcome"] == "finished"].copy()
+    runs = runs.reindex(columns=list(dict.fromkeys([*runs, "study", "variant", "length", "precision"])))
     for group, settings in LATER.items():
         for key, default in settings.items():
             column = f"{group}.{key}"
             if default is not None:
                 runs[column] = runs[column].fillna(default) if column in runs else default
-    runs["length"] = (runs["length"] if "length" in runs else pd.Series(index=runs.index, dtype=float)).fillna(1)
+    runs["length"] = runs["length"].fillna(1)
     runs["varied"] = [
         frozenset(part.split("=")[0] for part in text.split(", ") if "=" in part) for text in runs["variant"].fillna("")
     ]
-    runs["mean_response"] = [load_responses(folder)["std"].mean() for folder in runs["folder"]]
+    runs["pair"] = runs["seed"].astype(str) + " " + runs["precision"].fillna("").astype(str)
+    for column in ("train_error", "train_error_eval", "test_error"):
+        # A diverged network guesses: leaving it out would hide exactly the runs that failed.
+        runs[f"final.{column}"] = runs[f"final.{column}"].astype(float).where(runs["outcome"] == "finished", CHANCE)
+    runs["mean_response"] = [
+        load_responses(run.folder)["std"].mean() if run.outcome == "finished" else np.nan for run in runs.itertuples()
+    ]
     final = {column: column.removeprefix("final.") for column in runs if column.startswith("final.")}
     runs = runs.rename(columns={**SHORT_NAMES, **final})
     names = sorted(runs["protocol.name"].unique(), key=lambda name: (PROTOCOLS.get(name, 9), name))
@@ -137,11 +152,14 @@ def load_tables(results: str | Path) -> dict[str, pd.DataFrame]:
 def select(table: pd.DataFrame, where: Filter, over: tuple[str, ...] = ()) -> pd.DataFrame:
     """The runs with the given settings, and the protocol's in all others but those named in `over`.
 
-    Naming the `study` takes its runs with whatever it sets.
+    Naming the `study` takes its runs with the settings that its file makes.
     """
-    named = set(where) | set(over) | (LENGTH_SETTINGS if "length" in where else set())
-    matches = ["study" in where or varied <= named for varied in table["varied"]]
-    chosen = table[pd.Series(matches, index=table.index, dtype=bool)]
+    named = set(where) | set(over)
+    if where.get("length", 1) != 1:
+        named |= LENGTH_SETTINGS
+    if "study" in where:
+        named |= study_settings(where["study"])
+    chosen = table[pd.Series([varied <= named for varied in table["varied"]], index=table.index, dtype=bool)]
     for key, value in where.items():
         if key not in chosen:
             return chosen.iloc[:0]
@@ -149,66 +167,81 @@ def select(table: pd.DataFrame, where: Filter, over: tuple[str, ...] = ()) -> pd
     return chosen
 
 
-def _by_seed(table: pd.DataFrame, where: Filter, column: str, over: tuple[str, ...] = ()) -> pd.Series:
+def _by_pair(rows: pd.DataFrame, column: str) -> pd.Series:
     # Where several runs of a seed qualify (a setting swept over), the best of them.
-    rows = select(table, where, over)
-    return rows.groupby("seed")[column].min().astype(float) if column in rows else pd.Series(dtype=float)
+    return rows.groupby("pair")[column].min().astype(float) if column in rows else pd.Series(dtype=float)
 
 
 def contrast(
-    table: pd.DataFrame, first: Filter, second: Filter, column: str = "train_error", over: list[str] | None = None
+    table: pd.DataFrame, first: Filter, second: Filter, column: str = "train_error", over: str | None = None
 ) -> pd.Series:
-    """The first kind of run minus the second at equal seed, each at its best over the settings in `over`."""
-    swept = tuple(over or ())
-    for setting in swept:
-        if any(select(table, where, swept)[setting].nunique() < 2 for where in (first, second)):
-            return pd.Series(dtype=float)  # nothing was swept
-    return (_by_seed(table, first, column, swept) - _by_seed(table, second, column, swept)).dropna()
+    """The first kind of run minus the second at equal seed; with `over`, each at its best value of that setting.
+
+    There, a seed counts where both kinds were run at the same values, two or more.
+    """
+    kinds = [select(table, where, (over,) if over else ()) for where in (first, second)]
+    if over:
+        ours, theirs = (rows.groupby("pair")[over].agg(frozenset) for rows in kinds)
+        fair = [
+            pair for pair in ours.index.intersection(theirs.index) if ours[pair] == theirs[pair] and len(ours[pair]) > 1
+        ]
+        kinds = [rows[rows["pair"].isin(fair)] for rows in kinds]
+    return _by_pair(kinds[0], column) - _by_pair(kinds[1], column)
 
 
 def level(table: pd.DataFrame, where: Filter, column: str = "train_error") -> pd.Series:
     """A final number."""
-    return _by_seed(table, where, column).dropna()
+    return _by_pair(select(table, where), column)
 
 
 def slope_in_depth(table: pd.DataFrame, network: str, column: str = "train_error", up_to: int = 110) -> pd.Series:
-    """Least-squares slope of a final number in depth, per 10 layers, over the depths that all seeds have."""
+    """Least-squares slope of a final number in depth, per 10 layers.
+
+    Over the depths that all seeds with more than one depth have, so that every seed's slope is of the same networks.
+    """
     rows = select(table, {"network": network})
-    rows = rows[rows["depth"] <= up_to]
-    counts = rows.groupby("depth")["seed"].nunique()
-    common = counts[counts == counts.max()].index
-    if len(common) < 2:
+    wide = rows[rows["depth"] <= up_to].pivot_table(index="pair", columns="depth", values=column)
+    wide = wide[wide.notna().sum(axis=1) > 1].dropna(axis=1)
+    if wide.shape[1] < 2:
         return pd.Series(dtype=float)
-    slopes = {
-        seed: 10 * stats.linregress(part["depth"].astype(float), part[column].astype(float)).slope
-        for seed, part in rows[rows["depth"].isin(common)].groupby("seed")
-    }
-    return pd.Series(slopes, dtype=float)
+    depths = wide.columns.to_numpy(dtype=float)
+    return wide.apply(lambda errors: 10 * stats.linregress(depths, errors.to_numpy(dtype=float)).slope, axis=1)
+
+
+def _finished(table: pd.DataFrame, where: Filter) -> dict[str, Path]:
+    # Pair -> folder, of runs that have probe tables.
+    rows = select(table, where)
+    return dict(rows.loc[rows["outcome"] == "finished", ["pair", "folder"]].itertuples(index=False, name=None))
 
 
 def iterations_to_error(table: pd.DataFrame, depth: int, error: float) -> pd.Series:
-    """Plain over residual: the ratio of the iterations at which the running training error first is under `error`."""
+    """Plain over residual: the ratio of the iterations at which the running training error first is under `error`.
 
-    def first(network: str) -> pd.Series:
-        found = {}
-        for run in select(table, {"network": network, "depth": depth}).itertuples():
-            metrics = load_metrics(run.folder)  # type: ignore[arg-type]
+    A network that never gets there counts with all its iterations: the ratio is then a bound on the careful side.
+    """
+
+    def first(network: str) -> tuple[pd.Series, pd.Series]:
+        reached, at = {}, {}
+        for pair, folder in _finished(table, {"network": network, "depth": depth}).items():
+            metrics = load_metrics(folder)
             under = metrics.loc[metrics["train_error"] < error, "iteration"]
-            found[run.seed] = under.iloc[0] if len(under) else np.nan
-        return pd.Series(found, dtype=float)
+            reached[pair], at[pair] = len(under) > 0, under.iloc[0] if len(under) else metrics["iteration"].iloc[-1]
+        return pd.Series(reached, dtype=bool), pd.Series(at, dtype=float)
 
-    return (first("plain") / first("residual")).dropna()
+    (plain_there, plain), (residual_there, residual) = first("plain"), first("residual")
+    pairs = [pair for pair in plain.index.intersection(residual.index) if plain_there[pair] or residual_there[pair]]
+    return plain[pairs] / residual[pairs]
 
 
-def _responses(table: pd.DataFrame, where: Filter) -> dict[int, pd.DataFrame]:
-    return {run.seed: load_responses(run.folder) for run in select(table, where).itertuples()}  # type: ignore[misc,arg-type]
+def _responses(table: pd.DataFrame, where: Filter) -> dict[str, pd.DataFrame]:
+    return {pair: load_responses(folder) for pair, folder in _finished(table, where).items()}
 
 
 def response_ratio(table: pd.DataFrame, depth: int) -> pd.Series:
     """Median over layers of the std of a residual network's response over its plain twin's (Fig. 7)."""
     plain, residual = (_responses(table, {"network": n, "depth": depth}) for n in ("plain", "residual"))
     return pd.Series(
-        {seed: (residual[seed]["std"] / plain[seed]["std"]).median() for seed in plain.keys() & residual.keys()},
+        {pair: (residual[pair]["std"] / plain[pair]["std"]).median() for pair in plain.keys() & residual.keys()},
         dtype=float,
     )
 
@@ -217,25 +250,25 @@ def response_change(table: pd.DataFrame, shallow: int, deep: int, network: str =
     """Mean std of the layer responses of a deep network over that of a shallow one (Fig. 7)."""
     ours, theirs = (_responses(table, {"network": network, "depth": depth}) for depth in (deep, shallow))
     return pd.Series(
-        {seed: ours[seed]["std"].mean() / theirs[seed]["std"].mean() for seed in ours.keys() & theirs.keys()},
+        {pair: ours[pair]["std"].mean() / theirs[pair]["std"].mean() for pair in ours.keys() & theirs.keys()},
         dtype=float,
     )
 
 
-def _gradients(table: pd.DataFrame, where: Filter, iteration: str) -> dict[int, pd.DataFrame]:
+def _gradients(table: pd.DataFrame, where: Filter, iteration: str) -> dict[str, pd.DataFrame]:
     found = {}
-    for run in select(table, where).itertuples():
-        rows = load_gradients(run.folder)  # type: ignore[arg-type]
-        if len(rows):
-            at = 0 if iteration == "first" else rows["iteration"].max()
-            found[run.seed] = rows[rows["iteration"] == at]
-    return found  # type: ignore[return-value]
+    for pair, folder in _finished(table, where).items():
+        rows = load_gradients(folder)
+        at = 0 if iteration == "first" else rows["iteration"].max()
+        if (rows["iteration"] == at).any():
+            found[pair] = rows[rows["iteration"] == at]
+    return found
 
 
 def gradient_growth(table: pd.DataFrame, where: Filter, iteration: str = "first") -> pd.Series:
     """The factor by which the gradient norm of responses grows per layer backward, by a log-linear fit."""
     return pd.Series(
-        {seed: growth_per_layer(rows) for seed, rows in _gradients(table, where, iteration).items()}, dtype=float
+        {pair: growth_per_layer(rows) for pair, rows in _gradients(table, where, iteration).items()}, dtype=float
     )
 
 
@@ -251,8 +284,8 @@ def gradient_ratio(table: pd.DataFrame, where: Filter, iteration: str = "first")
     """The norm of the first layer's weight gradient over the last 3x3 layer's: far below 1 where gradients vanish."""
     return pd.Series(
         {
-            seed: rows["grad_weight"].iloc[0] / rows["grad_weight"].iloc[-1]
-            for seed, rows in _gradients(table, where, iteration).items()
+            pair: rows["grad_weight"].iloc[0] / rows["grad_weight"].iloc[-1]
+            for pair, rows in _gradients(table, where, iteration).items()
         },
         dtype=float,
     )
@@ -274,14 +307,14 @@ def lesion_difference(table: pd.DataFrame, depth: int) -> pd.Series:
 
     def rise(network: str) -> pd.Series:
         found = {}
-        for run in select(table, {"network": network, "depth": depth}).itertuples():
-            rows = load_lesions(run.folder)  # type: ignore[arg-type]
+        for pair, folder in _finished(table, {"network": network, "depth": depth}).items():
+            rows = load_lesions(folder)
             if len(rows):
                 intact = rows.loc[rows["count"] == 0, "error"].iloc[0]
-                found[run.seed] = rows.loc[rows["kind"] == "delete_one", "error"].mean() - intact
+                found[pair] = rows.loc[rows["kind"] == "delete_one", "error"].mean() - intact
         return pd.Series(found, dtype=float)
 
-    return (rise("plain") - rise("residual")).dropna()
+    return rise("plain") - rise("residual")
 
 
 STATISTICS: dict[str, Callable[..., pd.Series]] = {
@@ -301,15 +334,18 @@ STATISTICS: dict[str, Callable[..., pd.Series]] = {
 
 
 def decide(claim: Claim, effects: pd.Series) -> Verdict:
-    """Supported where the whole interval over seeds is on the claimed side of the threshold, refuted where it is on
-    the other, else undecided, with the seeds at which a t-test of power 0.8 would decide (statsmodels)."""
-    values = {int(seed): float(value) for seed, value in effects.sort_index().items()}  # type: ignore[call-overload]
+    """The verdict from one number per seed; those that are not finite say nothing.
+
+    Supported where the whole interval over seeds is on the claimed side of the threshold, refuted where all of it is on
+    the other, else undecided, with the seeds at which a t-test of power 0.8 would decide (statsmodels).
+    """
+    values = {str(pair): float(value) for pair, value in effects.sort_index().items() if np.isfinite(value)}
     if not values:
         return Verdict(claim, "not run", values)
     numbers = np.array(list(values.values()))
     mean = float(numbers.mean())
     if len(numbers) < 2:
-        return Verdict(claim, "undecided", values, mean, seeds_needed=2)
+        return Verdict(claim, "undecided", values, mean)
     low = high = mean
     if np.ptp(numbers) > 1e-9 * abs(mean):
         interval = stats.ttest_1samp(numbers, 0.0).confidence_interval(LEVEL)
@@ -323,15 +359,15 @@ def decide(claim: Claim, effects: pd.Series) -> Verdict:
     if high < lower or low > upper:
         return Verdict(claim, "refuted", values, mean, low, high)
     distance = min(abs(mean - edge) for edge in (lower, upper) if np.isfinite(edge))
-    return Verdict(claim, "undecided", values, mean, low, high, _seeds_needed(distance, float(numbers.std(ddof=1))))
+    return Verdict(claim, "undecided", values, mean, low, high, _seeds_needed(distance, numbers))
 
 
-def _seeds_needed(distance: float, std: float) -> int | None:
-    if not distance or not std:
+def _seeds_needed(distance: float, numbers: np.ndarray) -> int | None:
+    spread = float(numbers.std(ddof=1))
+    if not distance or not spread:
         return None
-    if distance / std > 5:  # the solver fails far out, where two seeds suffice
-        return 2
-    return max(2, int(np.ceil(TTestPower().solve_power(distance / std, power=POWER, alpha=1 - LEVEL))))
+    effect = min(distance / spread, 5.0)  # the solver fails far out
+    return max(len(numbers) + 1, int(np.ceil(TTestPower().solve_power(effect, power=POWER, alpha=1 - LEVEL))))
 
 
 def judge(claims: list[Claim], table: pd.DataFrame) -> list[Verdict]:

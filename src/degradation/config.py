@@ -55,9 +55,11 @@ class NetworkConfig:
         _at_least("network", vars(self), {"width": 1, "classes": 10, "alpha": 0})
         if self.shortcut == "none" and self.alpha != 1:
             raise ConfigError(f"network.alpha={self.alpha} is the strength of a shortcut, and a plain network has none")
-        if self.parent_depth is not None and not (self.parent_depth < self.depth and self.norm == "batch"):
+        if self.parent_depth is not None and self.parent_depth >= self.depth:
+            raise ConfigError(f"network.parent_depth={self.parent_depth} must be below depth={self.depth}")
+        if self.parent_depth is not None and (self.norm != "batch" or self.alpha != 1):
             raise ConfigError(
-                f"network.parent_depth={self.parent_depth} must be below depth={self.depth}, and norm be batch"
+                "network.parent_depth needs norm=batch and alpha=1: added layers are identities only then"
             )
         from degradation.network import blocks_per_stage  # late: records are read without torch
 

@@ -11,11 +11,9 @@ from degradation.data import ImageSet, Normalizer
 from degradation.network import Block, Network
 from degradation.probes import evaluating, views
 
-TOLERANCE = 1e-3  # of the largest logit: float32 rounding through a hundred layers stays far below
-
 
 class ConstructionError(Exception):
-    """A deeper network cannot be built from this one, or is not equal to it."""
+    """A deeper network cannot be built from this one."""
 
 
 @torch.no_grad()
@@ -107,20 +105,11 @@ def deepen(parent: Network, child: Network, train: ImageSet, normalize: Normaliz
 
 
 def largest_difference(parent: Network, child: Network, data: ImageSet, normalize: Normalizer) -> float:
-    """The largest difference between their logits over all images, in eval mode, as a fraction of the largest logit.
-
-    Raises:
-        ConstructionError: it is above TOLERANCE, so that the child is not a constructed solution.
-    """
+    """The largest difference between their logits over all images, in eval mode, as a fraction of the largest logit."""
     difference = largest = torch.zeros((), device=data.labels.device)
     with evaluating(parent), evaluating(child):
         for x, _ in views(data, normalize):
             logits = parent(x)
             difference = torch.maximum(difference, (child(x) - logits).abs().max())
             largest = torch.maximum(largest, logits.abs().max())
-    fraction = (difference / largest).item()
-    if not fraction < TOLERANCE:
-        raise ConstructionError(
-            f"depth {child.depth} built from {parent.depth} differs from it by {fraction:.1e} of the largest logit"
-        )
-    return fraction
+    return (difference / largest).item()

@@ -100,13 +100,17 @@ def multi_process_service() -> Iterator[bool]:
     if program is None or "CUDA_MPS_PIPE_DIRECTORY" in os.environ:
         yield "CUDA_MPS_PIPE_DIRECTORY" in os.environ
         return
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         ours = {"CUDA_MPS_PIPE_DIRECTORY": folder, "CUDA_MPS_LOG_DIRECTORY": folder}
         environment = {**os.environ, **ours}
 
         def works(command: list[str], text: str = "") -> bool:
             try:
-                done = subprocess.run(command, env=environment, input=text, text=True, capture_output=True, timeout=60)
+                # To no pipe: the daemon would keep it open.
+                null = subprocess.DEVNULL
+                done = subprocess.run(
+                    command, env=environment, input=text, text=True, timeout=60, stdout=null, stderr=null
+                )
             except (OSError, subprocess.TimeoutExpired):
                 return False
             return done.returncode == 0
@@ -121,7 +125,7 @@ def multi_process_service() -> Iterator[bool]:
             for name in ours if serves else ():
                 os.environ.pop(name, None)
             if started:
-                works([program], "quit\n")
+                works([program], "quit -t 10\n")
 
 
 def _cpu_name() -> str:

@@ -41,17 +41,17 @@ class CapturedStep:
     def __init__(self, step: Callable[[int], None], size: int):
         self.step, self.size, self.calls = step, size, 0
         self.graph: torch.cuda.CUDAGraph | None = None
+        self.side = torch.cuda.Stream()
 
     def __call__(self, size: int) -> None:
         if size != self.size:
             self.step(size)
         elif self.calls < self.WARM_UP:
             self.calls += 1
-            side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
+            self.side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.side):
                 self.step(size)
-            torch.cuda.current_stream().wait_stream(side)
+            torch.cuda.current_stream().wait_stream(self.side)
         else:
             if self.graph is None:
                 self.graph = torch.cuda.CUDAGraph()
@@ -90,6 +90,7 @@ class DegradationModule(pl.LightningModule):
         # The rate where the device reads it, so that a captured step need not be captured again when it changes.
         self.register_buffer("lr", torch.zeros(()), persistent=False)
         self.lr_set = math.nan
+        self.step: Callable[[int], None] | None = None
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         protocol = self.protocol
@@ -132,6 +133,7 @@ class DegradationModule(pl.LightningModule):
         if (rate := self.lr_at(iteration)) != self.lr_set:
             self.lr.fill_(rate)
             self.lr_set = rate
+        assert self.step is not None
         self.step(self.stream.seek(iteration))
 
     def training_step(self, chunk: range, _index: int) -> None:

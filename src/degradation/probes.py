@@ -78,13 +78,17 @@ def exact_batchnorm(
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     training = network.training
     whole = train[: len(train) - len(train) % batch_size]
+    run_block = getattr(network, "run_block", call_block)
     try:
+        network.run_block = call_block  # type: ignore[assignment]  # momentum changes every batch: never compiled
         with autocast():
             update_bn((x for x, _ in views(whole, normalize, batch_size, channels_last)), network)
         network.train(training)
+        network.run_block = run_block  # type: ignore[assignment]
         yield
     finally:
         network.train(training)
+        network.run_block = run_block  # type: ignore[assignment]
         for name, buffer in network.named_buffers():
             buffer.copy_(buffers[name])
 
@@ -135,7 +139,7 @@ def layer_responses(
             if isinstance(layer, nn.BatchNorm2d)
             else (math.nan, math.nan)
         )
-        std = math.sqrt(max(0.0, square - mean * mean))
+        std = math.sqrt(max(square - mean * mean, 0.0))  # in this order, nan stays nan
         rows.append(
             {**_place(number, name), "std": std, "mean": mean, "gamma_rms": gamma, "beta_rms": beta},
         )

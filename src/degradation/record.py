@@ -119,11 +119,12 @@ class Record:
     def start_session(self, session: dict[str, Any]) -> None:
         """Append what this process runs on; a run whose precision would change midway is refused."""
         earlier = self.sessions()
-        if earlier and (was := earlier[-1]["precision"]) != session["precision"]:
-            raise RecordError(
-                f"{self.path} was begun in {was}, not {session['precision']}; "
-                f"resume with machine.precision={was}, or delete the folder to run again"
-            )
+        for setting in ("precision", "channels_last") if earlier else ():
+            if (was := earlier[-1].get(setting)) != session.get(setting):
+                raise RecordError(
+                    f"{self.path} was begun with {setting}={was}, not {session.get(setting)}; "
+                    f"resume with machine.{setting}={was}, or delete the folder to run again"
+                )
         with open(self.path / "sessions.jsonl", "a") as file:
             file.write(json.dumps(session) + "\n")
 

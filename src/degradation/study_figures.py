@@ -63,6 +63,8 @@ def draw_by_setting(
             _errors_by(ax, part, setting, places, column, f"{network}, {what}")
     for style, (name, reference) in zip((":", "-."), (references or {}).items(), strict=False):
         level = select(table, reference)["train_error"].mean()
+        if math.isnan(level):
+            continue
         ax.axhline(level, color="0.2", linestyle=style, linewidth=1.2, label=f"{name}, training")
     ax.set_xticks(list(places.values()), [f"{value:g}" if numeric else str(value) for value in values])
     if not numeric:
@@ -156,7 +158,7 @@ def draw_signals_in_training(table: pd.DataFrame, depth: int) -> Figure:
         signals = pd.concat(tables)
         moments = sorted(signals["iteration"].unique())
         chosen = [moments[round(fraction * (len(moments) - 1))] for fraction in (0, 0.1, 0.5, 1)]
-        for shade, moment in zip((0.75, 0.55, 0.3, 0.0), chosen, strict=True):
+        for moment, shade in dict(zip(chosen, (0.75, 0.55, 0.3, 0.0), strict=True)).items():
             line = signals[signals["iteration"] == moment].groupby("layer")["grad_weight"].mean()
             ax.plot(line.index, line, color=str(shade), linewidth=1.4, label=f"iteration {moment:,}")
         ax.set_title(f"{network}-{depth}")
@@ -293,7 +295,7 @@ def has_lesions(table: pd.DataFrame, depth: int) -> bool:
 def draw_longer(table: pd.DataFrame, length: int) -> Figure:
     """Final errors of plain networks by depth, after the protocol's iterations and after `length` times as many."""
     figure, axes = new_figure(9, 3.8, 2, sharey=True)
-    long = select(table, {"network": "plain", "length": length})
+    long = select(table, {"network": "plain", "length": length})  # the caller knows that there are some
     depths = sorted(long["depth"].unique())
     usual = select(table, {"network": "plain", "length": 1})
     usual = usual[usual["depth"].isin(depths)]

@@ -64,9 +64,11 @@ def estimate_seconds(todo: list[Config], jobs: int) -> dict[str, float]:
     """Of each run, by id, from a short timing of this machine."""
     timings: dict[Any, Callable[[int], float]] = {}
     for config in todo:
-        key = (config.protocol, config.network.width)
+        key = (config.protocol.batch_size, config.network.width)
         timings[key] = timings.get(key) or calibrate(config, jobs)
-    return {c.run_id: timings[c.protocol, c.network.width](c.network.depth) for c in todo}
+    return {
+        c.run_id: c.protocol.iterations * timings[c.protocol.batch_size, c.network.width](c.network.depth) for c in todo
+    }
 
 
 def describe_time(estimate: dict[str, float], finished: int, jobs: int) -> str:
@@ -119,7 +121,7 @@ def launch(
     with tempfile.TemporaryDirectory() as folder:
         stop_file = Path(folder) / "stop"
         os.environ |= {
-            BEGAN: str(time.time()),
+            BEGAN: os.environ.get(BEGAN, str(time.time())),
             STOP_FILE: str(stop_file),
             JOBS_ENV: str(jobs),
             TOTAL_ENV: str(len(order)),

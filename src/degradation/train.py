@@ -36,7 +36,7 @@ from degradation.record import Record, RecordError, write_atomically
 from degradation.tracking import Tracker
 
 EXIT_FAILED, EXIT_BUDGET, EXIT_STOPPED = 1, 75, 130
-SIGNAL_IMAGES = 128  # of the batch on which gradients are measured
+SIGNAL_IMAGES, SIGNAL_IMAGES_DEEP = 128, 16  # of the batch on which gradients are measured; deeper than 110 layers
 BEGAN = "DEGRADATION_BEGAN"  # when the sweep began (seconds since the epoch): the budget is the whole command's
 STOP_FILE = "DEGRADATION_STOP_FILE"  # a sweep's parent process asks its workers to stop by creating this file
 
@@ -171,7 +171,7 @@ class RecordWriter(pl.Callback):
             self.row["seconds"] = self.elapsed()
             self.record.append(self.row)
             self.tracker.log(self.row)
-        if iteration % self.signals_every == 0:
+        if iteration % self.signals_every == 0 or last:
             self.record.append_gradients(iteration, self.signals())
         now = time.monotonic()
         if self.row and (now - self.told >= self.config.machine.progress_seconds or last):
@@ -306,7 +306,7 @@ def _fit(
     network = network.to(machine.device, memory_format=layout)  # type: ignore[call-overload]
     module = make_module(network, stream, config, machine)
     if config.network.parent_depth is not None and not record.checkpoint.exists():
-        _construct(config, network, record, train_set, test, normalize)
+        say(_construct(config, network, record, train_set, test, normalize))
     views: dict[str, Any] = {
         "batch_size": config.machine.evaluation_batch,
         "autocast": partial(make_autocast, machine.device, machine.precision),
@@ -326,7 +326,8 @@ def _fit(
                 row["val_error"], row["val_loss"] = evaluate(network, validation, normalize, **views)
         return row
 
-    x, y = (tensor[:SIGNAL_IMAGES].clone() for tensor in stream.batch(0))  # the same in both arms, and all along
+    shown = SIGNAL_IMAGES if config.network.depth <= 110 else SIGNAL_IMAGES_DEEP  # float32, nothing recomputed
+    x, y = (tensor[:shown].clone() for tensor in stream.batch(0))  # the same in both arms, and all along
     session = {"from": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **machines.describe(machine)}
     record.start_session(session)
     tracker = Tracker(config, record)
@@ -344,6 +345,9 @@ def _fit(
             summary = _summary("diverged", config, record, writer, module, variant)
             record.finish({**summary, "message": str(error), "final": None})
             return Outcome(config.run_id, "diverged", f"{error}; recorded as an outcome")
+        finally:
+            module.step = None  # with a captured graph, and the device memory that it holds
+        network.to(machine.device)  # Lightning leaves it on the CPU
         if writer.stopped:
             return Outcome(
                 config.run_id,
@@ -370,7 +374,7 @@ def _fit(
 
 def _construct(
     config: Config, network: Network, record: Record, train_set: ImageSet, test: ImageSet, normalize: Normalizer
-) -> None:
+) -> str:
     # Deepens the finished run that differs in depth alone, and records how equal the two are before training.
     depth = config.network.parent_depth
     assert depth is not None
@@ -380,8 +384,9 @@ def _construct(
         weights = torch.load(folder / "network.pt", map_location=test.labels.device, weights_only=True)
     except OSError:
         raise RecordError(
-            f"the trained parent {folder / 'network.pt'} is missing; first run the same with "
-            f"depth={depth} network.parent_depth=null"
+            f"the weights of the trained parent, {folder / 'network.pt'}, are not here; "
+            + (f"delete {folder} and " if (folder / "summary.json").exists() else "")
+            + f"run the same with depth={depth} network.parent_depth=null first"
         ) from None
     parent = make_network(parent_config).to(test.labels.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     parent.load_state_dict(weights)
@@ -395,6 +400,10 @@ def _construct(
         "train_error_eval": evaluate(network, train_set, normalize)[0],
     }
     write_atomically(record.initial, json.dumps(initial, indent=2) + "\n")
+    return (
+        f"built from {parent_config.run_id}: logits differ by {initial['largest_difference']:.1e} of the largest at most, "
+        f"test error {initial['test_error']:.2f} % against {initial['parent_test_error']:.2f} %"
+    )
 
 
 def make_module(network: Network, stream: BatchStream, config: Config, machine: machines.Machine) -> DegradationModule:
@@ -459,7 +468,7 @@ def _summary(
 
 
 def calibrate(config: Config, jobs: int) -> Callable[[int], float]:
-    """Seconds of a run of this protocol as a function of depth, from a few timed iterations at depths 8 and 20."""
+    """Seconds of one iteration as a function of depth, from a few timed iterations at depths 8 and 20."""
     machine = machines.resolve(config.machine, jobs)
     machines.apply(machine)
     images, _ = make_synthetic(max(512, config.protocol.batch_size), 1)
@@ -468,7 +477,8 @@ def calibrate(config: Config, jobs: int) -> Callable[[int], float]:
     seconds = []
     for depth in (8, 20):
         network = Network(depth, "A", config.network.width).to(machine.device, memory_format=layout)  # type: ignore[call-overload]
-        stream = BatchStream(images, Normalizer(images, "pixel_mean"), config.protocol.batch_size, 0)
+        normalize, size = Normalizer(images, "pixel_mean"), config.protocol.batch_size
+        stream = BatchStream(images, normalize, size, 0, channels_last=machine.channels_last)
         module = make_module(network, stream, config, machine).to(machine.device)
         module.step = module.make_step(module.configure_optimizers())
         iteration = 0
@@ -482,8 +492,9 @@ def calibrate(config: Config, jobs: int) -> Callable[[int], float]:
             if machine.device == "cuda":
                 torch.cuda.synchronize()
         seconds.append((time.monotonic() - began) / (iteration - first))
+        module.step = None
     slope = max(0.0, (seconds[1] - seconds[0]) / 12)
-    return lambda depth: config.protocol.iterations * max(seconds[1] + slope * (depth - 20), seconds[0])
+    return lambda depth: max(seconds[1] + slope * (depth - 20), seconds[0])
 
 
 def exit_status(outcomes: list[Outcome]) -> int:
