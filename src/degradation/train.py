@@ -401,8 +401,8 @@ def _construct(
     }
     write_atomically(record.initial, json.dumps(initial, indent=2) + "\n")
     return (
-        f"built from {parent_config.run_id}: logits differ by {initial['largest_difference']:.1e} of the largest at most, "
-        f"test error {initial['test_error']:.2f} % against {initial['parent_test_error']:.2f} %"
+        f"built from {parent_config.run_id}: logits differ by {initial['largest_difference']:.1e} of the largest at "
+        f"most, test error {initial['test_error']:.2f} % against {initial['parent_test_error']:.2f} %"
     )
 
 
