@@ -97,8 +97,9 @@ def test_an_iteration_is_that_of_a_plain_pytorch_loop(device: str, shortcut: str
 def test_recomputed_activations_change_no_weight_and_no_statistic(device: str, shortcut: str) -> None:
     losses, weights = run(device=device, shortcut=shortcut)
     again, recomputed = run(device=device, shortcut=shortcut, run_block=recompute_block)
-    assert again == losses
-    assert_same(recomputed, weights)
+    # Exactly, where the arithmetic repeats itself; on CUDA the order of sums does not.
+    assert again == (losses if device == "cpu" else pytest.approx(losses, rel=1e-3))
+    assert_same(recomputed, weights, 0.0 if device == "cpu" else 1e-2)
 
 
 def test_recomputing_keeps_less() -> None:

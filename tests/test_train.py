@@ -55,7 +55,8 @@ def metrics_of(folder: Path) -> pd.DataFrame:
 
 def assert_same_record(folder: Path, expected: Path) -> None:
     pd.testing.assert_frame_equal(metrics_of(folder), metrics_of(expected))
-    assert (folder / "responses.csv").read_text() == (expected / "responses.csv").read_text()
+    for probe in ("responses.csv", "gradients.csv"):
+        assert (folder / probe).read_text() == (expected / probe).read_text()
     for key in ("final", "outcome", "iteration", "warmup_ended_at", "run_id"):
         assert summary_of(folder)[key] == summary_of(expected)[key]
     ours, theirs = (torch.load(f / "network.pt", weights_only=True) for f in (folder, expected))
@@ -419,6 +420,13 @@ def test_a_misspelt_key(said: Callable[..., str], tmp_path: Path) -> None:
 def test_an_impossible_depth(said: Callable[..., str], tmp_path: Path) -> None:
     assert "depth=21 is not of the form 6n+2; the nearest such depths are 20 and 26" in said("depth=21")
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("execution", ["eager", "captured", "compiled"])
+def test_a_run_on_cuda_ends_in_a_record(tiny: Compose, execution: str) -> None:
+    outcome = train(tiny("machine=gpu", f"machine.execution={execution}", "data.last_batch=keep"))
+    assert (outcome.status, outcome.exit_status) == ("finished", 0), outcome.message
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is present")

@@ -250,7 +250,7 @@ def draw_lesion_study(table: pd.DataFrame, depths: list[int]) -> Figure:
 
     Means over seeds and draws, bands their range; Veit et al. 2016, Fig. 5.
     """
-    figure, axes = new_figure(1.5 + 4.2 * len(depths), 6.6, len(depths), sharey=True, rows=2)
+    figure, axes = new_figure(3 + 4 * len(depths), 6.6, len(depths), sharey=True, rows=2)
     panels = np.array(axes).reshape(2, len(depths))
     drawn = []
     for column, depth in enumerate(depths):
