@@ -20,7 +20,7 @@ from degradation.bench import (
     summarise,
 )
 from degradation.config import ConfigError, parse
-from degradation.figures import draw_throughput, save
+from degradation.figures import draw_growth, draw_throughput, save
 from degradation.gallery import write_bench
 
 ROOT = Path(__file__).parents[1]
@@ -80,20 +80,20 @@ def main() -> int:
     peak = measure_peak(setting)
     described = describe_machine(setting, peak)
     say(f"{described['hardware']}, {setting.machine.precision}: matrix products at {peak / 1e9:,.0f} GFLOP/s")
+    hardware, torch_version = described["hardware"], described["versions"]["torch"]
+    name = hardware.get("gpu", hardware["cpu"])
+    where = f"{name}, {hardware['cores']} cores, {setting.machine.precision}, torch {torch_version}"
     if "throughput" in parts:
         measured = measure_throughput(setting, arguments.depths, arguments.rounds, arguments.seconds, jobs, say)
         measured.to_csv(folder / "rounds.csv", index=False, float_format="%.1f")
         table = summarise(measured, peak)
         table.to_csv(folder / "throughput.csv", index=False, float_format="%.4g")
-        hardware = described["hardware"]
-        caption = (
-            f"{hardware.get('gpu', hardware['cpu'])}, {hardware['cores']} cores, {setting.machine.precision}, torch "
-            f"{described['versions']['torch']}: median and range of {arguments.rounds} interleaved rounds"
-        )
+        caption = f"{where}: median and range of {arguments.rounds} interleaved rounds"
         save(draw_throughput(table, caption), folder, "throughput")
     if "growth" in parts:
         growth = measure_growth(setting, [8, 20, *arguments.depths], [32, 64, 256], arguments.seconds / 2)
         growth.to_csv(folder / "growth.csv", index=False, float_format="%.4g")
+        save(draw_growth(growth, where), folder, "growth")
     if "memory" in parts:
         memory = measure_memory(setting, arguments.memory_depths, say)
         memory.to_csv(folder / "memory.csv", index=False, float_format="%.4g")

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -223,6 +224,25 @@ def draw_throughput(table: pd.DataFrame, caption: str) -> Figure:
         ax.set_xlim(0, 1.25 * part["highest"].max())
         ax.set_xlabel("training images / s")
         ax.set_title(f"residual-{depth}, batch 128")
+    figure.supxlabel(caption, fontsize=8, color="0.35")
+    return figure
+
+
+def draw_growth(table: pd.DataFrame, caption: str) -> Figure:
+    """Seconds per iteration against depth (batch 128) and against batch (depth 20), each with the line through it."""
+    figure, axes = new_figure(8, 3.4, 2)
+    parts = {"depth": table[table["batch"] == 128], "batch": table[table["depth"] == 20]}
+    for ax, (column, rows) in zip(axes, parts.items(), strict=True):
+        slope, start = np.polyfit(rows[column], rows["seconds_per_iteration"], 1)
+        ends = np.array([0, rows[column].max()])
+        label = f"{1000 * slope:.2f} ms each, {1000 * start:+.0f} ms"
+        ax.plot(ends, start + slope * ends, color="0.6", linestyle="--", linewidth=1, label=label)
+        ax.scatter(rows[column], rows["seconds_per_iteration"], color="#1f5f99", zorder=3)
+        ax.set_xlim(left=0)
+        ax.set_ylim(bottom=0)
+        ax.set_xlabel("depth (weighted layers), batch 128" if column == "depth" else "images in a batch, depth 20")
+        ax.set_ylabel("seconds per iteration")
+        ax.legend(fontsize=8)
     figure.supxlabel(caption, fontsize=8, color="0.35")
     return figure
 

@@ -287,16 +287,15 @@ def write_bench(folder: Path, described: dict[str, Any]) -> Path:
         "The usual recipe: torchvision's CIFAR10 with PIL transforms, a DataLoader, eager float32 NCHW, `.item()` every"
         " step. The ratio is to the better of its two forms, within each round; the median over rounds is told.",
     ]
-    if (folder / "throughput.png").exists():
-        parts.append("![training images per second](throughput.png)")
     for name, (title, columns) in _BENCH_TABLES.items():
         if (folder / f"{name}.csv").exists():
             table = pd.read_csv(folder / f"{name}.csv")
+            picture = f"![{title.lower()}]({name}.png)\n\n" if (folder / f"{name}.png").exists() else ""
             for column in {"images_per_second", "lowest", "highest", "gflops"} & set(table):
                 table[column] = table[column].round().astype(int)
             for column in {"seconds_per_iteration"} & set(table):
                 table[column] = table[column].map("{:.3g}".format)
-            parts.append(f"## {title}\n\n" + markdown_table(table, columns))
+            parts.append(f"## {title}\n\n{picture}" + markdown_table(table, columns))
     for key, text in (
         ("seconds_to_first_iteration", "From starting `experiments/train.py` to its first iteration"),
         ("seconds_for_figures_of_50_records", "Figures, tables and gallery of 50 full-length records"),
