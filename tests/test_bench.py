@@ -1,6 +1,7 @@
 """The benchmark measures what it names; how fast that is, is not tested."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -47,6 +48,7 @@ def test_the_usual_recipe_reads_images_as_torchvision_does() -> None:
 
 def test_every_variant_runs_and_is_shown(compose: Compose, tmp_path: Path) -> None:
     setting = default_setting(compose("protocol=paper", "data=synthetic", "logger=none", "machine=cpu"))
+    setting = replace(setting, executions=("eager",))  # to compile takes its time; test_module.py does
     measured = measure_throughput(setting, [8], 1, 0.0, (), lambda text: None)
     assert (measured["images_per_second"] > 0).all()
     table = summarise(measured, peak=1e12)

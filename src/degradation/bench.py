@@ -50,6 +50,7 @@ class Setting:
     config: Config
     machine: machines.Machine
     train: ImageSet
+    executions: tuple[machines.Execution, ...] = ()
 
     @property
     def cuda(self) -> bool:
@@ -238,9 +239,8 @@ def variants(setting: Setting, depth: int, jobs: tuple[int, ...], seconds: float
         "bare loop, channels_last, fp32": bare_loop(setting, depth, True, "fp32"),
     }
     bare = found[f"bare loop, channels_last, {precision}"] = bare_loop(setting, depth, True, precision)
-    if setting.cuda:
-        for execution in ("eager", "compiled", "captured"):
-            found[f"this suite's step, {execution}"] = our_step(setting, depth, execution)  # type: ignore[arg-type]
+    for execution in setting.executions:
+        found[f"this suite's step, {execution}"] = our_step(setting, depth, execution)
     for run in found.values():
         run(seconds)
     found[TRAINER] = our_trainer(setting, depth, bare(seconds))
@@ -412,7 +412,8 @@ def measure_figures(root: Path, configs: list[Config]) -> float:
 
 def default_setting(config: Config) -> Setting:
     """On this machine, with the embedded images."""
-    return Setting(config, machines.resolve(config.machine), load_cifar10_mini()[0])
+    machine = machines.resolve(config.machine)
+    return Setting(config, machine, load_cifar10_mini()[0], machines.executions(machine.device))
 
 
 def describe_machine(setting: Setting, peak: float) -> dict[str, Any]:

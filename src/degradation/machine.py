@@ -42,6 +42,12 @@ def cpu_has_bf16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
+def executions(device: str) -> tuple[Execution, ...]:
+    """How an iteration can be executed there, besides as it stands on a CPU; torch.compile needs a C++ compiler."""
+    compiled: tuple[Execution, ...] = ("compiled",) if shutil.which(os.environ.get("CXX", "g++")) else ()
+    return ("eager", *compiled, "captured") if device == "cuda" else compiled
+
+
 def resolve(config: MachineConfig, jobs: int = 1) -> Machine:
     """Decide every `auto`, for one of `jobs` runs at once.
 
