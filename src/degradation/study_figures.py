@@ -23,9 +23,14 @@ DASHES: dict[str, Any] = {"plain": (0, (3, 1.5)), "residual": "-"}
 def caption(figure: Figure, table: pd.DataFrame, what: str = "") -> None:
     """The line on every figure: protocol, data, n."""
     run = table.iloc[0]
-    seeds = table["seed"].nunique()
+    counts = table.groupby(["network", "depth"])["seed"].nunique()
+    seeds = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
     note = PROTOCOL_NOTES.get(run["protocol.name"], "")
-    parts = [f"protocol {run['protocol.name']} on {run['data.name']}", f"{seeds} seed{'s' if seeds > 1 else ''}", what]
+    parts = [
+        f"protocol {run['protocol.name']} on {run['data.name']}",
+        f"n = {seeds} seed{'s' if counts.max() > 1 else ''} each",
+        what,
+    ]
     figure.supxlabel(
         ", ".join(part for part in parts if part) + (f" ({note})" if note else ""), fontsize=8, color="0.35"
     )
