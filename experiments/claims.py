@@ -11,6 +11,7 @@ from pathlib import Path
 from degradation.analysis import ARMS, find_results
 from degradation.claims import ClaimError, lesions_folder, list_studies, load_claims, load_tables, select
 from degradation.cli import EXIT_INPUT, choose_protocol
+from degradation.config import ConfigError
 from degradation.record import RecordError
 from degradation.train import BEGAN, EXIT_BUDGET, EXIT_STOPPED
 
@@ -71,7 +72,10 @@ def main() -> int:
     chosen = arguments.studies.split(",")
     if unknown := [study for study in chosen if study not in studies]:
         parser.error(f"unknown study {unknown[0]}; there are {', '.join(studies)}")
-    protocol = choose_protocol([f"protocol={arguments.protocol}"] if arguments.protocol else [])
+    try:
+        protocol = choose_protocol([f"protocol={arguments.protocol}"] if arguments.protocol else [])
+    except ConfigError as error:
+        parser.error(str(error))
     os.environ.setdefault(BEGAN, str(time.time()))  # budget_minutes is that of the whole command
     status = 0
     for number, study in enumerate(chosen, 1):

@@ -10,7 +10,7 @@ import hydra
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from degradation.cli import find_variant
+from degradation.cli import choose_protocol, find_variant
 from degradation.config import LATER, Config, ConfigError, parse, run_id
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -119,6 +119,13 @@ def test_every_run_of_every_study_composes(study: str) -> None:
             assert config.protocol.name == "quick"
             ids.add(config.run_id)
         assert len(ids) == math.prod(map(len, axes))
+
+
+@pytest.mark.parametrize("named", ["qick", "quick,smok", ""])
+def test_a_protocol_that_is_not_there_is_told_as_such(named: str) -> None:
+    with pytest.raises(ConfigError, match="is not one of paper, quick, short, smoke"):
+        choose_protocol(["experiment=degradation_cifar", f"protocol={named}", "seed=0,1"])
+    assert choose_protocol(["protocol=quick,smoke"]) == ["protocol=quick,smoke"]
 
 
 @pytest.mark.parametrize("flip", options("flip"))

@@ -90,7 +90,17 @@ def _fail(error: BaseException) -> int:
 
 
 def choose_protocol(arguments: list[str]) -> list[str]:
-    """Without a protocol on the command line: paper where a CUDA device is present, quick where not."""
+    """Without a protocol on the command line: paper where a CUDA device is present, quick where not.
+
+    Raises:
+        ConfigError: there is no such protocol. Hydra would complain of something else where an axis is swept, too.
+    """
+    known = sorted(path.stem for path in (CONF / "protocol").glob("*.yaml"))
+    for argument in arguments:
+        if argument.startswith("protocol="):
+            for name in argument.removeprefix("protocol=").split(","):
+                if name not in known:
+                    raise ConfigError(f"protocol={name} is not one of {', '.join(known)}")
     asks = any(a.startswith("-") and a not in ("-m", "--multirun") for a in arguments)  # --help, --cfg and the like
     if asks or any(a.lstrip("+").startswith("protocol=") for a in arguments):
         return arguments
