@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from degradation.analysis import ARMS, find_results
-from degradation.claims import ClaimError, lesions_folder, list_studies, load_claims, load_tables, select
+from degradation.claims import ClaimError, list_studies, load_claims, load_tables, probes_folder, select
 from degradation.cli import EXIT_INPUT, choose_protocol
 from degradation.config import ConfigError
 from degradation.record import RecordError
@@ -33,17 +33,17 @@ def run(command: list[str]) -> int:
             signal.signal(number, handler)
 
 
-def probe_lesions(results: Path, protocol: str) -> int:
-    """Measure the lesions of every network of the default grid that was trained here and is not yet measured."""
+def probe_networks(results: Path, protocol: str) -> int:
+    """Lesion and deepen every network of the default grid that was trained here and is not yet measured."""
     status = 0
     table = load_tables(results).get(protocol)
     grid = [{"network": network, "depth": depth} for network in ARMS for depth in (20, 56)] if table is not None else []
     for where in grid:
         for folder in select(table, where)["folder"]:
-            out = lesions_folder(folder)
+            out = probes_folder(folder)
             if (folder / "network.pt").exists() and not out.exists():
-                print(f"\nlesions of {folder.name}", flush=True)
-                options = ["--probes", "lesions", "--lesion-images", "500", "--out", str(out)]
+                print(f"\nlesions of {folder.name}, and the constructed solutions from it", flush=True)
+                options = ["--probes", "lesions,constructed", "--lesion-images", "500", "--out", str(out)]
                 done = run([str(HERE / "probe.py"), str(folder), *options])
                 status = status or done
                 if done < 0:  # a signal
@@ -88,8 +88,8 @@ def main() -> int:
         if done in (EXIT_BUDGET, EXIT_STOPPED) or done < 0:
             return EXIT_STOPPED if done < 0 else done
     try:
-        if "lesions" in chosen:
-            status = status or probe_lesions(Path(arguments.results), protocol[-1].removeprefix("protocol="))
+        if {"lesions", "constructed_solution"} & set(chosen):
+            status = status or probe_networks(Path(arguments.results), protocol[-1].removeprefix("protocol="))
     except RecordError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_INPUT

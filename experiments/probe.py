@@ -1,6 +1,7 @@
 """What a trained network looks like inside, of a run or of other code: python experiments/probe.py --help.
 
-Tables and figures of errors, layer responses (Fig. 7), gradients by layer (section 4.1) and lesions (arXiv 1605.06431).
+Tables and figures of errors, layer responses (Fig. 7), gradients by layer (section 4.1), lesions (arXiv 1605.06431),
+and the deeper networks that identity layers make of this one (the constructed solution, section 1).
 """
 
 import argparse
@@ -17,7 +18,8 @@ import pandas as pd
 import torch
 
 from degradation import machine as machines
-from degradation.checkpoint import CheckpointError, checkpoint_file, load_network, read_config, shortcut_of
+from degradation.checkpoint import CheckpointError, checkpoint_file, load_network, read_config
+from degradation.construct import deepen_each
 from degradation.data import DataError, ImageSet, Normalizer, load_cifar10, load_cifar10_mini, make_synthetic
 from degradation.figures import save
 from degradation.lesions import deletable, delete_each, delete_random, swap_random, swappable
@@ -26,9 +28,10 @@ from degradation.probe_figures import draw_gradients, draw_lesions, draw_respons
 from degradation.probes import evaluate, layer_gradients, layer_responses
 from degradation.record import write_atomically
 
-PROBES = ("error", "responses", "gradients", "lesions")
+PROBES = ("error", "responses", "gradients", "lesions", "constructed")
 MADE = {f"{probe}.{kind}" for probe in PROBES for kind in ("csv", "png", "svg")} | {"probe.json"}
 GRADIENT_BATCH = 128  # section 4.2
+DEEPER = (20, 32, 44, 56, 110)  # the depths of section 4.2 up to which identity layers are added
 MOST_COUNTS = 10  # of blocks deleted or pairs swapped at once, between 1 and all
 DRAWINGS = {"responses": draw_responses, "gradients": draw_gradients, "lesions": draw_lesions}
 
@@ -81,8 +84,13 @@ def parse() -> argparse.Namespace:
     add("--normalization", choices=("pixel_mean", "channel"), help="default: the run's, else pixel_mean")
     add("--mean", type=triple, help="of each channel, in place of --normalization, such as 0.485,0.456,0.406")
     add("--std", type=triple, help="with --mean, such as 0.229,0.224,0.225")
-    add("--probes", default=",".join(PROBES), help="default: %(default)s")
-    add("--lesion-images", type=positive, default=2000, help="test images for each lesion (default: %(default)s)")
+    add("--probes", default=",".join(PROBES), help="default: %(default)s (constructed: where it applies)")
+    add(
+        "--lesion-images",
+        type=positive,
+        default=2000,
+        help="test images for each lesion, and each deeper network (default: %(default)s)",
+    )
     add("--draws", type=positive, default=3, help="random lesions of each size (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the random lesions (default: %(default)s)")
     add("--out", type=Path, help="folder of tables and figures (default: inspect/<name of the checkpoint>)")
@@ -155,6 +163,14 @@ def probe_lesions(
     return table, f"{said}, on {len(images):,} test images"
 
 
+def probe_constructed(
+    network: Network, depths: list[int], train: ImageSet, images: ImageSet, normalize: Normalizer
+) -> tuple[pd.DataFrame, str]:
+    table = pd.DataFrame(deepen_each(network, depths, train, images, normalize))
+    said = "   ".join(f"{row.depth} layers {row.largest_difference:.1e}" for row in table.itertuples())
+    return table, f"largest difference of a logit, of the largest: {said}, on {len(images):,} test images"
+
+
 def main() -> int:
     """Exit status 2, with one line and nothing written, where the input is wrong."""
     arguments = parse()
@@ -172,6 +188,11 @@ def main() -> int:
             train = train[: len(train) - trained_on.get("validation_images", 0)]
         if (classes := network.head.out_features) != 10:
             raise CheckpointError(f"{file}: the network has {classes} classes, and {data} has 10")
+        deeper = [depth for depth in DEEPER if depth > network.depth]
+        if not deeper or network.settings["norm"] != "batch" or network.settings["alpha"] != 1:
+            if arguments.probes == ["constructed"]:
+                raise CheckpointError(f"{file}: constructed needs BN, alpha 1 and a depth below {DEEPER[-1]}")
+            arguments.probes = [probe for probe in arguments.probes if probe != "constructed"]
     except (CheckpointError, DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -183,14 +204,14 @@ def main() -> int:
     normalize.mean, normalize.std = normalize.mean.to(device), normalize.std.to(device)
     network, train, test = network.to(device), train.to(device), test.to(device)
 
-    shortcut = shortcut_of(network)
-    described = f"{name}: depth {network.depth}, shortcut {shortcut}"
+    described = f"{name}: depth {network.depth}, shortcut {network.settings['shortcut']}"
     print(f"{described}, width {network.stem.out_channels}, {parameter_count(network):,} parameters")
     print(f"on {data}, {normalization}, float32 on {device.type}")
     images = {
         "responses": test,
         "gradients": train[:GRADIENT_BATCH],
         "lesions": test[: arguments.lesion_images],
+        "constructed": test[: arguments.lesion_images],
     }
     machine = machines.Machine(device.type, "fp32", True, torch.get_num_threads(), 1, "eager", False)
     machines.apply(machine)
@@ -209,6 +230,7 @@ def main() -> int:
         "responses": lambda: probe_responses(network, images["responses"], normalize),
         "gradients": lambda: probe_gradients(network, images["gradients"], normalize),
         "lesions": lambda: probe_lesions(network, images["lesions"], normalize, arguments.draws, arguments.seed),
+        "constructed": lambda: probe_constructed(network, deeper, train, images["constructed"], normalize),
     }
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from degradation.checkpoint import CheckpointError, checkpoint_file, load_network, match, read_config, shortcut_of
+from degradation.checkpoint import CheckpointError, checkpoint_file, load_network, match, read_config
 from degradation.network import Network
 
 from .conftest import Compose
@@ -90,7 +90,7 @@ def test_names_and_order_of_other_code_do_not_matter(variant: str, shortcut: str
     network = make_network(shortcut, pad_side="both")
     tensors = VARIANTS[variant](network.state_dict())
     matched = match(tensors, shortcut if shortcut in ("none", "A") else None, "both")  # type: ignore[arg-type]
-    assert shortcut_of(matched) == shortcut
+    assert matched.settings["shortcut"] == shortcut
     assert matched.depth == 14
     assert same_outputs(network, matched)
 
@@ -137,7 +137,7 @@ def test_a_run_loads_from_its_folder_and_from_its_file(settings: list[str], tiny
     network = load_network(folder)
     saved = torch.load(folder / "network.pt", weights_only=True)
     assert all(torch.equal(saved[name], tensor) for name, tensor in network.state_dict().items())
-    assert shortcut_of(network) == config.network.shortcut
+    assert network.settings["shortcut"] == config.network.shortcut
     assert same_outputs(network, load_network(folder / "network.pt"))
     assert read_config(folder)["data"]["name"] == "synthetic"  # type: ignore[index]
     if config.network.shortcut == "A":

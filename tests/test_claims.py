@@ -18,10 +18,10 @@ from degradation.claims import (
     decide,
     growth_per_layer,
     judge,
-    lesions_folder,
     level,
     load_claims,
     load_tables,
+    probes_folder,
     select,
     slope_in_depth,
 )
@@ -45,7 +45,7 @@ def put(results: Path, seed: int, *overrides: str, error: float, gradient: float
         running = max(slow, 100 - 0.02 * iteration * 100 / (10 + slow))
         record.append({"iteration": iteration, "lr": 0.1, "train_error": running, "train_loss": 1.0, "seconds": 1.0})
     layers = [(n, 0 if n == 1 else 1 + 3 * (n - 2) // (depth - 2)) for n in range(1, depth)]
-    hurt = summary.pop("hurt", 0.0)
+    hurt, apart = summary.pop("hurt", 0.0), summary.pop("apart", 0.0) * (1 + noise)
     scale = summary.pop("response", 1.0) * (1 + noise / 100)
     record.write_table("responses.csv", [{"layer": n, "name": "", "stage": s, "std": scale} for n, s in layers])
     factor = gradient * (1 + noise / 100)
@@ -60,10 +60,11 @@ def put(results: Path, seed: int, *overrides: str, error: float, gradient: float
     described = {"run_id": record.id, "variant": variant, "study": config.study, "length": config.length}
     parts = {"seconds": 1.0, "precision": "fp32", "parameters": 1, "multiply_adds": 1, "commit": "none", **summary}
     record.finish({"outcome": "finished", **described, "final": final, **parts})
-    probed = lesions_folder(record.path)
+    probed = probes_folder(record.path)
     probed.mkdir(parents=True)
     rows = ["kind,count,draw,blocks,error,loss", f"delete,0,0,,{error},1", f"delete_one,1,0,a,{error + hurt},1"]
     (probed / "lesions.csv").write_text("\n".join(rows) + "\n")
+    (probed / "constructed.csv").write_text(f"depth,largest_difference\n56,{apart}\n110,{apart}\n")
     record.close()
 
 
@@ -73,6 +74,7 @@ def build_world(results: Path, right: bool) -> None:
     residual = {20: 9.0, 56: 7.0, 110: 6.5, 1202: -1.0} if right else {20: 35.0, 56: 45.0, 110: 50.0, 1202: 5.0}
     gradient = 1.02 if right else 0.8
     near = 0.3 if right else 9.0
+    apart = 1e-6 if right else 0.1
     hurt = {"plain": 60.0, "residual": 5.0} if right else {"plain": 1.0, "residual": 9.0}
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         for seed in SEEDS:
@@ -81,10 +83,10 @@ def build_world(results: Path, right: bool) -> None:
                     size = (2.0 if name == "plain" else 1.0 - depth / 1000) if right else (0.5 + depth / 1000)
                     size *= 1.0 if right or name == "plain" else 3.0
                     arm = [f"network={name}", f"depth={depth}"]
-                    put(results, seed, *arm, error=error, response=size, gradient=gradient, hurt=hurt[name])
+                    told = {"response": size, "gradient": gradient, "hurt": hurt[name], "apart": apart}
+                    put(results, seed, *arm, error=error, **told)
             deep, shallow = plain[56], plain[20]
             child = ["network=plain", "depth=56", "network.parent_depth=20"]
-            apart = 1e-6 if right else 0.1
             put(results, seed, *child, error=11.0 if right else 20.0, initial={"largest_difference": apart})
             for depth, size in ((20, 2.0), (56, 1.0 if right else 3.0)):
                 undecayed = ["network=residual", f"depth={depth}", "protocol.decay_batchnorm=false"]

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from degradation.construct import ConstructionError, deepen, largest_difference
+from degradation.construct import ConstructionError, deepen, deepen_each, largest_difference, stage_statistics
 from degradation.data import Normalizer, make_synthetic
 from degradation.network import Network, Shortcut
+from degradation.probes import evaluate
 from degradation.train import train
 
 from .conftest import Compose
@@ -35,7 +36,7 @@ def test_a_deepened_network_is_its_parent(shortcut: Shortcut, depth: int) -> Non
     parent, child = trained(shortcut), Network(depth, shortcut, width=4, seed=5)
     x = NORMALIZE(TEST.images)
     assert not torch.allclose(child.eval()(x), parent(x), rtol=0.1)
-    deepen(parent, child, TRAIN, NORMALIZE)
+    deepen(parent, child, stage_statistics(parent, TRAIN, NORMALIZE))
     logits = parent(x)
     torch.testing.assert_close(child(x), logits, rtol=0, atol=1e-5 * logits.abs().max().item())
     assert largest_difference(parent, child, TEST, NORMALIZE) < 1e-5
@@ -43,7 +44,7 @@ def test_a_deepened_network_is_its_parent(shortcut: Shortcut, depth: int) -> Non
 
 def test_the_identity_layers_can_learn() -> None:
     parent, child = trained("none"), Network(20, "none", width=4)
-    deepen(parent, child, TRAIN, NORMALIZE)
+    deepen(parent, child, stage_statistics(parent, TRAIN, NORMALIZE))
     loss = F.cross_entropy(child.train()(NORMALIZE(TRAIN.images)), TRAIN.labels)
     loss.backward()
     added = child.blocks()["stage2.block3"]
@@ -53,18 +54,40 @@ def test_the_identity_layers_can_learn() -> None:
 
 def test_a_difference_is_seen() -> None:
     parent, child = trained("none"), Network(20, "none", width=4)
-    deepen(parent, child, TRAIN, NORMALIZE)
+    deepen(parent, child, stage_statistics(parent, TRAIN, NORMALIZE))
     child.blocks()["stage3.block3"].bn2.bias.data += 0.1  # type: ignore[operator,union-attr]
     assert largest_difference(parent, child, TEST, NORMALIZE) > 1e-2
 
 
 @pytest.mark.parametrize(
     ("child", "told"),
-    [(Network(20, "none", width=2), "differ in more than depth"), (Network(14, "none", width=4), "not deeper")],
+    [
+        (Network(20, "none", width=2), "differ in more than depth: width is 4 and 2"),
+        (Network(20, "A", width=4), "differ in more than depth: shortcut is none and A"),
+        (Network(14, "none", width=4), "not deeper"),
+    ],
 )
 def test_what_cannot_be_built(child: Network, told: str) -> None:
+    parent = trained("none")
+    statistics = stage_statistics(parent, TRAIN, NORMALIZE)
     with pytest.raises(ConstructionError, match=told):
-        deepen(trained("none"), child, TRAIN, NORMALIZE)
+        deepen(parent, child, statistics)
+
+
+def test_without_batch_normalisation_no_layer_is_an_exact_identity() -> None:
+    parent, child = (Network(depth, "none", width=4, norm="none") for depth in (8, 14))
+    with pytest.raises(ConstructionError, match="only with norm=batch"):
+        deepen(parent, child, [])
+
+
+@pytest.mark.parametrize("shortcut", ["none", "A"])
+def test_every_depth_is_compared_with_the_parent(shortcut: Shortcut) -> None:
+    parent = trained(shortcut, depth=8)
+    rows = deepen_each(parent, [14, 110], TRAIN, TEST, NORMALIZE)
+    error, _ = evaluate(parent, TEST, NORMALIZE)
+    assert [row["depth"] for row in rows] == [14, 110]
+    assert all(row["largest_difference"] < 1e-5 for row in rows)
+    assert [(row["parent_error"], row["error"]) for row in rows] == [(error, error)] * 2
 
 
 @pytest.mark.parametrize("network", ["plain", "residual"])

@@ -24,6 +24,7 @@ TABLES = {
     "responses.csv": ["layer", "name", "stage", "std", "mean", "gamma_rms"],
     "gradients.csv": ["layer", "name", "stage", "std", "grad_response", "grad_weight"],
     "lesions.csv": ["kind", "count", "draw", "blocks", "error", "loss"],
+    "constructed.csv": ["depth", "largest_difference", "parent_error", "error"],
 }
 FIGURES = {"responses.png", "gradients.png", "lesions.png"}
 
@@ -68,6 +69,7 @@ def test_a_checkpoint_of_other_code_from_end_to_end(tmp_path: Path, probe: Probe
         "responses",
         "gradients",
         "lesions",
+        "constructed",
         "tables",
     ]
     assert "depth 14, shortcut A, width 2" in done.stdout
@@ -79,6 +81,8 @@ def test_a_checkpoint_of_other_code_from_end_to_end(tmp_path: Path, probe: Probe
     for name, columns in TABLES.items():
         assert list(tables[name])[: len(columns)] == columns
     assert len(tables["responses.csv"]) == len(tables["gradients.csv"]) == 13
+    assert tables["constructed.csv"]["depth"].tolist() == [20, 32, 44, 56, 110]
+    assert tables["constructed.csv"]["largest_difference"].astype(float).max() < 1e-4
     lesions = tables["lesions.csv"]
     assert lesions[lesions["kind"] == "delete_one"]["blocks"].tolist() == deletable(network)
 
@@ -126,7 +130,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(tmp_path: Path, probe: Pro
         (["../none.pt"], "../none.pt is not a file"),
         (["../other.pt"], "../other.pt: no 1x1 convolution, so the shortcut is none or A"),
         (["../other.pt", "--shortcut", "D"], "argument --shortcut: invalid choice: 'D'"),
-        ([*known, "--probes", "error,x"], "--probes: x is not one of error, responses, gradients, lesions"),
+        ([*known, "--probes", "error,x"], "--probes: x is not one of error, responses, gradients, lesions, c"),
         ([*known, "--mean", "0.5,0.5,0.5"], "--mean and --std go together"),
         ([*known, "--mean", "0.5,0.5", "--std", "1,1,1"], "argument --mean: invalid triple value"),
         ([*known, "--out", "../mine"], "../mine holds other things"),

@@ -15,7 +15,7 @@ import yaml
 from torch import Tensor, nn
 
 from degradation.config import LATER
-from degradation.network import Network, PadSide, Shortcut, ZeroPadShortcut, blocks_per_stage
+from degradation.network import Network, PadSide, Shortcut, blocks_per_stage
 
 ROLES = ("weight", "bias", "running_mean", "running_var")  # of a layer's tensors: torch's names, in torch's order
 NESTED = ("state_dict", "model_state_dict", "model", "net", "network")
@@ -217,14 +217,3 @@ def load_network(path: str | Path, shortcut: Shortcut | None = None, pad_side: P
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{file} is not the network that its config.yaml describes ({reason})") from None
     return network
-
-
-def shortcut_of(network: Network) -> Shortcut:
-    """The option that a network was built with."""
-    blocks = network.blocks()
-    changing = blocks["stage2.block1"].shortcut
-    if changing is None:
-        return "none"
-    if isinstance(changing, ZeroPadShortcut):
-        return "A"
-    return "C" if isinstance(blocks["stage1.block1"].shortcut, nn.Sequential) else "B"

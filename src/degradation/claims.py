@@ -291,15 +291,25 @@ def gradient_ratio(table: pd.DataFrame, where: Filter, iteration: str = "first")
     )
 
 
-def load_lesions(run_folder: Path) -> pd.DataFrame:
-    """What experiments/probe.py measured of a run: kind, count, draw, blocks, error, loss; empty if nothing."""
-    path = lesions_folder(run_folder) / "lesions.csv"
-    return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["kind", "count", "error"])
+def load_probe(run_folder: Path, probe: str) -> pd.DataFrame:
+    """The table that experiments/probe.py wrote of a run, such as its lesions; empty if none."""
+    path = probes_folder(run_folder) / f"{probe}.csv"
+    return pd.read_csv(path) if path.exists() else pd.DataFrame()
 
 
-def lesions_folder(run_folder: Path) -> Path:
+def probes_folder(run_folder: Path) -> Path:
     """results/probes/<run id>, beside results/runs/<run id>."""
     return run_folder.parents[1] / "probes" / run_folder.name
+
+
+def constructed_difference(table: pd.DataFrame, network: str, shallow: int, deep: int) -> pd.Series:
+    """The largest logit difference between a trained network and the deeper one built from it, before any training."""
+    found = {}
+    for pair, folder in _finished(table, {"network": network, "depth": shallow}).items():
+        rows = load_probe(folder, "constructed")
+        if len(rows) and (rows["depth"] == deep).any():
+            found[pair] = rows.loc[rows["depth"] == deep, "largest_difference"].iloc[0]
+    return pd.Series(found, dtype=float)
 
 
 def lesion_difference(table: pd.DataFrame, depth: int) -> pd.Series:
@@ -308,7 +318,7 @@ def lesion_difference(table: pd.DataFrame, depth: int) -> pd.Series:
     def rise(network: str) -> pd.Series:
         found = {}
         for pair, folder in _finished(table, {"network": network, "depth": depth}).items():
-            rows = load_lesions(folder)
+            rows = load_probe(folder, "lesions")
             if len(rows):
                 intact = rows.loc[rows["count"] == 0, "error"].iloc[0]
                 found[pair] = rows.loc[rows["kind"] == "delete_one", "error"].mean() - intact
@@ -328,6 +338,7 @@ STATISTICS: dict[str, Callable[..., pd.Series]] = {
         response_change,
         gradient_growth,
         gradient_ratio,
+        constructed_difference,
         lesion_difference,
     )
 }

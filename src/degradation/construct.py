@@ -4,12 +4,14 @@
 layers are copied from the learned shallower model."
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
 from degradation.data import ImageSet, Normalizer
 from degradation.network import Block, Network
-from degradation.probes import evaluating, views
+from degradation.probes import evaluate, evaluating, views
 
 
 class ConstructionError(Exception):
@@ -78,30 +80,32 @@ def stage_statistics(network: Network, train: ImageSet, normalize: Normalizer) -
 
 
 @torch.no_grad()
-def deepen(parent: Network, child: Network, train: ImageSet, normalize: Normalizer) -> None:
+def deepen(parent: Network, child: Network, statistics: list[tuple[Tensor, Tensor]]) -> None:
     """Make a freshly initialised deeper network compute what its trained parent computes, in eval mode.
 
     The blocks of each stage are copied; those that the child has more of, at the stage's end, become identities.
 
+    Args:
+        statistics: the parent's, see `stage_statistics`.
+
     Raises:
-        ConstructionError: the two differ in more than depth, or the child is not the deeper.
+        ConstructionError: the two differ in more than depth, the child is not the deeper, or no block can be an exact
+            identity: without BN, or with shortcuts of another strength than 1.
     """
-    statistics = stage_statistics(parent, train, normalize)
-    tensors = {"stem": parent.stem, "bn": parent.bn, "head": parent.head}
-    try:
-        for name, module in tensors.items():
-            getattr(child, name).load_state_dict(module.state_dict())
-        for blocks, copied, (mean, variance) in zip(_stages(child), _stages(parent), statistics, strict=True):
-            for block, old in zip(blocks, copied, strict=False):
-                block.load_state_dict(old.state_dict())
-            for block in blocks[len(copied) :]:
-                _be_identity(block, mean, variance)
-            if len(blocks) <= len(copied):
-                raise ConstructionError(f"depth {child.depth} is not deeper than depth {parent.depth}")
-    except RuntimeError as error:
-        raise ConstructionError(
-            f"the networks differ in more than depth: {str(error).splitlines()[-1].strip()}"
-        ) from error
+    for key, ours in child.settings.items():
+        if ours != (theirs := parent.settings[key]):
+            raise ConstructionError(f"the networks differ in more than depth: {key} is {theirs} and {ours}")
+    if child.settings["norm"] != "batch" or child.settings["alpha"] != 1:
+        raise ConstructionError("added layers are identities only with norm=batch and alpha=1")
+    if child.depth <= parent.depth:
+        raise ConstructionError(f"depth {child.depth} is not deeper than depth {parent.depth}")
+    for name in ("stem", "bn", "head"):
+        getattr(child, name).load_state_dict(getattr(parent, name).state_dict())
+    for blocks, copied, (mean, variance) in zip(_stages(child), _stages(parent), statistics, strict=True):
+        for block, old in zip(blocks, copied, strict=False):
+            block.load_state_dict(old.state_dict())
+        for block in blocks[len(copied) :]:
+            _be_identity(block, mean, variance)
 
 
 def largest_difference(parent: Network, child: Network, data: ImageSet, normalize: Normalizer) -> float:
@@ -113,3 +117,31 @@ def largest_difference(parent: Network, child: Network, data: ImageSet, normaliz
             difference = torch.maximum(difference, (child(x) - logits).abs().max())
             largest = torch.maximum(largest, logits.abs().max())
     return (difference / largest).item()
+
+
+def deepen_each(
+    parent: Network, depths: Iterable[int], train: ImageSet, data: ImageSet, normalize: Normalizer
+) -> list[dict[str, float]]:
+    """Build the constructed solution at every depth, and compare it with its parent before any training.
+
+    Args:
+        depths: each above the parent's.
+        train: whose activations the identities are made for.
+        data: images to compare on, in eval mode.
+
+    Returns:
+        One row per depth: depth, largest_difference (of logits, as a fraction of the largest), parent_error and error
+        (percent).
+
+    Raises:
+        ConstructionError: see `deepen`.
+    """
+    statistics = stage_statistics(parent, train, normalize)
+    parent_error, _ = evaluate(parent, data, normalize)
+    rows = []
+    for depth in depths:
+        child = Network(depth, **parent.settings).to(data.labels.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        deepen(parent, child, statistics)
+        difference, (error, _) = largest_difference(parent, child, data, normalize), evaluate(child, data, normalize)
+        rows.append({"depth": depth, "largest_difference": difference, "parent_error": parent_error, "error": error})
+    return rows

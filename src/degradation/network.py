@@ -6,7 +6,7 @@ stages of n blocks with two 3x3 convolutions each, global average pooling and a 
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -179,6 +179,15 @@ class Network(nn.Module):
         if width < 1 or classes < 1:
             raise ValueError(f"width={width} and classes={classes} must be at least 1")
         self.depth = depth
+        # What else it takes to build another of the family, such as a deeper one.
+        self.settings: dict[str, Any] = {
+            "shortcut": shortcut,
+            "width": width,
+            "classes": classes,
+            "pad_side": pad_side,
+            "alpha": alpha,
+            "norm": norm,
+        }
         self.run_block: Callable[[Block, Tensor], Tensor] = call_block
         self.stem, self.bn = _convolve(3, width, 1, norm)
         widths = [width, width, 2 * width, 4 * width]

@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from degradation.analysis import ARMS
-from degradation.claims import Filter, Verdict, growth_per_layer, load_lesions, select
+from degradation.claims import Filter, Verdict, growth_per_layer, load_probe, select
 from degradation.figures import NETWORK_STYLES, PROTOCOL_NOTES, colour_of, new_figure
 from degradation.record import load_gradients, load_metrics
 
@@ -261,7 +261,7 @@ def draw_lesion_study(table: pd.DataFrame, depths: list[int]) -> Figure:
     for column, depth in enumerate(depths):
         for network in ARMS:
             rows = select(table, {"network": network, "depth": depth})
-            tables = [found for folder in rows["folder"] if len(found := load_lesions(folder))]
+            tables = [found for folder in rows["folder"] if len(found := load_probe(folder, "lesions"))]
             if not tables:
                 continue
             drawn.append(rows)
@@ -294,7 +294,7 @@ def has_signals(table: pd.DataFrame, depth: int) -> bool:
 
 def has_lesions(table: pd.DataFrame, depth: int) -> bool:
     """Whether any network of that depth was lesioned."""
-    return any(len(load_lesions(folder)) for folder in select(table, {"depth": depth})["folder"])
+    return any(len(load_probe(folder, "lesions")) for folder in select(table, {"depth": depth})["folder"])
 
 
 def draw_longer(table: pd.DataFrame, length: int) -> Figure:

@@ -19,7 +19,7 @@ import torch
 
 from degradation import machine as machines
 from degradation.config import Config, ConfigError
-from degradation.construct import ConstructionError, deepen, largest_difference
+from degradation.construct import ConstructionError, deepen, largest_difference, stage_statistics
 from degradation.data import (
     BatchStream,
     DataError,
@@ -390,7 +390,7 @@ def _construct(
         ) from None
     parent = make_network(parent_config).to(test.labels.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     parent.load_state_dict(weights)
-    deepen(parent, network, train_set, normalize)
+    deepen(parent, network, stage_statistics(parent, train_set, normalize))
     initial = {
         "parent": parent_config.run_id,
         "largest_difference": largest_difference(parent, network, test, normalize),
