@@ -44,6 +44,22 @@ for protocol, table in tables.items():
         figures.save(study_figures.draw_signals_in_training(table, 56), folder, "gradients_in_training")
 
 # %% [markdown]
+# ## Early convergence, and what the responses are made of
+
+# %%
+for protocol, table in tables.items():
+    folder = results / "figures" / protocol
+    depths = [
+        d
+        for d in (20, 56)
+        if len(claims.contrast(table, {"network": "plain", "depth": d}, {"network": "residual", "depth": d}).dropna())
+    ]
+    if depths:
+        figures.save(study_figures.draw_convergence(table, depths), folder, "convergence")
+    if 56 in depths:
+        figures.save(study_figures.draw_response_parts(table, 56), folder, "response_parts")
+
+# %% [markdown]
 # ## One setting at a time: shortcut options, shortcut strength, length of training, warm-up
 #
 # Filled points and dashed lines: training error; open points and solid lines: test error.

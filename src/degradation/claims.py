@@ -224,13 +224,19 @@ def iterations_to_error(table: pd.DataFrame, depth: int, error: float) -> pd.Ser
         reached, at = {}, {}
         for pair, folder in _finished(table, {"network": network, "depth": depth}).items():
             metrics = load_metrics(folder)
-            under = metrics.loc[metrics["train_error"] < error, "iteration"]
-            reached[pair], at[pair] = len(under) > 0, under.iloc[0] if len(under) else metrics["iteration"].iloc[-1]
+            found = first_below(metrics, error)
+            reached[pair], at[pair] = found is not None, found or metrics["iteration"].iloc[-1]
         return pd.Series(reached, dtype=bool), pd.Series(at, dtype=float)
 
     (plain_there, plain), (residual_there, residual) = first("plain"), first("residual")
     pairs = [pair for pair in plain.index.intersection(residual.index) if plain_there[pair] or residual_there[pair]]
     return plain[pairs] / residual[pairs]
+
+
+def first_below(metrics: pd.DataFrame, error: float) -> int | None:
+    """The first iteration at which the running training error is under `error` percent; None if it never is."""
+    under = metrics.loc[metrics["train_error"] < error, "iteration"]
+    return int(under.iloc[0]) if len(under) else None
 
 
 def _responses(table: pd.DataFrame, where: Filter) -> dict[str, pd.DataFrame]:

@@ -9,14 +9,14 @@ from typing import Any
 import pandas as pd
 
 from degradation.analysis import error_by_depth, studies, study_folder, table6
-from degradation.claims import Verdict, judge, load_claims, load_tables, select
+from degradation.claims import Verdict, judge, load_claims, load_probe, load_tables, select
 from degradation.figures import PROTOCOL_NOTES, describe
 from degradation.record import write_atomically
 
 FIGURES = {
-    "fig1": ("Fig. 1: plain networks, training and test error", "notebooks/degradation.py"),
-    "fig6": ("Fig. 6: plain and residual networks", "notebooks/degradation.py"),
-    "error_by_depth": ("Final error by depth", "notebooks/degradation.py"),
+    "fig1": ("Fig. 1: plain networks, training and test error", "notebooks/plain_vs_residual.py"),
+    "fig6": ("Fig. 6: plain and residual networks", "notebooks/plain_vs_residual.py"),
+    "error_by_depth": ("Final error by depth", "notebooks/plain_vs_residual.py"),
     "fig7": ("Fig. 7: standard deviation of layer responses", "notebooks/responses.py"),
 }
 
@@ -192,6 +192,38 @@ def _verdicts(results: Path, protocol: str, verdicts: list[Verdict]) -> str:
     return markdown_table(table, {column: column for column in table}) + left
 
 
+def _constructed(table: pd.DataFrame) -> str:
+    rows = []
+    for network in ("plain", "residual"):
+        for depth in sorted(table["depth"].unique()):
+            probed = [
+                load_probe(folder, "constructed")
+                for folder in select(table, {"network": network, "depth": depth})["folder"]
+            ]
+            if probed := [found for found in probed if len(found)]:
+                together = pd.concat(probed)
+                worst = together.groupby("depth")["largest_difference"].max()
+                same = (together["error"] == together["parent_error"]).groupby(together["depth"]).all()
+                for deep, difference in worst.items():
+                    rows.append(
+                        {
+                            "trained network": f"{network}-{depth}",
+                            "deepened to": str(deep),
+                            "n": len(probed),
+                            "largest difference": f"{difference:.1e}",
+                            "equal test error": "yes" if same[deep] else "no",
+                        }
+                    )
+    if not rows:
+        return ""
+    found = pd.DataFrame(rows)
+    return (
+        "### The constructed solution before any training\n\nThe largest difference of any logit between a trained"
+        " network and the deeper one that identity layers make of it, in float32 and eval mode, as a fraction of the"
+        " largest logit; the worst seed of n.\n\n" + markdown_table(found, {column: column for column in found})
+    )
+
+
 def _ledger(table: pd.DataFrame) -> str:
     rows = []
     varied = {next(iter(keys)) for keys in table["varied"] if len(keys) == 1} & set(DEVIATIONS)
@@ -234,7 +266,8 @@ def write_claims(results: str | Path) -> Path:
         parts.append(f"## Protocol {protocol}{note}")
         if (folder / "figures" / protocol / "verdicts.png").exists():
             parts.append(f"![every claim's interval and threshold](figures/{protocol}/verdicts.png)")
-        parts += [part for part in (_verdicts(folder, protocol, verdicts), _ledger(table)) if part]
+        sections = (_verdicts(folder, protocol, verdicts), _constructed(table), _ledger(table))
+        parts += [section for section in sections if section]
     if len(parts) == 1:
         parts.append("No finished run yet: `make claims`.")
     path = folder / "claims.md"

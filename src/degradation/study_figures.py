@@ -12,9 +12,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from degradation.analysis import ARMS
-from degradation.claims import Filter, Verdict, growth_per_layer, load_probe, select
+from degradation.claims import Filter, Verdict, first_below, growth_per_layer, load_probe, select
 from degradation.figures import NETWORK_STYLES, PROTOCOL_NOTES, colour_of, new_figure
-from degradation.record import load_gradients, load_metrics
+from degradation.record import load_gradients, load_metrics, load_responses
 
 VERDICT_STYLES = {"supported": ("#1f5f99", "o"), "refuted": ("#b5243c", "X"), "undecided": ("0.45", "D")}
 DASHES: dict[str, Any] = {"plain": (0, (3, 1.5)), "residual": "-"}
@@ -208,6 +208,77 @@ def draw_learning_rates(table: pd.DataFrame) -> Figure:
         ax.set_title(f"{network}: final training error (%)")
     figure.colorbar(image, ax=axes, label="%")
     caption(figure, rows, "framed: the best rate of each depth")
+    return figure
+
+
+def draw_convergence(table: pd.DataFrame, depths: list[int]) -> Figure:
+    """Iterations until the running training error is first under a level, both arms; every seed a point (Fig. 4)."""
+    levels = list(range(80, 0, -10))
+    lowest = levels[0]
+    figure, axes = new_figure(1.5 + 4 * len(depths), 3.8, len(depths), sharey=True)
+    drawn = []
+    for ax, depth in zip(axes, depths, strict=True):
+        for network in ARMS:
+            rows = select(table, {"network": network, "depth": depth})
+            rows = rows[rows["outcome"] == "finished"]
+            drawn.append(rows)
+            metrics = [load_metrics(folder) for folder in rows["folder"]]
+            reached = pd.DataFrame({level: [first_below(m, level) for m in metrics] for level in levels}, dtype=float)
+            colour, marker = NETWORK_STYLES[network]
+            for _, seed in reached.iterrows():
+                ax.plot(seed.index, seed, color=colour, marker=marker, markersize=4, linestyle="none", alpha=0.5)
+            lowest = min(lowest, *reached.columns[reached.notna().any()])
+            everywhere = reached.mean(skipna=False)  # a mean of those seeds alone that got there would flatter
+            style = {"color": colour, "marker": marker, "markersize": 4, "linestyle": DASHES[network]}
+            ax.plot(everywhere.index, everywhere, label=f"{network}-{depth}", **style)
+        ax.set_xlabel("training error (%), running, falls to")
+        ax.set_title(f"{depth} layers")
+        ax.legend(fontsize=8)
+    for ax in axes:
+        ax.set_xlim(85, lowest - 5)
+    axes[0].set_ylabel("iterations until then")
+    axes[0].set_ylim(bottom=0)
+    caption(figure, pd.concat(drawn), "a level that a network never reached has no point")
+    return figure
+
+
+def draw_response_parts(table: pd.DataFrame, depth: int) -> Figure:
+    """What the responses of Fig. 7 are made of: std beside BN's gamma and beta, with and without weight decay on them.
+
+    Mean over seeds with its range as a band. In training mode the variance of a response is that of beta over channels
+    plus the mean square of gamma.
+    """
+    kinds = {"with weight decay on BN": True, "without": False}
+    chosen = {
+        (kind, network): select(table, {"network": network, "depth": depth, "protocol.decay_batchnorm": decayed})
+        for kind, decayed in kinds.items()
+        for network in ARMS
+    }
+    shown = [key for key, rows in chosen.items() if (rows["outcome"] == "finished").any()]
+    columns = math.ceil(len(shown) / 2) if len(shown) > 2 else len(shown)
+    figure, axes = new_figure(
+        2 + 4 * columns, 0.6 + 3.2 * math.ceil(len(shown) / columns), columns, "all", -(-len(shown) // columns)
+    )
+    for ax in axes[len(shown) :]:
+        ax.set_axis_off()
+    parts = {"std": ("0.05", "-"), "gamma_rms": ("#e8a33d", "-"), "beta_rms": ("#3b82c4", (0, (3, 1.5)))}
+    names = {"std": "std of the response", "gamma_rms": "gamma, root mean square", "beta_rms": "beta, root mean square"}
+    for ax, key in zip(axes, shown, strict=False):
+        rows = chosen[key]
+        layers = pd.concat([load_responses(folder) for folder in rows.loc[rows["outcome"] == "finished", "folder"]])
+        for column, (colour, dashes) in parts.items():
+            if column not in layers or layers[column].isna().all():
+                continue
+            line = layers.groupby("layer")[column].agg(["mean", "min", "max"])
+            ax.plot(line.index, line["mean"], color=colour, linestyle=dashes, linewidth=1.4, label=names[column])
+            ax.fill_between(line.index, line["min"], line["max"], color=colour, alpha=0.15, linewidth=0)
+        kind, network = key
+        ax.set_title(f"{network}-{depth}, {kind}", fontsize=10)
+        ax.set_xlabel("layer index")
+    axes[0].set_ylabel("over the test set, eval mode")
+    axes[0].set_ylim(bottom=0)
+    axes[0].legend(fontsize=8)
+    caption(figure, pd.concat([chosen[key] for key in shown]))
     return figure
 
 
