@@ -40,8 +40,8 @@ for protocol, table in tables.items():
     folder = results / "figures" / protocol
     if (table["study"] == "gradients").any():
         figures.save(study_figures.draw_signals(table), folder, "gradients")
-    if study_figures.has_signals(table, 56):
-        figures.save(study_figures.draw_signals_in_training(table, 56), folder, "gradients_in_training")
+    if study_figures.signals_in_training(table):
+        figures.save(study_figures.draw_signals_in_training(table), folder, "gradients_in_training")
 
 # %% [markdown]
 # ## Early convergence, and what the responses are made of

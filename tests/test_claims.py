@@ -64,7 +64,8 @@ def put(results: Path, seed: int, *overrides: str, error: float, gradient: float
     probed.mkdir(parents=True)
     rows = ["kind,count,draw,blocks,error,loss", f"delete,0,0,,{error},1", f"delete_one,1,0,a,{error + hurt},1"]
     (probed / "lesions.csv").write_text("\n".join(rows) + "\n")
-    (probed / "constructed.csv").write_text(f"depth,largest_difference\n56,{apart}\n110,{apart}\n")
+    rows = ["depth,largest_difference,parent_error,error", f"56,{apart},1.0,1.0", f"110,{apart},1.0,1.1"]
+    (probed / "constructed.csv").write_text("\n".join(rows) + "\n")
     record.close()
 
 
@@ -91,6 +92,7 @@ def build_world(results: Path, right: bool) -> None:
             for depth, size in ((20, 2.0), (56, 1.0 if right else 3.0)):
                 undecayed = ["network=residual", f"depth={depth}", "protocol.decay_batchnorm=false"]
                 put(results, seed, *undecayed, error=5.0, response=size)
+            put(results, seed, "network=plain", "network.norm=none", error=shallow + (40 if right else -5))
             for option in "BC":
                 put(results, seed, "network=residual", f"network.shortcut={option}", error=residual[20] + near)
             for depth, error in ((20, shallow), (56, deep)):
@@ -218,6 +220,8 @@ def test_the_page_says_which_protocol_it_judges(worlds: dict[bool, Path]) -> Non
     assert "## Protocol quick (5,000 embedded images: not the paper's protocol)" in page
     assert "**supported (quick)**" in page
     assert "**supported**" not in page
+    assert "| plain-20 | 56 | 3 | 1.2e-06 | yes |" in page
+    assert "| plain-20 | 110 | 3 | 1.2e-06 | no |" in page
     assert write_claims(worlds[False]).read_text().count("**refuted (quick)**") == len(load_claims())
 
 

@@ -2,6 +2,7 @@
 
 import math
 import textwrap
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -150,29 +151,44 @@ def draw_signals(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def draw_signals_in_training(table: pd.DataFrame, depth: int) -> Figure:
-    """Gradient norm of every layer's weights at four moments of training, plain and residual at one depth."""
-    figure, axes = new_figure(10, 4.0, 2, sharey=True)
-    drawn = []
-    for ax, network in zip(axes, ARMS, strict=True):
-        rows = select(table, {"network": network, "depth": depth})
-        drawn.append(rows)
-        tables = [found for folder in rows["folder"] if len(found := load_gradients(folder))]
-        if not tables:
+def draw_signals_in_training(table: pd.DataFrame) -> Figure:
+    """Weight gradients of every layer at four moments of training: a row per depth, a column per arm and norm."""
+    kinds = signals_in_training(table)
+    depths = sorted({depth for depth, _, _ in kinds})
+    columns = [(network, norm) for norm in ("batch", "none") for network in ARMS]
+    columns = [column for column in columns if any(key[1:] == column for key in kinds)]
+    figure, axes = new_figure(1.5 + 3.4 * len(columns), 1 + 2.6 * len(depths), len(columns), "all", len(depths))
+    for ax, (depth, column) in zip(axes, product(depths, columns), strict=True):
+        network, norm = column
+        ax.set_title(f"{network}-{depth}" + (", no BN" if norm == "none" else ""), fontsize=10)
+        if (depth, network, norm) not in kinds:
+            ax.text(0.5, 0.5, "not run", transform=ax.transAxes, ha="center", color="0.5")
             continue
-        signals = pd.concat(tables)
+        rows = kinds[depth, network, norm]
+        signals = pd.concat([load_gradients(folder) for folder in rows["folder"]])
         moments = sorted(signals["iteration"].unique())
         chosen = [moments[round(fraction * (len(moments) - 1))] for fraction in (0, 0.1, 0.5, 1)]
         for moment, shade in dict(zip(chosen, (0.75, 0.55, 0.3, 0.0), strict=True)).items():
             line = signals[signals["iteration"] == moment].groupby("layer")["grad_weight"].mean()
-            ax.plot(line.index, line, color=str(shade), linewidth=1.4, label=f"iteration {moment:,}")
-        ax.set_title(f"{network}-{depth}")
-        ax.set_xlabel("layer index")
+            label = f"iteration {moment:,}" + (
+                " (diverged)" if moment and (rows["outcome"] == "diverged").any() else ""
+            )
+            ax.plot(line.index, line, color=str(shade), linewidth=1.4, label=label)
         ax.set_yscale("log")
-        ax.legend(fontsize=8)
-    axes[0].set_ylabel("gradient norm of weights")
-    caption(figure, pd.concat(drawn), "one fixed batch, training mode")
+        ax.legend(fontsize=7)
+    for ax in axes[:: len(columns)]:
+        ax.set_ylabel("gradient norm of weights")
+    for ax in axes[-len(columns) :]:
+        ax.set_xlabel("layer index")
+    caption(figure, pd.concat(kinds.values()), "one fixed batch, training mode, mean over seeds")
     return figure
+
+
+def signals_in_training(table: pd.DataFrame) -> dict[tuple[int, str, str], pd.DataFrame]:
+    """(depth, network, norm) -> the runs of the protocol's settings that recorded gradients as they trained."""
+    rows = select(table, {}, ("network.norm",))
+    rows = rows[[(folder / "gradients.csv").exists() for folder in rows["folder"]]]
+    return {(int(key[0]), key[1], key[2]): part for key, part in rows.groupby(["depth", "network", "network.norm"])}
 
 
 def draw_learning_rates(table: pd.DataFrame) -> Figure:
@@ -233,7 +249,7 @@ def draw_convergence(table: pd.DataFrame, depths: list[int]) -> Figure:
             ax.plot(everywhere.index, everywhere, label=f"{network}-{depth}", **style)
         ax.set_xlabel("training error (%), running, falls to")
         ax.set_title(f"{depth} layers")
-        ax.legend(fontsize=8)
+        ax.legend(fontsize=8, loc="lower right")
     for ax in axes:
         ax.set_xlim(85, lowest - 5)
     axes[0].set_ylabel("iterations until then")
@@ -353,14 +369,6 @@ def draw_lesion_study(table: pd.DataFrame, depths: list[int]) -> Figure:
         ax.set_ylabel("test error (%)")
     caption(figure, pd.concat(drawn), "500 test images, blocks that keep the shape")
     return figure
-
-
-def has_signals(table: pd.DataFrame, depth: int) -> bool:
-    """Whether both arms have gradients recorded in training."""
-    return all(
-        any((folder / "gradients.csv").exists() for folder in select(table, {"network": n, "depth": depth})["folder"])
-        for n in ARMS
-    )
 
 
 def has_lesions(table: pd.DataFrame, depth: int) -> bool:
