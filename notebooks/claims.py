@@ -65,16 +65,29 @@ for protocol, table in tables.items():
 # Filled points and dashed lines: training error; open points and solid lines: test error.
 
 # %%
+residual20, options = (
+    {"network": "residual", "depth": 20},
+    {"A": "A (zeros)", "B": "B (some projections)", "C": "C (all)"},
+)
+warmups = {110: "with warm-up", 111: "without"}
 plain56, residual56 = {"network": "plain", "depth": 56}, {"network": "residual", "depth": 56}
 for protocol, table in tables.items():
     folder = results / "figures" / protocol
-    for name, where, setting, label, title, references in (
-        ("shortcut_options", {"network": "residual", "depth": 20}, "network.shortcut", "option", "residual-20", {}),
-        ("shortcut_strength", residual56, "network.alpha", "alpha", "alpha x + F(x), 56 layers", {"plain-56": plain56}),
-        ("warmup", {"depth": 110}, "protocol.warmup.min_depth", "least depth with warm-up", "110 layers", {}),
+    for name, where, setting, label, title, references, names in (
+        ("shortcut_options", residual20, "network.shortcut", "shortcut option", "residual-20", {}, options),
+        (
+            "shortcut_strength",
+            residual56,
+            "network.alpha",
+            "alpha",
+            "alpha x + F(x), 56 layers",
+            {"plain-56": plain56},
+            {},
+        ),
+        ("warmup", {"depth": 110}, "protocol.warmup.min_depth", "", "110 layers", {}, warmups),
     ):
         if claims.select(table, where, (setting,))[setting].nunique() > 1:
-            figure = study_figures.draw_by_setting(table, where, setting, label, title, references)
+            figure = study_figures.draw_by_setting(table, where, setting, label, title, references, names)
             figures.save(figure, folder, name)
     if len(claims.select(table, {"network": "plain", "length": 3})):
         figures.save(study_figures.draw_longer(table, 3), folder, "longer_training")

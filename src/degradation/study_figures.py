@@ -57,12 +57,16 @@ def draw_by_setting(
     label: str,
     title: str,
     references: dict[str, Filter] | None = None,
+    names: dict[Any, str] | None = None,
 ) -> Figure:
-    """Final training and test error against one setting, the protocol's others; references as horizontal lines."""
+    """Final training and test error against one setting, the protocol's others; references as horizontal lines.
+
+    Values that have `names` are shown by them, evenly spaced.
+    """
     rows = select(table, where, (setting,))
     figure, (ax,) = new_figure(6.4, 3.8, 1)
     values = sorted(rows[setting].unique())
-    numeric = all(isinstance(value, int | float | np.number) for value in values)
+    numeric = not names and all(isinstance(value, int | float | np.number) for value in values)
     places = {value: float(value) if numeric else float(n) for n, value in enumerate(values)}
     for network, part in rows.groupby("network"):
         for column, what in (("train_error", "training"), ("test_error", "test")):
@@ -72,11 +76,13 @@ def draw_by_setting(
         if math.isnan(level):
             continue
         ax.axhline(level, color="0.2", linestyle=style, linewidth=1.2, label=f"{name}, training")
-    ax.set_xticks(list(places.values()), [f"{value:g}" if numeric else str(value) for value in values])
+    labels = [f"{value:g}" if numeric else (names or {}).get(value, str(value)) for value in values]
+    ax.set_xticks(list(places.values()), labels)
     if not numeric:
         ax.set_xlim(-0.5, len(values) - 0.5)
     ax.set_xlabel(label)
     ax.set_ylabel("final error (%)")
+    ax.margins(y=0.1)
     ax.set_ylim(bottom=0)
     ax.legend(fontsize=8)
     ax.set_title(title)
@@ -143,7 +149,8 @@ def draw_signals(table: pd.DataFrame) -> Figure:
             axes[1, column].plot(signals["layer"], signals["grad_response"], label=label, **style)
         axes[0, column].set_title("with batch normalisation" if norm == "batch" else "without")
         axes[1, column].set_xlabel("layer index")
-        axes[1, column].legend(fontsize=7, ncols=2, title="gradient growth per layer backward", title_fontsize=7)
+        if (rows["network.norm"] == norm).any():
+            axes[1, column].legend(fontsize=7, ncols=2, title="gradient growth per layer backward", title_fontsize=7)
     for ax, text in zip(axes[:, 0], ("std of responses", "gradient norm of responses"), strict=True):
         ax.set_ylabel(text)
         ax.set_yscale("log")
@@ -208,6 +215,7 @@ def draw_learning_rates(table: pd.DataFrame) -> Figure:
             for j, rate in enumerate(rates):
                 value = grid.iloc[i, j]
                 if math.isnan(value):
+                    ax.text(j, i, "not run", ha="center", va="center", fontsize=8, color="0.5")
                     continue
                 text = f"{value:.1f}\nn = {counts[(depth, rate)]}"
                 ax.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if value < 45 else "black")
