@@ -155,6 +155,17 @@ def test_the_interval_is_students() -> None:
     assert (found.low, found.high) == pytest.approx((2 - 4.3027 / 3**0.5, 2 + 4.3027 / 3**0.5), abs=1e-3)
 
 
+def test_ratios_spread_by_factors() -> None:
+    claim = Claim("X", "it is so", "gradient_ratio", "(ratio)", "study", above=0.1)
+    found = decide(claim, pd.Series({0: 0.5, 1: 1.0, 2: 2.0}))
+    assert found.mean == pytest.approx(1.0)
+    assert found.low * found.high == pytest.approx(1.0)
+    assert found.low == pytest.approx(2 ** -(4.3027 / 3**0.5), rel=1e-3)
+    assert found.verdict == "supported"
+    assert decide(claim, pd.Series({0: 1e-3, 1: 2e-3, 2: 0.0})).verdict == "undecided"  # 0 is far off, not left out
+    assert decide(claim, pd.Series({0: 1e-3, 1: 2e-3, 2: 4e-3})).verdict == "refuted"
+
+
 @pytest.mark.parametrize(
     ("value", "verdict"), [(0.5, "supported"), (3.0, "refuted"), (-3.0, "refuted"), (1.0, "undecided")]
 )

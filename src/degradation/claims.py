@@ -11,6 +11,7 @@ Each file in conf/experiment/ states the claims that its runs decide, as data:
 Every statistic gives one number per seed, so that the interval over seeds is that of a mean. No torch here.
 """
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -349,34 +350,48 @@ STATISTICS: dict[str, Callable[..., pd.Series]] = {
     )
 }
 
+# Ratios spread by factors, not by differences: their means and intervals are those of their logarithms.
+RATIOS = {"iterations_to_error", "response_ratio", "response_change", "gradient_growth", "gradient_ratio"}
+LEAST_RATIO = 1e-30  # in place of 0, which has no logarithm
+
 
 def decide(claim: Claim, effects: pd.Series) -> Verdict:
     """The verdict from one number per seed; those that are not finite say nothing.
 
     Supported where the whole interval over seeds is on the claimed side of the threshold, refuted where all of it is on
-    the other, else undecided, with the seeds at which a t-test of power 0.8 would decide (statsmodels).
+    the other, else undecided, with the seeds at which a t-test of power 0.8 would decide (statsmodels). The mean of
+    ratios is geometric, and their interval is of factors.
     """
+    ratio = claim.statistic in RATIOS
     values = {str(pair): float(value) for pair, value in effects.sort_index().items() if np.isfinite(value)}
     if not values:
         return Verdict(claim, "not run", values)
-    numbers = np.array(list(values.values()))
+    scale = _log if ratio else float
+    back = math.exp if ratio else float
+    numbers = np.array([scale(value) for value in values.values()])
     mean = float(numbers.mean())
     if len(numbers) < 2:
-        return Verdict(claim, "undecided", values, mean)
+        return Verdict(claim, "undecided", values, back(mean))
     low = high = mean
     if np.ptp(numbers) > 1e-9 * abs(mean):
         interval = stats.ttest_1samp(numbers, 0.0).confidence_interval(LEVEL)
         low, high = float(interval.low), float(interval.high)
+    told = (back(mean), back(low), back(high))
     bounds = {"above": (claim.above, np.inf), "below": (-np.inf, claim.below)}
     within = (-claim.within, claim.within) if claim.within is not None else None
     lower, upper = within or bounds["above" if claim.above is not None else "below"]
     assert lower is not None and upper is not None  # noqa: PT018
+    lower, upper = (scale(edge) if np.isfinite(edge) else edge for edge in (lower, upper))
     if lower < low and high < upper:
-        return Verdict(claim, "supported", values, mean, low, high)
+        return Verdict(claim, "supported", values, *told)
     if high < lower or low > upper:
-        return Verdict(claim, "refuted", values, mean, low, high)
+        return Verdict(claim, "refuted", values, *told)
     distance = min(abs(mean - edge) for edge in (lower, upper) if np.isfinite(edge))
-    return Verdict(claim, "undecided", values, mean, low, high, _seeds_needed(distance, numbers))
+    return Verdict(claim, "undecided", values, *told, _seeds_needed(distance, numbers))
+
+
+def _log(ratio: float) -> float:
+    return math.log(max(ratio, LEAST_RATIO))
 
 
 def _seeds_needed(distance: float, numbers: np.ndarray) -> int | None:

@@ -1,5 +1,6 @@
 """One style, one function per figure of the paper; each takes tidy tables and returns a matplotlib figure. No torch."""
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,11 @@ def new_figure(
         figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False, sharey=sharey)
     return figure, list(axes.flat)
+
+
+def write_caption(figure: Figure, text: str) -> None:
+    """The line under every figure, broken where the figure is too narrow for it."""
+    figure.supxlabel(textwrap.fill(text, int(13 * figure.get_figwidth())), fontsize=8, color="0.35")
 
 
 def describe(runs: pd.DataFrame) -> str:
@@ -224,7 +230,7 @@ def draw_throughput(table: pd.DataFrame, caption: str) -> Figure:
         ax.set_xlim(0, 1.25 * part["highest"].max())
         ax.set_xlabel("training images / s")
         ax.set_title(f"residual-{depth}, batch 128")
-    figure.supxlabel(caption, fontsize=8, color="0.35")
+    write_caption(figure, caption)
     return figure
 
 
@@ -243,7 +249,7 @@ def draw_growth(table: pd.DataFrame, caption: str) -> Figure:
         ax.set_xlabel("depth (weighted layers), batch 128" if column == "depth" else "images in a batch, depth 20")
         ax.set_ylabel("seconds per iteration")
         ax.legend(fontsize=8)
-    figure.supxlabel(caption, fontsize=8, color="0.35")
+    write_caption(figure, caption)
     return figure
 
 
@@ -262,7 +268,7 @@ def draw_run_responses(folder: Path) -> Figure:
 
 
 def _caption(figure: Figure, runs: pd.DataFrame) -> None:
-    figure.supxlabel(describe(runs), fontsize=8, color="0.35")
+    write_caption(figure, describe(runs))
 
 
 def save(figure: Figure, folder: Path, name: str) -> None:

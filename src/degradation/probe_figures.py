@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from degradation.figures import new_figure
+from degradation.figures import new_figure, write_caption
 
 # Dark and light, so that they stay apart in greyscale; line and marker differ, too.
 DARK, LIGHT = "#111111", "#e8a33d"
@@ -51,7 +51,7 @@ def draw_responses(rows: pd.DataFrame, caption: str) -> Figure:
     _by_layer(ax, rows, {key: columns[key] for key in columns if rows[key].notna().any()}, "std of responses")
     ax.set_ylim(bottom=0)
     ax.legend(fontsize=8)
-    figure.supxlabel(caption, fontsize=8, color="0.35")
+    write_caption(figure, caption)
     return figure
 
 
@@ -65,7 +65,7 @@ def draw_gradients(rows: pd.DataFrame, caption: str) -> Figure:
             ax.set_ylim(
                 10 ** math.floor(math.log10(rows[column].min())), 10 ** math.ceil(math.log10(rows[column].max()))
             )
-    figure.supxlabel(caption, fontsize=8, color="0.35")
+    write_caption(figure, caption)
     return figure
 
 
@@ -98,5 +98,5 @@ def draw_lesions(rows: pd.DataFrame, caption: str) -> Figure:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.legend(fontsize=8)
     each.set_ylim(0, 100)  # so that figures of two networks compare
-    figure.supxlabel(caption, fontsize=8, color="0.35")
+    write_caption(figure, caption)
     return figure

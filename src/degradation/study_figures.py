@@ -13,8 +13,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from degradation.analysis import ARMS
-from degradation.claims import Filter, Verdict, first_below, growth_per_layer, load_probe, select
-from degradation.figures import NETWORK_STYLES, PROTOCOL_NOTES, colour_of, new_figure
+from degradation.claims import RATIOS, Filter, Verdict, first_below, growth_per_layer, load_probe, select
+from degradation.figures import NETWORK_STYLES, PROTOCOL_NOTES, colour_of, new_figure, write_caption
 from degradation.record import load_gradients, load_metrics, load_responses
 
 VERDICT_STYLES = {"supported": ("#1f5f99", "o"), "refuted": ("#b5243c", "X"), "undecided": ("0.45", "D")}
@@ -32,9 +32,7 @@ def caption(figure: Figure, table: pd.DataFrame, what: str = "") -> None:
         f"n = {seeds} seed{'s' if counts.max() > 1 else ''} each",
         what,
     ]
-    figure.supxlabel(
-        ", ".join(part for part in parts if part) + (f" ({note})" if note else ""), fontsize=8, color="0.35"
-    )
+    write_caption(figure, ", ".join(part for part in parts if part) + (f" ({note})" if note else ""))
 
 
 def _errors_by(ax: Axes, rows: pd.DataFrame, setting: str, places: dict[Any, float], column: str, label: str) -> None:
@@ -182,6 +180,7 @@ def draw_signals_in_training(table: pd.DataFrame) -> Figure:
             )
             ax.plot(line.index, line, color=str(shade), linewidth=1.4, label=label)
         ax.set_yscale("log")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.legend(fontsize=7)
     for ax in axes[:: len(columns)]:
         ax.set_ylabel("gradient norm of weights")
@@ -326,8 +325,12 @@ def draw_verdicts(verdicts: list[Verdict], protocol: str) -> Figure:
         ax.scatter(points, [0] * len(points), color="0.1", s=12, marker="|", zorder=3)
         ax.scatter([verdict.mean], [0], color=colour, marker=marker, s=55, zorder=4)
         spread = [*edges, *points, *(x for x in (verdict.low, verdict.high) if not math.isnan(x))]
-        room = 0.12 * (max(spread) - min(spread)) or 0.1
-        ax.set_xlim(min(spread) - room, max(spread) + room)
+        if claim.statistic in RATIOS and 0 < 10 * min(spread) < max(spread):
+            ax.set_xscale("log")
+            ax.set_xlim(min(spread) / 2, max(spread) * 2)
+        else:
+            room = 0.12 * (max(spread) - min(spread)) or 0.1
+            ax.set_xlim(min(spread) - room, max(spread) + room)
         ax.set_ylim(-1, 1)
         ax.spines["left"].set_visible(False)
         ax.set_yticks([])
@@ -336,11 +339,10 @@ def draw_verdicts(verdicts: list[Verdict], protocol: str) -> Figure:
         title = textwrap.shorten(f"{claim.id}: {claim.sentence}", 104, placeholder=" ...")
         ax.set_title(f"{title}\n{verdict.verdict}, n = {len(points)}", fontsize=8, loc="left", color=colour)
     note = PROTOCOL_NOTES.get(protocol, "")
-    figure.supxlabel(
+    write_caption(
+        figure,
         f"protocol {protocol}: mean and 95 % interval over seeds, dotted: the threshold stated beforehand"
         + (f" ({note})" if note else ""),
-        fontsize=8,
-        color="0.35",
     )
     return figure
 
