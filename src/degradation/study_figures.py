@@ -336,7 +336,7 @@ def draw_verdicts(verdicts: list[Verdict], protocol: str) -> Figure:
         ax.set_yticks([])
         ax.tick_params(labelsize=8)
         ax.set_xlabel(claim.unit, fontsize=7, labelpad=1)
-        title = textwrap.shorten(f"{claim.id}: {claim.sentence}", 104, placeholder=" ...")
+        title = textwrap.shorten(f"{claim.id}: {claim.sentence}", 112, placeholder=" ...")
         ax.set_title(f"{title}\n{verdict.verdict}, n = {len(points)}", fontsize=8, loc="left", color=colour)
     note = PROTOCOL_NOTES.get(protocol, "")
     write_caption(
