@@ -33,17 +33,20 @@ def run(command: list[str]) -> int:
             signal.signal(number, handler)
 
 
-def probe_networks(results: Path, protocol: str) -> int:
-    """Lesion and deepen every network of the default grid that was trained here and is not yet measured."""
+def probe_networks(results: Path, protocol: str, overrides: list[str]) -> int:
+    """Lesion and deepen every network of the default grid that was trained here since it was last measured."""
+    data = [("--data-dir", o.removeprefix("paths.data=")) for o in overrides if o.startswith("paths.data=")]
     status = 0
     table = load_tables(results).get(protocol)
     grid = [{"network": network, "depth": depth} for network in ARMS for depth in (20, 56)] if table is not None else []
     for where in grid:
         for folder in select(table, where)["folder"]:
-            out = probes_folder(folder)
-            if (folder / "network.pt").exists() and not out.exists():
+            out, weights = probes_folder(folder), folder / "network.pt"
+            made = out / "probe.json"
+            if weights.exists() and not (made.exists() and made.stat().st_mtime >= weights.stat().st_mtime):
                 print(f"\nlesions of {folder.name}, and the constructed solutions from it", flush=True)
                 options = ["--probes", "lesions,constructed", "--lesion-images", "500", "--out", str(out)]
+                options += [part for option in data for part in option]
                 done = run([str(HERE / "probe.py"), str(folder), *options])
                 status = status or done
                 if done < 0:  # a signal
@@ -89,7 +92,9 @@ def main() -> int:
             return EXIT_STOPPED if done < 0 else done
     try:
         if {"lesions", "constructed_solution"} & set(chosen):
-            status = status or probe_networks(Path(arguments.results), protocol[-1].removeprefix("protocol="))
+            name = protocol[-1].removeprefix("protocol=")
+            probed = probe_networks(Path(arguments.results), name, arguments.overrides)
+            status = status or probed
     except RecordError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_INPUT

@@ -38,10 +38,13 @@ for protocol, table in tables.items():
 # %%
 for protocol, table in tables.items():
     folder = results / "figures" / protocol
-    if (table["study"] == "gradients").any():
+    if len(claims.select(table, {"study": "gradients"})):
         figures.save(study_figures.draw_signals(table), folder, "gradients")
     if study_figures.signals_in_training(table):
-        figures.save(study_figures.draw_signals_in_training(table), folder, "gradients_in_training")
+        backward = study_figures.draw_signals_in_training(table, "grad_weight", "gradient norm of weights")
+        forward = study_figures.draw_signals_in_training(table, "std", "std of responses")
+        figures.save(backward, folder, "gradients_in_training")
+        figures.save(forward, folder, "signals_in_training")
 
 # %% [markdown]
 # ## Early convergence, and what the responses are made of
@@ -49,15 +52,10 @@ for protocol, table in tables.items():
 # %%
 for protocol, table in tables.items():
     folder = results / "figures" / protocol
-    depths = [
-        d
-        for d in (20, 56)
-        if len(claims.contrast(table, {"network": "plain", "depth": d}, {"network": "residual", "depth": d}).dropna())
-    ]
+    depths = [depth for depth in (20, 56) if study_figures.has_finished(table, depth)]
     if depths:
         figures.save(study_figures.draw_convergence(table, depths), folder, "convergence")
-    if 56 in depths:
-        figures.save(study_figures.draw_response_parts(table, 56), folder, "response_parts")
+        figures.save(study_figures.draw_response_parts(table, depths), folder, "response_parts")
 
 # %% [markdown]
 # ## One setting at a time: shortcut options, shortcut strength, length of training, warm-up
@@ -65,16 +63,15 @@ for protocol, table in tables.items():
 # Filled points and dashed lines: training error; open points and solid lines: test error.
 
 # %%
-residual20, options = (
-    {"network": "residual", "depth": 20},
-    {"A": "A (zeros)", "B": "B (some projections)", "C": "C (all)"},
-)
-warmups = {110: "with warm-up", 111: "without"}
-plain56, residual56 = {"network": "plain", "depth": 56}, {"network": "residual", "depth": 56}
+residual20, residual56 = {"network": "residual", "depth": 20}, {"network": "residual", "depth": 56}
+plain20, plain56 = {"network": "plain", "depth": 20}, {"network": "plain", "depth": 56}
+options = {"A": "A (zeros)", "B": "B (some projections)", "C": "C (all)"}
+norms, warmups = {"batch": "with BN", "none": "without"}, {110: "with warm-up", 111: "without"}
 for protocol, table in tables.items():
     folder = results / "figures" / protocol
     for name, where, setting, label, title, references, names in (
-        ("shortcut_options", residual20, "network.shortcut", "shortcut option", "residual-20", {}, options),
+        ("shortcut_options", residual20, "network.shortcut", "", "residual-20", {"plain-20": plain20}, options),
+        ("without_bn", {"depth": 20}, "network.norm", "", "20 layers", {}, norms),
         (
             "shortcut_strength",
             residual56,
@@ -84,11 +81,13 @@ for protocol, table in tables.items():
             {"plain-56": plain56},
             {},
         ),
-        ("warmup", {"depth": 110}, "protocol.warmup.min_depth", "", "110 layers", {}, warmups),
     ):
         if claims.select(table, where, (setting,))[setting].nunique() > 1:
             figure = study_figures.draw_by_setting(table, where, setting, label, title, references, names)
             figures.save(figure, folder, name)
+    if claims.select(table, {"depth": 110}, ("protocol.warmup.min_depth",))["protocol.warmup.min_depth"].nunique() > 1:
+        figure = study_figures.draw_curves_by_setting(table, 110, "protocol.warmup.min_depth", warmups)
+        figures.save(figure, folder, "warmup")
     if len(claims.select(table, {"network": "plain", "length": 3})):
         figures.save(study_figures.draw_longer(table, 3), folder, "longer_training")
 
@@ -105,7 +104,8 @@ for protocol, table in tables.items():
 
 # %%
 for protocol, table in tables.items():
-    depths = [depth for depth in (20, 56) if study_figures.has_lesions(table, depth)]
+    lesioned = table[[study_figures.has_probe(folder, "lesions") for folder in table["folder"]]]
+    depths = [depth for depth in (20, 56) if len(claims.select(lesioned, {"depth": depth}))]
     if depths:
         figures.save(study_figures.draw_lesion_study(table, depths), results / "figures" / protocol, "lesions")
 

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from degradation.claims import (
     contrast,
     decide,
     growth_per_layer,
+    iterations_to_error,
     judge,
     level,
     load_claims,
@@ -30,6 +33,8 @@ from degradation.config import parse
 from degradation.gallery import write_claims
 from degradation.record import Record
 
+from .conftest import ROOT
+
 SEEDS = (0, 1, 2)
 CLAIM = Claim("X", "it is so", "level", "points", "study", above=0.0)
 
@@ -40,9 +45,9 @@ def put(results: Path, seed: int, *overrides: str, error: float, gradient: float
     record = Record(config)
     noise = 0.1 * seed
     depth = config.network.depth
-    slow = error + noise
+    slow, pace = error + noise, summary.pop("pace", 1.0)
     for iteration in range(25, 2501, 25):
-        running = max(slow, 100 - 0.02 * iteration * 100 / (10 + slow))
+        running = max(slow, 100 - 0.02 * pace * iteration * 100 / (10 + slow))
         record.append({"iteration": iteration, "lr": 0.1, "train_error": running, "train_loss": 1.0, "seconds": 1.0})
     layers = [(n, 0 if n == 1 else 1 + 3 * (n - 2) // (depth - 2)) for n in range(1, depth)]
     hurt, apart = summary.pop("hurt", 0.0), summary.pop("apart", 0.0) * (1 + noise)
@@ -50,13 +55,21 @@ def put(results: Path, seed: int, *overrides: str, error: float, gradient: float
     record.write_table("responses.csv", [{"layer": n, "name": "", "stage": s, "std": scale} for n, s in layers])
     factor = gradient * (1 + noise / 100)
     signals = [
-        {"layer": n, "name": "", "stage": s, "std": 1.0, "grad_response": factor**-n, "grad_weight": factor ** (1 - n)}
+        {
+            "layer": n,
+            "name": "",
+            "stage": s,
+            "std": factor**-n,
+            "grad_response": factor**-n,
+            "grad_weight": factor ** (1 - n),
+        }
         for n, s in layers
     ]
     for iteration in (0, config.protocol.iterations):
         record.append_gradients(iteration, signals)
     variant = ", ".join(f"{key}={value}" for key, value in sorted(find_variant(config).items()))
-    final = {"train_error": error + noise, "train_error_eval": error + noise, "test_error": error + 2 * noise}
+    test = summary.pop("test", error) + 2 * noise
+    final = {"train_error": error + noise, "train_error_eval": error + noise, "test_error": test}
     described = {"run_id": record.id, "variant": variant, "study": config.study, "length": config.length}
     parts = {"seconds": 1.0, "precision": "fp32", "parameters": 1, "multiply_adds": 1, "commit": "none", **summary}
     record.finish({"outcome": "finished", **described, "final": final, **parts})
@@ -65,6 +78,7 @@ def put(results: Path, seed: int, *overrides: str, error: float, gradient: float
     rows = ["kind,count,draw,blocks,error,loss", f"delete,0,0,,{error},1", f"delete_one,1,0,a,{error + hurt},1"]
     (probed / "lesions.csv").write_text("\n".join(rows) + "\n")
     rows = ["depth,largest_difference,parent_error,error", f"56,{apart},1.0,1.0", f"110,{apart},1.0,1.1"]
+    (probed / "probe.json").write_text('{"probes": {"lesions": 500, "constructed": 500}}')
     (probed / "constructed.csv").write_text("\n".join(rows) + "\n")
     record.close()
 
@@ -74,7 +88,7 @@ def build_world(results: Path, right: bool) -> None:
     plain = {20: 10.0, 56: 30.0, 110: 70.0} if right else {20: 30.0, 56: 10.0, 110: 20.0}
     residual = {20: 9.0, 56: 7.0, 110: 6.5, 1202: -1.0} if right else {20: 35.0, 56: 45.0, 110: 50.0, 1202: 5.0}
     gradient = 1.02 if right else 0.8
-    near = 0.3 if right else 9.0
+    near = 0.2 if right else 9.0
     apart = 1e-6 if right else 0.1
     hurt = {"plain": 60.0, "residual": 5.0} if right else {"plain": 1.0, "residual": 9.0}
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
@@ -84,11 +98,12 @@ def build_world(results: Path, right: bool) -> None:
                     size = (2.0 if name == "plain" else 1.0 - depth / 1000) if right else (0.5 + depth / 1000)
                     size *= 1.0 if right or name == "plain" else 3.0
                     arm = [f"network={name}", f"depth={depth}"]
-                    told = {"response": size, "gradient": gradient, "hurt": hurt[name], "apart": apart}
+                    overfit = {"test": 8.0} if right and depth == 1202 else {}
+                    told = {**overfit, "response": size, "gradient": gradient, "hurt": hurt[name], "apart": apart}
                     put(results, seed, *arm, error=error, **told)
             deep, shallow = plain[56], plain[20]
             child = ["network=plain", "depth=56", "network.parent_depth=20"]
-            put(results, seed, *child, error=11.0 if right else 20.0, initial={"largest_difference": apart})
+            put(results, seed, *child, error=9.0 if right else 40.0, initial={"largest_difference": apart})
             for depth, size in ((20, 2.0), (56, 1.0 if right else 3.0)):
                 undecayed = ["network=residual", f"depth={depth}", "protocol.decay_batchnorm=false"]
                 put(results, seed, *undecayed, error=5.0, response=size)
@@ -99,11 +114,12 @@ def build_world(results: Path, right: bool) -> None:
                 put(results, seed, "network=plain", f"depth={depth}", "length=3", error=error)
                 put(results, seed, "network=plain", f"depth={depth}", "protocol.lr=0.05", error=error - 2)
             late = ["network=residual", "depth=110", "protocol.warmup.min_depth=111"]
-            put(results, seed, *late, error=residual[110] + near)
+            put(results, seed, *late, error=residual[110] + near, pace=0.5 if right else 2.0)
             put(results, seed, "network=residual", "depth=56", "network.alpha=0.5", error=8.0 if right else 60.0)
             for depth in (20, 56):
                 grid = ["experiment=gradients", "network=plain", f"depth={depth}"]
                 put(results, seed, *grid, error=90.0, gradient=gradient)
+                put(results, seed, *grid, "network.norm=none", error=90.0, gradient=0.8 if right else 1.02)
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +154,9 @@ def test_claims_cover_the_papers_on_cifar() -> None:
         ([5.0, 5.1, 4.9], "supported", None),
         ([-5.0, -5.1, -4.9], "refuted", None),
         ([5.0, -4.0, 2.0], "undecided", 167),
-        ([0.0, 0.0], "undecided", None),
+        ([0.0, 0.0, 0.0], "undecided", None),
+        ([5.0, 5.0, 5.0], "supported", None),
+        ([5.0, 5.0], "undecided", 3),
         ([10.0, 12.0], "undecided", 3),
         ([5.0, 5.1, float("nan"), 4.9], "supported", None),
     ],
@@ -215,6 +233,10 @@ def test_slopes_are_over_the_same_depths_for_every_seed(worlds: dict[bool, Path]
     assert slope_in_depth(apart, "plain").empty
     ragged = plain[(plain["depth"] < 110) | (plain["seed"] == 0)]
     assert slope_in_depth(ragged, "plain").tolist() == pytest.approx([10 * 20 / 36] * 3)
+    odd = plain[(plain["seed"] > 0) | (plain["depth"] != 56)]
+    assert len(slope_in_depth(odd, "plain")) == 3  # all have 20 and 110
+    odd = plain[(plain["depth"] < 110) & (plain["seed"] > 0) | (plain["depth"] > 20) & (plain["seed"] == 0)]
+    assert len(slope_in_depth(odd, "plain")) == 2
 
 
 def test_a_diverged_run_counts_as_guessing(worlds: dict[bool, Path], tmp_path: Path) -> None:
@@ -226,13 +248,39 @@ def test_a_diverged_run_counts_as_guessing(worlds: dict[bool, Path], tmp_path: P
     assert found.tolist() == pytest.approx([90.0, 70.1, 70.2])
 
 
+def test_a_network_that_diverged_never_converged(worlds: dict[bool, Path]) -> None:
+    table = load_tables(worlds[True])["quick"]
+    kinds = {"first": {"network": "plain", "depth": 20}, "second": {"network": "residual", "depth": 20}}
+    usual = iterations_to_error(table, **kinds, error=60.0)
+    lost = (table["network"] == "plain") & (table["depth"] == 20) & (table["seed"] == 1)
+    table = table.assign(outcome=table["outcome"].where(~lost, "diverged"))
+    found = iterations_to_error(table, **kinds, error=60.0)
+    assert found["0 fp32"] == usual["0 fp32"]
+    assert found["1 fp32"] > 2 * usual["1 fp32"]
+
+
+@pytest.mark.parametrize("diverged", [(), (56,), (20, 56)])
+def test_figures_of_networks_that_did_not_learn(tmp_path: Path, diverged: tuple[int, ...]) -> None:
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        for network in ("plain", "residual"):
+            for depth in (20, 56):
+                put(tmp_path, 0, f"network={network}", f"depth={depth}", error=95.0)
+    for path in tmp_path.glob("runs/*/summary.json"):
+        if int(path.parent.name.split("-")[1]) in diverged:
+            path.write_text(json.dumps({**json.loads(path.read_text()), "outcome": "diverged", "final": None}))
+    command = [sys.executable, str(ROOT / "experiments" / "report.py"), "--results", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "| C3 (56) |" in (tmp_path / "claims.md").read_text()
+
+
 def test_the_page_says_which_protocol_it_judges(worlds: dict[bool, Path]) -> None:
     page = write_claims(worlds[True]).read_text()
     assert "## Protocol quick (5,000 embedded images: not the paper's protocol)" in page
     assert "**supported (quick)**" in page
     assert "**supported**" not in page
-    assert "| plain-20 | 56 | 3 | 1.2e-06 | yes |" in page
-    assert "| plain-20 | 110 | 3 | 1.2e-06 | no |" in page
+    assert "| plain-20 | 56 | 3 | 1.2e-06 | yes | 500 |" in page
+    assert "| plain-20 | 110 | 3 | 1.2e-06 | no | 500 |" in page
     assert write_claims(worlds[False]).read_text().count("**refuted (quick)**") == len(load_claims())
 
 

@@ -266,8 +266,9 @@ def test_the_exit_status_of_a_sweep() -> None:
         return exit_status([Outcome("run", end) for end in ends])
 
     assert status("finished", "skipped") == 0
-    assert status("finished", "diverged", "out of budget") == status("stopped", "failed") == EXIT_FAILED
-    assert status("finished", "stopped", "out of budget") == EXIT_STOPPED
+    assert status("finished", "diverged", "skipped") == status("failed") == EXIT_FAILED
+    assert status("diverged", "stopped", "out of budget") == EXIT_STOPPED
+    assert status("failed", "out of budget") == EXIT_BUDGET
     assert status("out of budget", "skipped") == EXIT_BUDGET
 
 

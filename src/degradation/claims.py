@@ -6,11 +6,13 @@ Each file in conf/experiment/ states the claims that its runs decide, as data:
       C1:
         sentence: what the paper says
         statistic: a name in STATISTICS below; `of:` holds its arguments
-        above: 0.0      (or below:, or within: for "at most so far from zero") the threshold, in the statistic's unit
+        above: 0.0      (or below:, or within: for "at most so far from zero", of ratios "at most this factor from 1")
+                        the threshold, in the statistic's unit
 
 Every statistic gives one number per seed, so that the interval over seeds is that of a mean. No torch here.
 """
 
+import json
 import math
 import re
 from collections.abc import Callable
@@ -59,7 +61,8 @@ class Claim:
     def threshold(self) -> str:
         """In words, with the unit."""
         if self.within is not None:
-            return f"within {self.within:g} {self.unit} of zero"
+            by_factor = f"within a factor of {self.within:g} of 1 {self.unit}"
+            return by_factor if self.statistic in RATIOS else f"within {self.within:g} {self.unit} of zero"
         word, value = ("above", self.above) if self.above is not None else ("below", self.below)
         return f"{word} {value:g} {self.unit}"
 
@@ -127,7 +130,8 @@ def load_tables(results: str | Path) -> dict[str, pd.DataFrame]:
     runs = load_runs(results)
     if runs.empty:
         return {}
-    runs = runs.reindex(columns=list(dict.fromkeys([*runs, "study", "variant", "length", "precision"])))
+    errors = ["final.train_error", "final.train_error_eval", "final.test_error"]
+    runs = runs.reindex(columns=list(dict.fromkeys([*runs, "study", "variant", "length", "precision", *errors])))
     for group, settings in LATER.items():
         for key, default in settings.items():
             column = f"{group}.{key}"
@@ -138,9 +142,9 @@ def load_tables(results: str | Path) -> dict[str, pd.DataFrame]:
         frozenset(part.split("=")[0] for part in text.split(", ") if "=" in part) for text in runs["variant"].fillna("")
     ]
     runs["pair"] = runs["seed"].astype(str) + " " + runs["precision"].fillna("").astype(str)
-    for column in ("train_error", "train_error_eval", "test_error"):
+    for column in errors:
         # A diverged network guesses: leaving it out would hide exactly the runs that failed.
-        runs[f"final.{column}"] = runs[f"final.{column}"].astype(float).where(runs["outcome"] == "finished", CHANCE)
+        runs[column] = runs[column].astype(float).where(runs["outcome"] == "finished", CHANCE)
     runs["mean_response"] = [
         load_responses(run.folder)["std"].mean() if run.outcome == "finished" else np.nan for run in runs.itertuples()
     ]
@@ -178,16 +182,37 @@ def contrast(
 ) -> pd.Series:
     """The first kind of run minus the second at equal seed; with `over`, each at its best value of that setting.
 
-    There, a seed counts where both kinds were run at the same values, two or more.
+    There, over the values that both kinds were run at in most seeds, two or more; seeds that lack one do not count.
     """
     kinds = [select(table, where, (over,) if over else ()) for where in (first, second)]
     if over:
         ours, theirs = (rows.groupby("pair")[over].agg(frozenset) for rows in kinds)
-        fair = [
-            pair for pair in ours.index.intersection(theirs.index) if ours[pair] == theirs[pair] and len(ours[pair]) > 1
-        ]
-        kinds = [rows[rows["pair"].isin(fair)] for rows in kinds]
+        common = {pair: ours[pair] & theirs[pair] for pair in ours.index.intersection(theirs.index)}
+        values, pairs = _shared(common)
+        kinds = [rows[rows["pair"].isin(pairs) & rows[over].isin(values)] for rows in kinds]
     return _by_pair(kinds[0], column) - _by_pair(kinds[1], column)
+
+
+def _shared(found: dict[str, frozenset[Any]]) -> tuple[list[Any], list[str]]:
+    # Of the sets with two members or more, the one that most pairs include (then the largest), and those pairs.
+    def including(members: frozenset[Any]) -> list[str]:
+        return [pair for pair, theirs in found.items() if members <= theirs]
+
+    candidates = [members for members in found.values() if len(members) > 1]
+    if not candidates:
+        return [], []
+    best = max(candidates, key=lambda members: (len(including(members)), len(members)))
+    return sorted(best), including(best)
+
+
+def share_of_gain(
+    table: pd.DataFrame, first: Filter, second: Filter, plain: Filter, column: str = "test_error"
+) -> pd.Series:
+    """The first kind of run minus the second, as a share of what the second gains over a plain network.
+
+    A scale of its own for every protocol: in Table 3, options B and C are 0.15 and 0.24 of the gain better than A.
+    """
+    return contrast(table, first, second, column) / contrast(table, plain, second, column)
 
 
 def level(table: pd.DataFrame, where: Filter, column: str = "train_error") -> pd.Series:
@@ -198,14 +223,15 @@ def level(table: pd.DataFrame, where: Filter, column: str = "train_error") -> pd
 def slope_in_depth(table: pd.DataFrame, network: str, column: str = "train_error", up_to: int = 110) -> pd.Series:
     """Least-squares slope of a final number in depth, per 10 layers.
 
-    Over the depths that all seeds with more than one depth have, so that every seed's slope is of the same networks.
+    Over the depths that most seeds have, two or more, so that every seed's slope is of the same networks.
     """
     rows = select(table, {"network": network})
-    wide = rows[rows["depth"] <= up_to].pivot_table(index="pair", columns="depth", values=column)
-    wide = wide[wide.notna().sum(axis=1) > 1].dropna(axis=1)
-    if wide.shape[1] < 2:
+    rows = rows[rows["depth"] <= up_to]
+    shared, pairs = _shared({pair: frozenset(part["depth"]) for pair, part in rows.groupby("pair")})
+    if not shared:
         return pd.Series(dtype=float)
-    depths = wide.columns.to_numpy(dtype=float)
+    wide = rows.pivot_table(index="pair", columns="depth", values=column).loc[pairs, shared]
+    depths = np.array(shared, dtype=float)
     return wide.apply(lambda errors: 10 * stats.linregress(depths, errors.to_numpy(dtype=float)).slope, axis=1)
 
 
@@ -215,23 +241,22 @@ def _finished(table: pd.DataFrame, where: Filter) -> dict[str, Path]:
     return dict(rows.loc[rows["outcome"] == "finished", ["pair", "folder"]].itertuples(index=False, name=None))
 
 
-def iterations_to_error(table: pd.DataFrame, depth: int, error: float) -> pd.Series:
-    """Plain over residual: the ratio of the iterations at which the running training error first is under `error`.
+def iterations_to_error(table: pd.DataFrame, first: Filter, second: Filter, error: float) -> pd.Series:
+    """First over second: the ratio of the iterations at which the running training error first is under `error`.
 
-    A network that never gets there counts with all its iterations: the ratio is then a bound on the careful side.
+    A network that never gets there, or diverges, counts with all its iterations: a bound on the careful side.
     """
 
-    def first(network: str) -> tuple[pd.Series, pd.Series]:
+    def measure(where: Filter) -> tuple[pd.Series, pd.Series]:
         reached, at = {}, {}
-        for pair, folder in _finished(table, {"network": network, "depth": depth}).items():
-            metrics = load_metrics(folder)
-            found = first_below(metrics, error)
-            reached[pair], at[pair] = found is not None, found or metrics["iteration"].iloc[-1]
+        for run in select(table, where).to_dict("records"):
+            found = first_below(load_metrics(run["folder"]), error) if run["outcome"] == "finished" else None
+            reached[run["pair"]], at[run["pair"]] = found is not None, found or run["protocol.iterations"]
         return pd.Series(reached, dtype=bool), pd.Series(at, dtype=float)
 
-    (plain_there, plain), (residual_there, residual) = first("plain"), first("residual")
-    pairs = [pair for pair in plain.index.intersection(residual.index) if plain_there[pair] or residual_there[pair]]
-    return plain[pairs] / residual[pairs]
+    (ours_there, ours), (theirs_there, theirs) = measure(first), measure(second)
+    pairs = [pair for pair in ours.index.intersection(theirs.index) if ours_there[pair] or theirs_there[pair]]
+    return ours[pairs] / theirs[pairs]
 
 
 def first_below(metrics: pd.DataFrame, error: float) -> int | None:
@@ -304,6 +329,11 @@ def load_probe(run_folder: Path, probe: str) -> pd.DataFrame:
     return pd.read_csv(path) if path.exists() else pd.DataFrame()
 
 
+def probed_images(run_folder: Path, probe: str) -> int:
+    """How many images that table is of."""
+    return int(json.loads((probes_folder(run_folder) / "probe.json").read_text())["probes"][probe])
+
+
 def probes_folder(run_folder: Path) -> Path:
     """results/probes/<run id>, beside results/runs/<run id>."""
     return run_folder.parents[1] / "probes" / run_folder.name
@@ -320,24 +350,37 @@ def constructed_difference(table: pd.DataFrame, network: str, shallow: int, deep
 
 
 def lesion_difference(table: pd.DataFrame, depth: int) -> pd.Series:
-    """Rise in test error when one block is deleted, mean over blocks: plain minus residual."""
+    """Share of a network's advantage over guessing that is lost with one block, mean over blocks: plain minus residual.
 
-    def rise(network: str) -> pd.Series:
+    A share, because a network that barely learned has little error left to gain.
+    """
+
+    def lost(network: str) -> pd.Series:
         found = {}
         for pair, folder in _finished(table, {"network": network, "depth": depth}).items():
             rows = load_probe(folder, "lesions")
             if len(rows):
                 intact = rows.loc[rows["count"] == 0, "error"].iloc[0]
-                found[pair] = rows.loc[rows["kind"] == "delete_one", "error"].mean() - intact
+                risen = rows.loc[rows["kind"] == "delete_one", "error"].mean() - intact
+                found[pair] = risen / (CHANCE - intact) if intact < CHANCE else np.nan
         return pd.Series(found, dtype=float)
 
-    return rise("plain") - rise("residual")
+    return lost("plain") - lost("residual")
+
+
+def signal_ratio(table: pd.DataFrame, where: Filter, iteration: str = "first") -> pd.Series:
+    """The smallest std of any layer's response in training mode over the largest: near 0 where forward signals die."""
+    return pd.Series(
+        {pair: rows["std"].min() / rows["std"].max() for pair, rows in _gradients(table, where, iteration).items()},
+        dtype=float,
+    )
 
 
 STATISTICS: dict[str, Callable[..., pd.Series]] = {
     statistic.__name__: statistic
     for statistic in (
         contrast,
+        share_of_gain,
         level,
         slope_in_depth,
         iterations_to_error,
@@ -345,13 +388,21 @@ STATISTICS: dict[str, Callable[..., pd.Series]] = {
         response_change,
         gradient_growth,
         gradient_ratio,
+        signal_ratio,
         constructed_difference,
         lesion_difference,
     )
 }
 
 # Ratios spread by factors, not by differences: their means and intervals are those of their logarithms.
-RATIOS = {"iterations_to_error", "response_ratio", "response_change", "gradient_growth", "gradient_ratio"}
+RATIOS = {
+    "iterations_to_error",
+    "response_ratio",
+    "response_change",
+    "gradient_growth",
+    "gradient_ratio",
+    "signal_ratio",
+}
 LEAST_RATIO = 1e-30  # in place of 0, which has no logarithm
 
 
@@ -376,9 +427,13 @@ def decide(claim: Claim, effects: pd.Series) -> Verdict:
     if np.ptp(numbers) > 1e-9 * abs(mean):
         interval = stats.ttest_1samp(numbers, 0.0).confidence_interval(LEVEL)
         low, high = float(interval.low), float(interval.high)
+    elif len(numbers) < 3:  # two equal numbers may be coarse ones, such as iterations between log rows
+        return Verdict(claim, "undecided", values, back(mean), seeds_needed=3)
     told = (back(mean), back(low), back(high))
     bounds = {"above": (claim.above, np.inf), "below": (-np.inf, claim.below)}
-    within = (-claim.within, claim.within) if claim.within is not None else None
+    within = None
+    if claim.within is not None:
+        within = (1 / claim.within if ratio else -claim.within, claim.within)
     lower, upper = within or bounds["above" if claim.above is not None else "below"]
     assert lower is not None and upper is not None  # noqa: PT018
     lower, upper = (scale(edge) if np.isfinite(edge) else edge for edge in (lower, upper))

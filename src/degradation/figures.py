@@ -64,8 +64,11 @@ def describe(runs: pd.DataFrame) -> str:
     run = finished.iloc[0]
     note = PROTOCOL_NOTES.get(run.protocol, "")
     seeds = "seed" if counts.max() == 1 else "seeds"
-    return f"protocol {run.study}: {run.iterations:,} iterations on {run.data}, {n} {seeds} each" + (
-        f" ({note})" if note else ""
+    diverged = (runs["outcome"] != "finished").sum()
+    return (
+        f"protocol {run.study}: {run.iterations:,} iterations on {run.data}, {n} {seeds} each"
+        + (f", {diverged} diverged and not shown" if diverged else "")
+        + (f" ({note})" if note else "")
     )
 
 

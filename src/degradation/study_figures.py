@@ -3,6 +3,7 @@
 import math
 import textwrap
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,16 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from degradation.analysis import ARMS
-from degradation.claims import RATIOS, Filter, Verdict, first_below, growth_per_layer, load_probe, select
+from degradation.claims import (
+    RATIOS,
+    Filter,
+    Verdict,
+    first_below,
+    growth_per_layer,
+    load_probe,
+    probed_images,
+    select,
+)
 from degradation.figures import NETWORK_STYLES, PROTOCOL_NOTES, colour_of, new_figure, write_caption
 from degradation.record import load_gradients, load_metrics, load_responses
 
@@ -24,7 +34,7 @@ DASHES: dict[str, Any] = {"plain": (0, (3, 1.5)), "residual": "-"}
 def caption(figure: Figure, table: pd.DataFrame, what: str = "") -> None:
     """The line on every figure: protocol, data, n."""
     run = table.iloc[0]
-    counts = table.groupby(["network", "depth"])["seed"].nunique()
+    counts = table.groupby(["network", "depth", table["variant"].fillna("")])["seed"].nunique()
     seeds = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
     note = PROTOCOL_NOTES.get(run["protocol.name"], "")
     parts = [
@@ -88,6 +98,34 @@ def draw_by_setting(
     return figure
 
 
+def draw_curves_by_setting(table: pd.DataFrame, depth: int, setting: str, names: dict[Any, str]) -> Figure:
+    """Running training error along training at one depth, a panel per arm, a line per seed and value of a setting."""
+    figure, axes = new_figure(10, 3.8, 2, sharey=True)
+    rows = select(table, {"depth": depth}, (setting,))
+    styles = zip(names, ("#111111", "#e8a33d", "#3b82c4"), ("-", (0, (5, 1.5)), ":"), strict=False)
+    for value, colour, dashes in styles:
+        for ax, network in zip(axes, ARMS, strict=True):
+            runs = rows[(rows["network"] == network) & (rows[setting] == value)]
+            for number, run in enumerate(runs.to_dict("records")):
+                curve = load_metrics(run["folder"])
+                ended = " (diverged)" if run["outcome"] != "finished" else ""
+                label = None if number else f"{names[value]}{ended}, test error {runs['test_error'].mean():.1f} %"
+                x = curve["iteration"] / 1000
+                ax.plot(x, curve["train_error"], color=colour, linestyle=dashes, linewidth=1.2, label=label)
+    for ax, network in zip(axes, ARMS, strict=True):
+        ax.set_title(f"{network}-{depth}")
+        ax.set_xlabel("iterations (thousands)")
+        ax.set_xlim(left=0)
+        if (rows["network"] == network).any():
+            ax.legend(fontsize=8, loc="lower left")
+        else:
+            _say_not_run(ax)
+    axes[0].set_ylabel("training error, running (%)")
+    axes[0].set_ylim(0, 100)
+    caption(figure, rows, "lines: seeds")
+    return figure
+
+
 def draw_constructed(table: pd.DataFrame, shallow: int, deep: int) -> Figure:
     """Training error in eval mode and test error along training: from scratch, and from the constructed solution."""
     networks = [n for n in ARMS if len(select(table, {"network": n, "depth": deep, "network.parent_depth": shallow}))]
@@ -132,7 +170,7 @@ def draw_signals(table: pd.DataFrame) -> Figure:
     """At initialisation: std of responses (top) and gradient norms (bottom) by layer, with and without BN."""
     figure, panels = new_figure(11, 6.4, 2, sharey="row", rows=2)
     axes = np.array(panels).reshape(2, 2)
-    rows = table[table["study"] == "gradients"]
+    rows = select(table, {"study": "gradients"})
     depths = sorted(rows["depth"].unique())
     for column, norm in enumerate(("batch", "none")):
         for (depth, network), part in rows[rows["network.norm"] == norm].groupby(["depth", "network"]):
@@ -156,25 +194,26 @@ def draw_signals(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def draw_signals_in_training(table: pd.DataFrame) -> Figure:
-    """Weight gradients of every layer at four moments of training: a row per depth, a column per arm and norm."""
+def draw_signals_in_training(table: pd.DataFrame, column: str, label: str) -> Figure:
+    """A column of gradients.csv by layer, at four moments of training: a row per depth, a column per arm and norm."""
     kinds = signals_in_training(table)
     depths = sorted({depth for depth, _, _ in kinds})
     columns = [(network, norm) for norm in ("batch", "none") for network in ARMS]
-    columns = [column for column in columns if any(key[1:] == column for key in kinds)]
+    columns = [arm for arm in columns if any(key[1:] == arm for key in kinds)]
     figure, axes = new_figure(1.5 + 3.4 * len(columns), 1 + 2.6 * len(depths), len(columns), "all", len(depths))
-    for ax, (depth, column) in zip(axes, product(depths, columns), strict=True):
-        network, norm = column
+    for ax, (depth, (network, norm)) in zip(axes, product(depths, columns), strict=True):
         ax.set_title(f"{network}-{depth}" + (", no BN" if norm == "none" else ""), fontsize=10)
         if (depth, network, norm) not in kinds:
-            ax.text(0.5, 0.5, "not run", transform=ax.transAxes, ha="center", color="0.5")
+            _say_not_run(ax)
             continue
         rows = kinds[depth, network, norm]
+        if (rows["outcome"] == "diverged").any():
+            ax.set_title(f"{ax.get_title()}, diverged", fontsize=10)
         signals = pd.concat([load_gradients(folder) for folder in rows["folder"]])
         moments = sorted(signals["iteration"].unique())
         chosen = [moments[round(fraction * (len(moments) - 1))] for fraction in (0, 0.1, 0.5, 1)]
         for moment, shade in dict(zip(chosen, (0.75, 0.55, 0.3, 0.0), strict=True)).items():
-            line = signals[signals["iteration"] == moment].groupby("layer")["grad_weight"].mean()
+            line = signals[signals["iteration"] == moment].groupby("layer")[column].mean()
             label = f"iteration {moment:,}" + (
                 " (diverged)" if moment and (rows["outcome"] == "diverged").any() else ""
             )
@@ -183,7 +222,7 @@ def draw_signals_in_training(table: pd.DataFrame) -> Figure:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.legend(fontsize=7)
     for ax in axes[:: len(columns)]:
-        ax.set_ylabel("gradient norm of weights")
+        ax.set_ylabel(label)
     for ax in axes[-len(columns) :]:
         ax.set_xlabel("layer index")
     caption(figure, pd.concat(kinds.values()), "one fixed batch, training mode, mean over seeds")
@@ -250,7 +289,7 @@ def draw_convergence(table: pd.DataFrame, depths: list[int]) -> Figure:
             colour, marker = NETWORK_STYLES[network]
             for _, seed in reached.iterrows():
                 ax.plot(seed.index, seed, color=colour, marker=marker, markersize=4, linestyle="none", alpha=0.5)
-            lowest = min(lowest, *reached.columns[reached.notna().any()])
+            lowest = min([lowest, *reached.columns[reached.notna().any()]])
             everywhere = reached.mean(skipna=False)  # a mean of those seeds alone that got there would flatter
             style = {"color": colour, "marker": marker, "markersize": 4, "linestyle": DASHES[network]}
             ax.plot(everywhere.index, everywhere, label=f"{network}-{depth}", **style)
@@ -265,44 +304,47 @@ def draw_convergence(table: pd.DataFrame, depths: list[int]) -> Figure:
     return figure
 
 
-def draw_response_parts(table: pd.DataFrame, depth: int) -> Figure:
+def draw_response_parts(table: pd.DataFrame, depths: list[int]) -> Figure:
     """What the responses of Fig. 7 are made of: std beside BN's gamma and beta, with and without weight decay on them.
 
-    Mean over seeds with its range as a band. In training mode the variance of a response is that of beta over channels
-    plus the mean square of gamma.
+    A row per depth. Mean over seeds with its range as a band. In training mode the variance of a response is that of
+    beta over channels plus the mean square of gamma.
     """
-    kinds = {"with weight decay on BN": True, "without": False}
-    chosen = {
-        (kind, network): select(table, {"network": network, "depth": depth, "protocol.decay_batchnorm": decayed})
-        for kind, decayed in kinds.items()
-        for network in ARMS
-    }
-    shown = [key for key, rows in chosen.items() if (rows["outcome"] == "finished").any()]
-    columns = math.ceil(len(shown) / 2) if len(shown) > 2 else len(shown)
-    figure, axes = new_figure(
-        2 + 4 * columns, 0.6 + 3.2 * math.ceil(len(shown) / columns), columns, "all", -(-len(shown) // columns)
-    )
-    for ax in axes[len(shown) :]:
-        ax.set_axis_off()
+    columns = [(network, decayed) for network in ARMS for decayed in (True, False)]
+    figure, axes = new_figure(13.5, 0.8 + 2.9 * len(depths), len(columns), "all", len(depths))
     parts = {"std": ("0.05", "-"), "gamma_rms": ("#e8a33d", "-"), "beta_rms": ("#3b82c4", (0, (3, 1.5)))}
     names = {"std": "std of the response", "gamma_rms": "gamma, root mean square", "beta_rms": "beta, root mean square"}
-    for ax, key in zip(axes, shown, strict=False):
-        rows = chosen[key]
-        layers = pd.concat([load_responses(folder) for folder in rows.loc[rows["outcome"] == "finished", "folder"]])
+    drawn = []
+    for ax, (depth, (network, decayed)) in zip(axes, product(depths, columns), strict=True):
+        ax.set_title(f"{network}-{depth}" + ("" if decayed else ", no weight decay on BN"), fontsize=10)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        rows = select(table, {"network": network, "depth": depth, "protocol.decay_batchnorm": decayed})
+        rows = rows[rows["outcome"] == "finished"]
+        if rows.empty:
+            _say_not_run(ax)
+            continue
+        drawn.append(rows)
+        layers = pd.concat([load_responses(folder) for folder in rows["folder"]])
         for column, (colour, dashes) in parts.items():
             if column not in layers or layers[column].isna().all():
                 continue
             line = layers.groupby("layer")[column].agg(["mean", "min", "max"])
             ax.plot(line.index, line["mean"], color=colour, linestyle=dashes, linewidth=1.4, label=names[column])
             ax.fill_between(line.index, line["min"], line["max"], color=colour, alpha=0.15, linewidth=0)
-        kind, network = key
-        ax.set_title(f"{network}-{depth}, {kind}", fontsize=10)
+    for ax in axes[:: len(columns)]:
+        ax.set_ylabel("test set, eval mode")
+    for ax in axes[-len(columns) :]:
         ax.set_xlabel("layer index")
-    axes[0].set_ylabel("over the test set, eval mode")
     axes[0].set_ylim(bottom=0)
-    axes[0].legend(fontsize=8)
-    caption(figure, pd.concat([chosen[key] for key in shown]))
+    handles, labels = max((ax.get_legend_handles_labels() for ax in axes), key=lambda found: len(found[0]))
+    figure.legend(handles, labels, fontsize=8, ncols=3, loc="outside upper center")
+    caption(figure, pd.concat(drawn))
     return figure
+
+
+def _say_not_run(ax: Axes) -> None:
+    ax.text(0.5, 0.5, "not run", transform=ax.transAxes, ha="center", color="0.5")
+    ax.set_xticks([])
 
 
 def draw_verdicts(verdicts: list[Verdict], protocol: str) -> Figure:
@@ -316,7 +358,9 @@ def draw_verdicts(verdicts: list[Verdict], protocol: str) -> Figure:
     for ax, verdict in zip(axes, shown, strict=False):
         colour, marker = VERDICT_STYLES[verdict.verdict]
         claim = verdict.claim
-        edges = [e for e in (claim.above, claim.below, claim.within, claim.within and -claim.within) if e is not None]
+        edges = [edge for edge in (claim.above, claim.below, claim.within) if edge is not None]
+        if claim.within is not None:
+            edges.append(1 / claim.within if claim.statistic in RATIOS else -claim.within)
         for edge in edges:
             ax.axvline(edge, color="0.2", linestyle=":", linewidth=1.4)
         if not math.isnan(verdict.low):
@@ -341,7 +385,7 @@ def draw_verdicts(verdicts: list[Verdict], protocol: str) -> Figure:
     note = PROTOCOL_NOTES.get(protocol, "")
     write_caption(
         figure,
-        f"protocol {protocol}: mean and 95 % interval over seeds, dotted: the threshold stated beforehand"
+        f"protocol {protocol}: mean and 95 % interval over seeds, dotted: the stated threshold"
         + (f" ({note})" if note else ""),
     )
     return figure
@@ -377,33 +421,19 @@ def draw_lesion_study(table: pd.DataFrame, depths: list[int]) -> Figure:
         panels[0, column].set_title(f"{depth} layers")
     for ax in panels[:, 0]:
         ax.set_ylabel("test error (%)")
-    caption(figure, pd.concat(drawn), "500 test images, blocks that keep the shape")
+    together = pd.concat(drawn)
+    counts = sorted({probed_images(folder, "lesions") for folder in together["folder"] if has_probe(folder, "lesions")})
+    images = " or ".join(f"{count:,}" for count in counts)
+    caption(figure, together, f"{images} test images, blocks that keep the shape")
     return figure
 
 
-def has_lesions(table: pd.DataFrame, depth: int) -> bool:
-    """Whether any network of that depth was lesioned."""
-    return any(len(load_probe(folder, "lesions")) for folder in select(table, {"depth": depth})["folder"])
+def has_probe(run_folder: Path, probe: str) -> bool:
+    """Whether experiments/probe.py measured that of a run."""
+    return len(load_probe(run_folder, probe)) > 0
 
 
-def draw_longer(table: pd.DataFrame, length: int) -> Figure:
-    """Final errors of plain networks by depth, after the protocol's iterations and after `length` times as many."""
-    figure, axes = new_figure(9, 3.8, 2, sharey=True)
-    long = select(table, {"network": "plain", "length": length})  # the caller knows that there are some
-    depths = sorted(long["depth"].unique())
-    usual = select(table, {"network": "plain", "length": 1})
-    usual = usual[usual["depth"].isin(depths)]
-    places = {depth: float(place) for place, depth in enumerate(depths)}
-    for ax, rows, times in zip(axes, (usual, long), (1, length), strict=True):
-        for column, what in (("train_error", "training"), ("test_error", "test")):
-            if len(rows):
-                _errors_by(ax, rows, "depth", places, column, what)
-        ax.set_xticks(list(places.values()), [str(depth) for depth in depths])
-        ax.set_xlim(-0.5, len(depths) - 0.5)
-        ax.set_xlabel("depth of the plain network")
-        ax.set_title(f"{int(long['protocol.iterations'].iloc[0]) // length * times:,} iterations")
-        ax.legend(fontsize=8)
-    axes[0].set_ylabel("final error (%)")
-    axes[0].set_ylim(bottom=0)
-    caption(figure, long)
-    return figure
+def has_finished(table: pd.DataFrame, depth: int) -> bool:
+    """Whether both arms have a finished run of that depth."""
+    finished = table[table["outcome"] == "finished"]
+    return all(len(select(finished, {"network": network, "depth": depth})) > 0 for network in ARMS)

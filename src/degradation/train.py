@@ -498,9 +498,12 @@ def calibrate(config: Config, jobs: int) -> Callable[[int], float]:
 
 
 def exit_status(outcomes: list[Outcome]) -> int:
-    """Of a whole sweep: 0 only where every run is finished or already was."""
+    """Of a whole sweep: 0 only where every run is finished or already was.
+
+    That the same command would continue comes first: whoever repeats it until it is done learns of failures then.
+    """
     statuses = {outcome.exit_status for outcome in outcomes}
-    for status in (EXIT_FAILED, EXIT_STOPPED, EXIT_BUDGET):
+    for status in (EXIT_STOPPED, EXIT_BUDGET, EXIT_FAILED):
         if status in statuses:
             return status
     return 0
