@@ -59,7 +59,7 @@ def put(results: Path, seed: int, *overrides: str, error: float, gradient: float
             "layer": n,
             "name": "",
             "stage": s,
-            "std": factor**-n,
+            "std": min(1.0, factor) ** n,
             "grad_response": factor**-n,
             "grad_weight": factor ** (1 - n),
         }
@@ -272,6 +272,14 @@ def test_figures_of_networks_that_did_not_learn(tmp_path: Path, diverged: tuple[
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert "| C3 (56) |" in (tmp_path / "claims.md").read_text()
+
+
+def test_every_claim_has_its_figure(worlds: dict[bool, Path]) -> None:
+    command = [sys.executable, str(ROOT / "experiments" / "report.py"), "--results", str(worlds[True])]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    drawn = {path.stem for path in (worlds[True] / "figures" / "quick").glob("*.png")}
+    assert {claim.figure for claim in load_claims() if claim.figure} <= drawn
 
 
 def test_the_page_says_which_protocol_it_judges(worlds: dict[bool, Path]) -> None:

@@ -62,7 +62,7 @@ class Claim:
         """In words, with the unit."""
         if self.within is not None:
             by_factor = f"within a factor of {self.within:g} of 1 {self.unit}"
-            return by_factor if self.statistic in RATIOS else f"within {self.within:g} {self.unit} of zero"
+            return by_factor if self.statistic in RATIOS else f"from -{self.within:g} to {self.within:g} {self.unit}"
         word, value = ("above", self.above) if self.above is not None else ("below", self.below)
         return f"{word} {value:g} {self.unit}"
 
@@ -368,11 +368,10 @@ def lesion_difference(table: pd.DataFrame, depth: int) -> pd.Series:
     return lost("plain") - lost("residual")
 
 
-def signal_ratio(table: pd.DataFrame, where: Filter, iteration: str = "first") -> pd.Series:
-    """The smallest std of any layer's response in training mode over the largest: near 0 where forward signals die."""
+def least_signal(table: pd.DataFrame, where: Filter, iteration: str = "first") -> pd.Series:
+    """The smallest std of any layer's response in training mode: near 0 where forward signals die out."""
     return pd.Series(
-        {pair: rows["std"].min() / rows["std"].max() for pair, rows in _gradients(table, where, iteration).items()},
-        dtype=float,
+        {pair: rows["std"].min() for pair, rows in _gradients(table, where, iteration).items()}, dtype=float
     )
 
 
@@ -388,20 +387,20 @@ STATISTICS: dict[str, Callable[..., pd.Series]] = {
         response_change,
         gradient_growth,
         gradient_ratio,
-        signal_ratio,
+        least_signal,
         constructed_difference,
         lesion_difference,
     )
 }
 
-# Ratios spread by factors, not by differences: their means and intervals are those of their logarithms.
+# Ratios and scales spread by factors, not by differences: their means and intervals are those of their logarithms.
 RATIOS = {
     "iterations_to_error",
     "response_ratio",
     "response_change",
     "gradient_growth",
     "gradient_ratio",
-    "signal_ratio",
+    "least_signal",
 }
 LEAST_RATIO = 1e-30  # in place of 0, which has no logarithm
 

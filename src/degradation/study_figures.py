@@ -92,7 +92,7 @@ def draw_by_setting(
     ax.set_ylabel("final error (%)")
     ax.margins(y=0.1)
     ax.set_ylim(bottom=0)
-    ax.legend(fontsize=8)
+    ax.legend(fontsize=8, loc="lower left")
     ax.set_title(title)
     caption(figure, rows)
     return figure
@@ -194,7 +194,7 @@ def draw_signals(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def draw_signals_in_training(table: pd.DataFrame, column: str, label: str) -> Figure:
+def draw_signals_in_training(table: pd.DataFrame, column: str, ylabel: str) -> Figure:
     """A column of gradients.csv by layer, at four moments of training: a row per depth, a column per arm and norm."""
     kinds = signals_in_training(table)
     depths = sorted({depth for depth, _, _ in kinds})
@@ -222,7 +222,7 @@ def draw_signals_in_training(table: pd.DataFrame, column: str, label: str) -> Fi
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.legend(fontsize=7)
     for ax in axes[:: len(columns)]:
-        ax.set_ylabel(label)
+        ax.set_ylabel(ylabel)
     for ax in axes[-len(columns) :]:
         ax.set_xlabel("layer index")
     caption(figure, pd.concat(kinds.values()), "one fixed batch, training mode, mean over seeds")
@@ -304,6 +304,29 @@ def draw_convergence(table: pd.DataFrame, depths: list[int]) -> Figure:
     return figure
 
 
+def draw_longer(table: pd.DataFrame, length: int) -> Figure:
+    """Final errors of plain networks by depth, after the protocol's iterations and after `length` times as many."""
+    figure, axes = new_figure(9, 3.8, 2, sharey=True)
+    long = select(table, {"network": "plain", "length": length})  # the caller knows that there are some
+    depths = sorted(long["depth"].unique())
+    usual = select(table, {"network": "plain", "length": 1})
+    usual = usual[usual["depth"].isin(depths)]
+    places = {depth: float(place) for place, depth in enumerate(depths)}
+    for ax, rows, times in zip(axes, (usual, long), (1, length), strict=True):
+        for column, what in (("train_error", "training"), ("test_error", "test")):
+            if len(rows):
+                _errors_by(ax, rows, "depth", places, column, what)
+        ax.set_xticks(list(places.values()), [str(depth) for depth in depths])
+        ax.set_xlim(-0.5, len(depths) - 0.5)
+        ax.set_xlabel("depth of the plain network")
+        ax.set_title(f"{int(long['protocol.iterations'].iloc[0]) // length * times:,} iterations")
+        ax.legend(fontsize=8)
+    axes[0].set_ylabel("final error (%)")
+    axes[0].set_ylim(bottom=0)
+    caption(figure, long)
+    return figure
+
+
 def draw_response_parts(table: pd.DataFrame, depths: list[int]) -> Figure:
     """What the responses of Fig. 7 are made of: std beside BN's gamma and beta, with and without weight decay on them.
 
@@ -335,7 +358,7 @@ def draw_response_parts(table: pd.DataFrame, depths: list[int]) -> Figure:
         ax.set_ylabel("test set, eval mode")
     for ax in axes[-len(columns) :]:
         ax.set_xlabel("layer index")
-    axes[0].set_ylim(bottom=0)
+    axes[0].set_yscale("log")
     handles, labels = max((ax.get_legend_handles_labels() for ax in axes), key=lambda found: len(found[0]))
     figure.legend(handles, labels, fontsize=8, ncols=3, loc="outside upper center")
     caption(figure, pd.concat(drawn))
@@ -402,11 +425,11 @@ def draw_lesion_study(table: pd.DataFrame, depths: list[int]) -> Figure:
     for column, depth in enumerate(depths):
         for network in ARMS:
             rows = select(table, {"network": network, "depth": depth})
-            tables = [found for folder in rows["folder"] if len(found := load_probe(folder, "lesions"))]
-            if not tables:
+            rows = rows[[has_probe(folder, "lesions") for folder in rows["folder"]]]
+            if rows.empty:
                 continue
             drawn.append(rows)
-            lesions = pd.concat(tables)
+            lesions = pd.concat([load_probe(folder, "lesions") for folder in rows["folder"]])
             colour, marker = NETWORK_STYLES[network]
             for ax, kind in zip(panels[:, column], ("delete", "swap"), strict=True):
                 line = lesions[lesions["kind"] == kind].groupby("count")["error"].agg(["mean", "min", "max"])
@@ -422,7 +445,7 @@ def draw_lesion_study(table: pd.DataFrame, depths: list[int]) -> Figure:
     for ax in panels[:, 0]:
         ax.set_ylabel("test error (%)")
     together = pd.concat(drawn)
-    counts = sorted({probed_images(folder, "lesions") for folder in together["folder"] if has_probe(folder, "lesions")})
+    counts = sorted({probed_images(folder, "lesions") for folder in together["folder"]})
     images = " or ".join(f"{count:,}" for count in counts)
     caption(figure, together, f"{images} test images, blocks that keep the shape")
     return figure
