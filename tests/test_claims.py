@@ -46,7 +46,7 @@ def put(results: Path, seed: int, *overrides: str, error: float, gradient: float
     noise = 0.1 * seed
     depth = config.network.depth
     slow, pace = error + noise, summary.pop("pace", 1.0)
-    for iteration in range(25, 2501, 25):
+    for iteration in range(50, 2501, 50):
         running = max(slow, 100 - 0.02 * pace * iteration * 100 / (10 + slow))
         record.append({"iteration": iteration, "lr": 0.1, "train_error": running, "train_loss": 1.0, "seconds": 1.0})
     layers = [(n, 0 if n == 1 else 1 + 3 * (n - 2) // (depth - 2)) for n in range(1, depth)]
@@ -70,7 +70,8 @@ def put(results: Path, seed: int, *overrides: str, error: float, gradient: float
     variant = ", ".join(f"{key}={value}" for key, value in sorted(find_variant(config).items()))
     test = summary.pop("test", error) + 2 * noise
     final = {"train_error": error + noise, "train_error_eval": error + noise, "test_error": test}
-    described = {"run_id": record.id, "variant": variant, "study": config.study, "length": config.length}
+    study = "varied" if variant and config.study == "single" else config.study  # not to be drawn as a grid of its own
+    described = {"run_id": record.id, "variant": variant, "study": study, "length": config.length}
     parts = {"seconds": 1.0, "precision": "fp32", "parameters": 1, "multiply_adds": 1, "commit": "none", **summary}
     record.finish({"outcome": "finished", **described, "final": final, **parts})
     probed = probes_folder(record.path)
@@ -259,7 +260,7 @@ def test_a_network_that_diverged_never_converged(worlds: dict[bool, Path]) -> No
     assert found["1 fp32"] > 2 * usual["1 fp32"]
 
 
-@pytest.mark.parametrize("diverged", [(), (56,), (20, 56)])
+@pytest.mark.parametrize("diverged", [(), (20, 56)])
 def test_figures_of_networks_that_did_not_learn(tmp_path: Path, diverged: tuple[int, ...]) -> None:
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         for network in ("plain", "residual"):

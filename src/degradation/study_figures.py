@@ -323,7 +323,7 @@ def draw_longer(table: pd.DataFrame, length: int) -> Figure:
         ax.legend(fontsize=8)
     axes[0].set_ylabel("final error (%)")
     axes[0].set_ylim(bottom=0)
-    caption(figure, long)
+    caption(figure, pd.concat([usual, long]))
     return figure
 
 
@@ -403,7 +403,7 @@ def draw_verdicts(verdicts: list[Verdict], protocol: str) -> Figure:
         ax.set_yticks([])
         ax.tick_params(labelsize=8)
         ax.set_xlabel(claim.unit, fontsize=7, labelpad=1)
-        title = textwrap.shorten(f"{claim.id}: {claim.sentence}", 112, placeholder=" ...")
+        title = textwrap.shorten(f"{claim.id}: {claim.sentence}", 102, placeholder=" ...")
         ax.set_title(f"{title}\n{verdict.verdict}, n = {len(points)}", fontsize=8, loc="left", color=colour)
     note = PROTOCOL_NOTES.get(protocol, "")
     write_caption(
