@@ -279,7 +279,7 @@ def write_claims(results: str | Path) -> Path:
         sections = (_verdicts(folder, protocol, verdicts), _constructed(table), _ledger(table))
         parts += [section for section in sections if section]
     if len(parts) == 1:
-        parts.append("No finished run yet: `make claims`.")
+        parts.append("Nothing to judge yet (smoke runs are not judged): `make claims`.")
     path = folder / "claims.md"
     write_atomically(path, "\n\n".join(parts) + "\n")
     return path
