@@ -155,9 +155,9 @@ having reached an error; it has no responses, gradients or lesions to compare. T
 claim as it stands.
 
 Most thresholds are the sign that the paper claims (0, or a ratio of 1). They were written when seed 0 of the quick
-grid and depth 20 at short had been run, and nothing else; C5 (healthy), C5 (forward), BN (56) and C4 (kept) were
-added, and C8's and C10's tightened, when quick records of C4 and C5 and one seed of C8 were there. None was written
-with a number of the paper's protocol at hand.
+grid and depth 20 at short had been run, and nothing else; C5 (healthy), C5 (forward), C5 (trained, 110), BN (56) and
+C4 (kept) were added, and C8's and C10's tightened, when quick records of C4 and C5 and one seed of C8 were there. None
+was written with a number of the paper's protocol at hand.
 
 Train what a study still lacks: `make claims` (all of them, three seeds), or `python experiments/train.py
 experiment=<study> protocol=<protocol> seed=0,1,2`."""
