@@ -418,6 +418,10 @@ def test_a_misspelt_key(said: Callable[..., str], tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_misspelt_choice(said: Callable[..., str]) -> None:
+    assert "network=plian is not one of plain, residual" in said("network=plian")
+
+
 def test_an_impossible_depth(said: Callable[..., str], tmp_path: Path) -> None:
     assert "depth=21 is not of the form 6n+2; the nearest such depths are 20 and 26" in said("depth=21")
     assert not (tmp_path / "runs").exists()

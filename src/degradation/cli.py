@@ -7,7 +7,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -78,7 +78,9 @@ def _run(cfg: DictConfig) -> Any:
 
 
 def _fail(error: BaseException) -> int:
-    if isinstance(error, OSError):
+    if isinstance(error, MissingConfigException):  # an OSError, too
+        text = f"{str(error.missing_cfg_file).replace('/', '=', 1)} is not one of {', '.join(error.options or ())}"
+    elif isinstance(error, OSError):
         place = f" {error.filename}" if error.filename else ""
         text = f"cannot write{place} ({error.strerror}); name another folder with RESULTS_DIR= or paths.results="
     else:
