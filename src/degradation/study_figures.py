@@ -257,7 +257,7 @@ def draw_learning_rates(table: pd.DataFrame) -> Figure:
                     continue
                 text = f"{value:.1f}\nn = {counts[(depth, rate)]}"
                 ax.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if value < 45 else "black")
-            if grid.iloc[i].notna().any():
+            if grid.iloc[i].notna().sum() > 1:
                 best = int(np.nanargmin(grid.iloc[i]))
                 ax.add_patch(
                     Rectangle((best - 0.46, i - 0.46), 0.92, 0.92, fill=False, edgecolor="white", linewidth=2.5)
