@@ -252,9 +252,17 @@ def _ledger(table: pd.DataFrame) -> str:
     if not rows:
         return ""
     ledger = pd.DataFrame(rows)
+    spreads = []
+    for network in ("plain", "residual"):
+        usual = select(table, {"network": network, "depth": 20})
+        if len(usual) > 1:
+            spreads.append(f"{network}-20 {usual['train_error'].std():.1f} and {usual['test_error'].std():.1f}")
+    scale = (
+        f" For scale, the standard deviation over seeds without any change: {', '.join(spreads)}." if spreads else ""
+    )
     return (
         "### Deviation ledger\n\nChange of the final error in points at equal seed (mean ± standard deviation over"
-        " seeds) when one choice that the paper leaves open is made the other way.\n\n"
+        f" seeds) when one choice that the paper leaves open is made the other way.{scale}\n\n"
         + markdown_table(ledger, {column: column for column in ledger})
     )
 
