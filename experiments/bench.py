@@ -6,9 +6,7 @@ import sys
 from pathlib import Path
 
 import hydra
-
-from degradation import machine as machines
-from degradation.bench import (
+from speed import (
     default_setting,
     describe_machine,
     measure_figures,
@@ -19,9 +17,11 @@ from degradation.bench import (
     measure_throughput,
     summarise,
 )
+
 from degradation.config import ConfigError, parse
-from degradation.figures import draw_growth, draw_throughput, save
-from degradation.gallery import write_bench
+from degradation.report.draw import draw_growth, draw_throughput, save
+from degradation.report.pages import write_bench
+from degradation.train import machine as machines
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "results" / "bench"

@@ -8,12 +8,12 @@ import sys
 import time
 from pathlib import Path
 
-from degradation.analysis import ARMS, find_results
-from degradation.claims import ClaimError, list_studies, load_claims, load_tables, probes_folder, select
 from degradation.cli import EXIT_INPUT, choose_protocol
 from degradation.config import ConfigError
 from degradation.record import RecordError
-from degradation.train import BEGAN, EXIT_BUDGET, EXIT_STOPPED
+from degradation.report.statistics import ClaimError, list_studies, load_claims, load_tables, probes_folder, select
+from degradation.report.table import ARMS, find_results
+from degradation.train.run import BEGAN, EXIT_BUDGET, EXIT_STOPPED
 
 HERE = Path(__file__).parent
 

@@ -17,16 +17,16 @@ import numpy as np
 import pandas as pd
 import torch
 
-from degradation import machine as machines
-from degradation.checkpoint import CheckpointError, checkpoint_file, load_network, read_config
-from degradation.construct import deepen_each
-from degradation.data import DataError, ImageSet, Normalizer, load_cifar10, load_cifar10_mini, make_synthetic
-from degradation.figures import save
-from degradation.lesions import deletable, delete_each, delete_random, swap_random, swappable
-from degradation.network import Network, parameter_count
-from degradation.probe_figures import draw_gradients, draw_lesions, draw_responses
-from degradation.probes import evaluate, layer_gradients, layer_responses
+from degradation.data.images import DataError, ImageSet, Normalizer, load_cifar10, load_cifar10_mini, make_synthetic
+from degradation.net.foreign import CheckpointError, checkpoint_file, load_network, read_config
+from degradation.net.network import Network, parameter_count
+from degradation.probe.construct import deepen_each
+from degradation.probe.layers import evaluate, layer_gradients, layer_responses
+from degradation.probe.lesions import deletable, delete_each, delete_random, swap_random, swappable
 from degradation.record import write_atomically
+from degradation.report.draw import save
+from degradation.report.probes import draw_gradients, draw_lesions, draw_responses
+from degradation.train import machine as machines
 
 PROBES = ("error", "responses", "gradients", "lesions", "constructed")
 MADE = {f"{probe}.{kind}" for probe in PROBES for kind in ("csv", "png", "svg")} | {"probe.json"}

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from degradation.analysis import find_results, studies
-from degradation.claims import ClaimError
-from degradation.gallery import write_claims, write_gallery
 from degradation.record import RecordError
+from degradation.report.pages import write_claims, write_gallery
+from degradation.report.statistics import ClaimError
+from degradation.report.table import find_results, studies
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
@@ -59,7 +59,7 @@ def main() -> int:
     figures, tables = sorted(results.glob("figures/*/*.png")), sorted(results.glob("tables/*/*.csv"))
     print(f"{len(figures)} figures, {len(tables)} tables, the gallery {gallery} and the verdicts {claims}")
     if arguments.wandb:
-        from degradation.tracking import log_report
+        from degradation.train.tracking import log_report
 
         log_report(str(results), "degradation", figures, tables, "degradation_cifar")
     return 0

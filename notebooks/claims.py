@@ -17,7 +17,10 @@
 # and the verdict that its statistic over seeds allows. `make claims` trains what is missing; `make figures` draws.
 
 # %%
-from degradation import analysis, claims, figures, study_figures
+from degradation.report import draw as figures
+from degradation.report import statistics as claims
+from degradation.report import studies as study_figures
+from degradation.report import table as analysis
 
 results = analysis.find_results()
 tables = claims.load_tables(results)

@@ -17,7 +17,8 @@
 # records in `results/runs/`. `make figures` runs this file; it also opens as a notebook (`jupytext --to ipynb`).
 
 # %%
-from degradation import analysis, figures
+from degradation.report import draw as figures
+from degradation.report import table as analysis
 
 results = analysis.find_results()
 studies = dict(analysis.studies(results))

@@ -17,7 +17,8 @@
 # set: pooled exactly over images, positions and channels. From the records in `results/runs/`.
 
 # %%
-from degradation import analysis, figures
+from degradation.report import draw as figures
+from degradation.report import table as analysis
 
 results = analysis.find_results()
 studies = dict(analysis.studies(results))

@@ -10,8 +10,8 @@ import hydra
 import pytest
 import torch
 
-from degradation import train as train_module
 from degradation.config import Config, parse
+from degradation.train import run as train_module
 
 ROOT = Path(__file__).parents[1]
 TINY = [

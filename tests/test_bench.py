@@ -7,14 +7,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from PIL import Image
+from speed import TRAINER, USUAL, InMemoryCIFAR10, default_setting, measure_throughput, summarise
 
-from degradation.bench import TRAINER, USUAL, InMemoryCIFAR10, default_setting, measure_throughput, summarise
-from degradation.data import load_cifar10_mini
-from degradation.figures import draw_throughput
-from degradation.gallery import write_bench
-from degradation.network import multiply_adds
+from degradation.data.images import load_cifar10_mini
+from degradation.net.network import multiply_adds
+from degradation.report.draw import draw_throughput
+from degradation.report.pages import write_bench
 
-from .conftest import Compose
+from tests.conftest import Compose
 
 BARE = "bare loop, channels_last, bf16"
 

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from degradation.config import Config, ConfigError, parse
-from degradation.data import DataError
+from degradation.data.images import DataError
 from degradation.record import RecordError
 
 EXIT_INPUT = 2  # nothing was started; argparse, which Hydra uses, gives the same
@@ -59,7 +59,7 @@ def task(cfg: DictConfig) -> Any:
 
 def _run(cfg: DictConfig) -> Any:
     from degradation.sweep import JOBS_ENV, TOTAL_ENV, describe_grid, describe_time, estimate_seconds, is_finished
-    from degradation.train import train
+    from degradation.train.run import train
 
     config = parse(cfg)
     hydra_config = HydraConfig.get()

@@ -61,7 +61,7 @@ class NetworkConfig:
             raise ConfigError(
                 "network.parent_depth needs norm=batch and alpha=1: added layers are identities only then"
             )
-        from degradation.network import blocks_per_stage  # late: records are read without torch
+        from degradation.net.network import blocks_per_stage  # late: records are read without torch
 
         try:
             blocks_per_stage(self.depth)

@@ -13,10 +13,10 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 
-from degradation import machine as machines
 from degradation.config import Config, ConfigError, parse
 from degradation.record import RecordError, read_summary
-from degradation.train import BEGAN, STOP_FILE, Outcome, calibrate, exit_status, format_seconds, load_data
+from degradation.train import machine as machines
+from degradation.train.run import BEGAN, STOP_FILE, Outcome, calibrate, exit_status, format_seconds, load_data
 
 JOBS_ENV, TOTAL_ENV = "DEGRADATION_JOBS", "DEGRADATION_RUNS"
 

@@ -1,0 +1,1 @@
+"""The degradation problem, as a suite: the map is completed when every wing stands."""

@@ -1,0 +1,190 @@
+"""The Lightning module: one shared training step for both arms, several iterations per `training_step`."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from degradation.config import ProtocolConfig
+from degradation.data.images import BatchStream
+from degradation.train.machine import Execution
+from degradation.train.schedule import learning_rate, warmup_ends
+
+
+class DivergedError(Exception):
+    """The training loss is no longer finite."""
+
+    def __init__(self, iteration: int):
+        super().__init__(f"the training loss is not finite at iteration {iteration}")
+        self.iteration = iteration
+
+
+def make_autocast(device: str, precision: str) -> torch.autocast:
+    # Several optimiser steps share one training_step: a cache of cast weights would go stale after the first.
+    return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
+
+
+class CapturedStep:
+    """Replays a step as one CUDA graph: no Python and no kernel launches of its own in the loop.
+
+    The step must read and write the same device memory every time, and ask the device nothing. Its first calls run
+    as they are, on a side stream as capture wants it (PyTorch, "CUDA semantics"), and count; so do batches of another
+    size than `size`, such as the partial one at the end of an epoch.
+    """
+
+    WARM_UP = 3
+
+    def __init__(self, step: Callable[[int], None], size: int):
+        self.step, self.size, self.calls = step, size, 0
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.side = torch.cuda.Stream()
+
+    def __call__(self, size: int) -> None:
+        if size != self.size:
+            self.step(size)
+        elif self.calls < self.WARM_UP:
+            self.calls += 1
+            self.side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.side):
+                self.step(size)
+            torch.cuda.current_stream().wait_stream(self.side)
+        else:
+            if self.graph is None:
+                self.graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(self.graph):
+                    self.step(size)
+            self.graph.replay()
+
+
+class DegradationModule(pl.LightningModule):
+    """Trains a network by SGD on a batch stream (section 4.2); the same code for plain and residual networks.
+
+    State beyond network and optimiser, all of it in Lightning's checkpoint: the iteration (optimiser steps done), when
+    the warm-up ended, and the running errors since the last log row and in the current warm-up window.
+    """
+
+    running: Tensor
+    lr: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        stream: BatchStream,
+        protocol: ProtocolConfig,
+        warmup_lr: float | None = None,
+        precision: str = "fp32",
+        execution: Execution = "eager",
+    ):
+        super().__init__()
+        self.automatic_optimization = False
+        self.network, self.stream, self.protocol = network, stream, protocol
+        self.warmup_lr, self.precision, self.execution = warmup_lr, precision, execution
+        self.iteration = 0
+        self.warmup_ended_at: int | None = None
+        # Sums since the last log row (loss, wrong, images), and wrong and images of the warm-up window.
+        self.register_buffer("running", torch.zeros(5, dtype=torch.float64))
+        # The rate where the device reads it, so that a captured step need not be captured again when it changes.
+        self.register_buffer("lr", torch.zeros(()), persistent=False)
+        self.lr_set = math.nan
+        self.step: Callable[[int], None] | None = None
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        protocol = self.protocol
+        decayed: list[nn.Parameter] = []
+        free: list[nn.Parameter] = []
+        for parameter in self.network.parameters():
+            (decayed if protocol.decay_batchnorm or parameter.ndim > 1 else free).append(parameter)
+        groups: list[dict[str, Any]] = (
+            [{"params": decayed}, {"params": free, "weight_decay": 0.0}] if free else [{"params": decayed}]
+        )
+        return torch.optim.SGD(
+            groups, lr=protocol.lr, momentum=protocol.momentum, weight_decay=protocol.weight_decay, fused=True
+        )
+
+    def lr_at(self, iteration: int) -> float:
+        p = self.protocol
+        return learning_rate(iteration, p.lr, p.milestones, p.decay, self.warmup_lr, self.warmup_ended_at)
+
+    def transfer_batch_to_device(self, batch: range, *_: object) -> range:
+        return batch  # a range of iterations; the images are on the device already
+
+    def on_train_start(self) -> None:
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        self.step = self.make_step(optimizer)
+
+    def make_step(self, optimizer: torch.optim.Optimizer) -> Callable[[int], None]:
+        """The whole iteration on a batch of the given size, as the execution asks: augmentation to SGD step."""
+        for group in optimizer.param_groups:
+            group["lr"] = self.lr
+
+        def step(size: int) -> None:
+            self.iterate(*self.stream.draw(size), optimizer)
+
+        captured = self.execution != "eager" and self.lr.device.type == "cuda"
+        return CapturedStep(step, self.protocol.batch_size) if captured else step
+
+    def run(self, iteration: int) -> None:
+        """One iteration through `step`: the host only says which batch and which rate, where they change."""
+        if (rate := self.lr_at(iteration)) != self.lr_set:
+            self.lr.fill_(rate)
+            self.lr_set = rate
+        assert self.step is not None
+        self.step(self.stream.seek(iteration))
+
+    def training_step(self, chunk: range, _index: int) -> None:
+        """Run the iterations of a chunk. Within one, nothing waits for the device; the loss is checked at its end."""
+        for iteration in chunk:
+            self.run(iteration)
+        self.iteration = chunk.stop
+        loss = self.running[0].item()
+        if not math.isfinite(loss):
+            raise DivergedError(self.iteration)
+        if self.warmup_lr is not None and self.iteration % self.protocol.warmup.window == 0:
+            wrong, images = self.running[3:].tolist()
+            if self.warmup_ended_at is None and warmup_ends(wrong, images, self.protocol.warmup.until_error):
+                self.warmup_ended_at = self.iteration
+            self.running[3:] = 0
+
+    def iterate(self, x: Tensor, y: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        """One iteration: forward, cross-entropy, backward, SGD step."""
+        with make_autocast(x.device.type, self.precision):
+            logits = self.network(x)
+        loss = F.cross_entropy(logits.float(), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        wrong = (logits.detach().argmax(1) != y).sum()
+        images = torch.full_like(wrong, len(y))
+        self.running += torch.stack([loss.detach() * len(y), wrong, images, wrong, images])
+
+    def take_running(self) -> tuple[float, float]:
+        """Running training error (percent) and loss since last taken: augmented images, training-mode BN."""
+        loss, wrong, images = self.running[:3].tolist()
+        self.running[:3] = 0
+        return 100 * wrong / images, loss / images
+
+    def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
+        checkpoint["progress"] = {"iteration": self.iteration, "warmup_ended_at": self.warmup_ended_at}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, dict[str, int]]) -> None:
+        self.iteration = checkpoint["progress"]["iteration"]
+        self.warmup_ended_at = checkpoint["progress"]["warmup_ended_at"]
+
+
+class Chunks:
+    """The iterations that remain, as ranges that end at every multiple of the given cadences, and at the last one."""
+
+    def __init__(self, module: DegradationModule, length: int, cadences: tuple[int, ...]):
+        self.module, self.length, self.cadences = module, length, cadences
+
+    def __iter__(self) -> Iterator[range]:
+        start, end = self.module.iteration, self.module.protocol.iterations
+        while start < end:
+            stop = min(start + self.length, end, *(start - start % cadence + cadence for cadence in self.cadences))
+            yield range(start, stop)
+            start = stop

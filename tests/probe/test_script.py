@@ -1,0 +1,155 @@
+"""experiments/probe.py in a real process: tables, figures and summary of a checkpoint, or one line and nothing."""
+
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from degradation.data.images import Normalizer, load_cifar10_mini
+from degradation.net.network import Network
+from degradation.probe.layers import evaluate
+from degradation.probe.lesions import deletable
+
+from tests.conftest import ROOT, Compose
+from tests.net.test_foreign import make_network, torchvision_names
+
+SCRIPT = ROOT / "experiments" / "probe.py"
+TABLES = {
+    "error.csv": ["set", "images", "error", "loss"],
+    "responses.csv": ["layer", "name", "stage", "std", "mean", "gamma_rms"],
+    "gradients.csv": ["layer", "name", "stage", "std", "grad_response", "grad_weight"],
+    "lesions.csv": ["kind", "count", "draw", "blocks", "error", "loss"],
+    "constructed.csv": ["depth", "largest_difference", "parent_error", "error"],
+}
+FIGURES = {"responses.png", "gradients.png", "lesions.png"}
+
+
+Probe = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def probe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Probe:
+    """(folder, arguments) -> exit status, stdout and stderr of the script's main, in this process."""
+    main = runpy.run_path(str(SCRIPT), run_name="probe")["main"]
+
+    def run(folder: Path, *arguments: str) -> tuple[int, str, str]:
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
+        try:
+            status = main()
+        except SystemExit as exit:
+            status = exit.code
+        return (status, *capsys.readouterr())
+
+    return run
+
+
+def write_foreign(path: Path, network: Network) -> None:
+    tensors = {f"module.{name}": tensor for name, tensor in torchvision_names(network.state_dict()).items()}
+    torch.save({"state_dict": tensors, "epoch": 7}, path)
+
+
+def test_a_checkpoint_of_other_code_from_end_to_end(tmp_path: Path, probe: Probe) -> None:
+    network = make_network("A", depth=14, width=2)
+    write_foreign(tmp_path / "other.th", network)
+    constants = ["--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225"]
+    small = ["--data", "cifar10_mini", "--lesion-images", "100", "--draws", "2"]
+    command = [sys.executable, str(SCRIPT), "other.th", "--shortcut", "A", *small, *constants]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()] == [
+        "other:",
+        "on",
+        "error",
+        "responses",
+        "gradients",
+        "lesions",
+        "constructed",
+        "tables",
+    ]
+    assert "depth 14, shortcut A, width 2" in done.stdout
+    out = tmp_path / "inspect" / "other"
+    assert {path.name for path in out.iterdir()} >= set(TABLES) | FIGURES
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["inspect", "other.th"]
+    assert [path.name for path in out.parent.iterdir()] == ["other"]
+    tables = {name: pd.read_csv(out / name, keep_default_na=False) for name in TABLES}
+    for name, columns in TABLES.items():
+        assert list(tables[name])[: len(columns)] == columns
+    assert len(tables["responses.csv"]) == len(tables["gradients.csv"]) == 13
+    assert tables["constructed.csv"]["depth"].tolist() == [20, 32, 44, 56, 110]
+    assert tables["constructed.csv"]["largest_difference"].astype(float).max() < 1e-4
+    lesions = tables["lesions.csv"]
+    assert lesions[lesions["kind"] == "delete_one"]["blocks"].tolist() == deletable(network)
+
+    train, test = load_cifar10_mini()
+    normalize = Normalizer(train, "channel")
+    normalize.mean, normalize.std = (
+        torch.tensor(values).view(3, 1, 1) for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    )
+    for row, images in zip(tables["error.csv"].itertuples(), (train, test), strict=True):
+        error, loss = evaluate(network, images, normalize)
+        assert row.images == len(images)
+        assert row.error == pytest.approx(error, rel=1e-5, abs=0.05)  # threads may round a tie the other way
+        assert row.loss == pytest.approx(loss, rel=1e-4)
+
+    again = probe(tmp_path, "other.th", "--shortcut", "A", *small, "--probes", "responses")
+    assert again[0] == 0, again
+    assert {path.name for path in out.iterdir()} == {"probe.json", "responses.csv", "responses.png", "responses.svg"}
+
+
+def test_a_run_is_probed_on_its_own_data_and_normalisation(tiny: Compose, tmp_path: Path, probe: Probe) -> None:
+    from degradation.train.run import train
+
+    config = tiny("network=residual", "data.normalization=channel", "data.validation_images=12")
+    outcome = train(config)
+    assert outcome.final is not None
+    status, said, complaint = probe(tmp_path, f"runs/{config.run_id}", "--out", "here")
+    assert (status, complaint) == (0, "")
+    assert "on synthetic, channel" in said
+    assert "shortcut A" in said
+    error = pd.read_csv(tmp_path / "here" / "error.csv").set_index("set")
+    assert error.loc["train", "images"] == 500
+    assert error.loc["train", "loss"] == pytest.approx(outcome.final["train_loss_eval"], rel=0.02)  # bf16 or not
+
+
+def test_bad_input_is_one_line_and_nothing_is_written(tmp_path: Path, probe: Probe) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    network, hundred = make_network("A", depth=8, width=2), make_network("A", depth=8, width=2, classes=100)
+    write_foreign(tmp_path / "other.pt", network)
+    write_foreign(tmp_path / "hundred.pt", hundred)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    known = ["../other.pt", "--shortcut", "A", "--data", "cifar10_mini"]
+    for arguments, message in [
+        (["../none.pt"], "../none.pt is not a file"),
+        (["../other.pt"], "../other.pt: no 1x1 convolution, so the shortcut is none or A"),
+        (["../other.pt", "--shortcut", "D"], "argument --shortcut: invalid choice: 'D'"),
+        ([*known, "--probes", "error,x"], "--probes: x is not one of error, responses, gradients, lesions, c"),
+        ([*known, "--mean", "0.5,0.5,0.5"], "--mean and --std go together"),
+        ([*known, "--mean", "0.5,0.5", "--std", "1,1,1"], "argument --mean: invalid triple value"),
+        ([*known, "--out", "../mine"], "../mine holds other things"),
+        ([*known[:3], "--data-dir", "absent"], "absent/cifar-10-batches-py/data_batch_1 is missing"),
+        (["../hundred.pt", *known[1:]], "../hundred.pt: the network has 100 classes, and cifar10_mini has 10"),
+    ]:
+        status, said, complaint = probe(work, *arguments)
+        assert (status, said) == (2, "")
+        assert complaint.startswith(f"error: {message}")
+        assert complaint.count("\n") == 1
+        assert list(work.iterdir()) == []
+
+
+def test_a_probe_that_fails_leaves_nothing(tmp_path: Path, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("out of memory")
+
+    write_foreign(tmp_path / "other.pt", make_network("A", depth=8, width=2))
+    monkeypatch.setattr("degradation.figures.Figure.savefig", fail)
+    with pytest.raises(RuntimeError):
+        probe(tmp_path, "other.pt", "--shortcut", "A", "--data", "synthetic", "--out", "here")
+    assert [path.name for path in tmp_path.iterdir()] == ["other.pt"]

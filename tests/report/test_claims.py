@@ -1,0 +1,309 @@
+"""Verdicts from made-up records: in a world where the paper is right all claims are supported, else refuted."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+import numpy as np
+import pandas as pd
+import pytest
+
+from degradation.cli import find_variant
+from degradation.config import parse
+from degradation.record import Record
+from degradation.report.pages import write_claims
+from degradation.report.statistics import (
+    CONF,
+    Claim,
+    ClaimError,
+    contrast,
+    decide,
+    growth_per_layer,
+    iterations_to_error,
+    judge,
+    level,
+    load_claims,
+    load_tables,
+    probes_folder,
+    select,
+    slope_in_depth,
+)
+
+from tests.conftest import ROOT
+
+SEEDS = (0, 1, 2)
+CLAIM = Claim("X", "it is so", "level", "points", "study", above=0.0)
+
+
+def put(results: Path, seed: int, *overrides: str, error: float, gradient: float = 1.0, **summary: Any) -> None:
+    """A finished record of the quick protocol, with the given final errors; called within a Hydra context."""
+    config = parse(hydra.compose("train", ["protocol=quick", f"seed={seed}", f"paths.results={results}", *overrides]))
+    record = Record(config)
+    noise = 0.1 * seed
+    depth = config.network.depth
+    slow, pace = error + noise, summary.pop("pace", 1.0)
+    for iteration in range(50, 2501, 50):
+        running = max(slow, 100 - 0.02 * pace * iteration * 100 / (10 + slow))
+        record.append({"iteration": iteration, "lr": 0.1, "train_error": running, "train_loss": 1.0, "seconds": 1.0})
+    layers = [(n, 0 if n == 1 else 1 + 3 * (n - 2) // (depth - 2)) for n in range(1, depth)]
+    hurt, apart = summary.pop("hurt", 0.0), summary.pop("apart", 0.0) * (1 + noise)
+    scale = summary.pop("response", 1.0) * (1 + noise / 100)
+    record.write_table("responses.csv", [{"layer": n, "name": "", "stage": s, "std": scale} for n, s in layers])
+    factor = gradient * (1 + noise / 100)
+    signals = [
+        {
+            "layer": n,
+            "name": "",
+            "stage": s,
+            "std": min(1.0, factor) ** n,
+            "grad_response": factor**-n,
+            "grad_weight": factor ** (1 - n),
+        }
+        for n, s in layers
+    ]
+    for iteration in (0, config.protocol.iterations):
+        record.append_gradients(iteration, signals)
+    variant = ", ".join(f"{key}={value}" for key, value in sorted(find_variant(config).items()))
+    test = summary.pop("test", error) + 2 * noise
+    final = {"train_error": error + noise, "train_error_eval": error + noise, "test_error": test}
+    study = "varied" if variant and config.study == "single" else config.study  # not to be drawn as a grid of its own
+    described = {"run_id": record.id, "variant": variant, "study": study, "length": config.length}
+    parts = {"seconds": 1.0, "precision": "fp32", "parameters": 1, "multiply_adds": 1, "commit": "none", **summary}
+    record.finish({"outcome": "finished", **described, "final": final, **parts})
+    probed = probes_folder(record.path)
+    probed.mkdir(parents=True)
+    rows = ["kind,count,draw,blocks,error,loss", f"delete,0,0,,{error},1", f"delete_one,1,0,a,{error + hurt},1"]
+    (probed / "lesions.csv").write_text("\n".join(rows) + "\n")
+    rows = ["depth,largest_difference,parent_error,error", f"56,{apart},1.0,1.0", f"110,{apart},1.0,1.1"]
+    (probed / "probe.json").write_text('{"probes": {"lesions": 500, "constructed": 500}}')
+    (probed / "constructed.csv").write_text("\n".join(rows) + "\n")
+    record.close()
+
+
+def build_world(results: Path, right: bool) -> None:
+    """Records for every claim: as the paper says, or the other way round."""
+    plain = {20: 10.0, 56: 30.0, 110: 70.0} if right else {20: 30.0, 56: 10.0, 110: 20.0}
+    residual = {20: 9.0, 56: 7.0, 110: 6.5, 1202: -1.0} if right else {20: 35.0, 56: 45.0, 110: 50.0, 1202: 5.0}
+    gradient = 1.02 if right else 0.8
+    near = 0.2 if right else 9.0
+    apart = 1e-6 if right else 0.1
+    hurt = {"plain": 60.0, "residual": 5.0} if right else {"plain": 1.0, "residual": 9.0}
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        for seed in SEEDS:
+            for name, errors in (("plain", plain), ("residual", residual)):
+                for depth, error in errors.items():
+                    size = (2.0 if name == "plain" else 1.0 - depth / 1000) if right else (0.5 + depth / 1000)
+                    size *= 1.0 if right or name == "plain" else 3.0
+                    arm = [f"network={name}", f"depth={depth}"]
+                    overfit = {"test": 8.0} if right and depth == 1202 else {}
+                    told = {**overfit, "response": size, "gradient": gradient, "hurt": hurt[name], "apart": apart}
+                    put(results, seed, *arm, error=error, **told)
+            deep, shallow = plain[56], plain[20]
+            child = ["network=plain", "depth=56", "network.parent_depth=20"]
+            put(results, seed, *child, error=9.0 if right else 40.0, initial={"largest_difference": apart})
+            for depth, size in ((20, 2.0), (56, 1.0 if right else 3.0)):
+                undecayed = ["network=residual", f"depth={depth}", "protocol.decay_batchnorm=false"]
+                put(results, seed, *undecayed, error=5.0, response=size)
+            put(results, seed, "network=plain", "network.norm=none", error=shallow + (40 if right else -5))
+            for option in "BC":
+                put(results, seed, "network=residual", f"network.shortcut={option}", error=residual[20] + near)
+            for depth, error in ((20, shallow), (56, deep)):
+                put(results, seed, "network=plain", f"depth={depth}", "length=3", error=error)
+                put(results, seed, "network=plain", f"depth={depth}", "protocol.lr=0.05", error=error - 2)
+            late = ["network=residual", "depth=110", "protocol.warmup.min_depth=111"]
+            put(results, seed, *late, error=residual[110] + near, pace=0.5 if right else 2.0)
+            put(results, seed, "network=residual", "depth=56", "network.alpha=0.5", error=8.0 if right else 60.0)
+            for depth in (20, 56):
+                grid = ["experiment=gradients", "network=plain", f"depth={depth}"]
+                put(results, seed, *grid, error=90.0, gradient=gradient)
+                put(results, seed, *grid, "network.norm=none", error=90.0, gradient=0.8 if right else 1.02)
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
+    built = {right: tmp_path_factory.mktemp("right" if right else "wrong") for right in (True, False)}
+    for right, results in built.items():
+        build_world(results, right)
+    return built
+
+
+def test_every_claim_is_supported_where_the_paper_is_right(worlds: dict[bool, Path]) -> None:
+    verdicts = judge(load_claims(), load_tables(worlds[True])["quick"])
+    assert {v.claim.id: v.verdict for v in verdicts} == {v.claim.id: "supported" for v in verdicts}
+    assert all(len(v.effects) == len(SEEDS) for v in verdicts)
+
+
+def test_every_claim_is_refuted_where_it_is_wrong(worlds: dict[bool, Path]) -> None:
+    verdicts = judge(load_claims(), load_tables(worlds[False])["quick"])
+    assert {v.claim.id: v.verdict for v in verdicts} == {v.claim.id: "refuted" for v in verdicts}
+
+
+def test_claims_cover_the_papers_on_cifar() -> None:
+    told = {claim.id.split(" ")[0] for claim in load_claims()}
+    assert {f"C{n}" for n in range(1, 14)} <= told
+
+
+@pytest.mark.parametrize(
+    ("effects", "verdict", "needed"),
+    [
+        ([], "not run", None),
+        ([5.0], "undecided", None),
+        ([5.0, 5.1, 4.9], "supported", None),
+        ([-5.0, -5.1, -4.9], "refuted", None),
+        ([5.0, -4.0, 2.0], "undecided", 167),
+        ([0.0, 0.0, 0.0], "undecided", None),
+        ([5.0, 5.0, 5.0], "supported", None),
+        ([5.0, 5.0], "undecided", 3),
+        ([10.0, 12.0], "undecided", 3),
+        ([5.0, 5.1, float("nan"), 4.9], "supported", None),
+    ],
+)
+def test_verdicts_follow_the_interval(effects: list[float], verdict: str, needed: int | None) -> None:
+    found = decide(CLAIM, pd.Series(dict(enumerate(effects)), dtype=float))
+    assert found.verdict == verdict
+    assert found.seeds_needed == needed
+
+
+def test_the_interval_is_students() -> None:
+    # t(0.975, 2) = 4.303; mean 2, standard error 1 / sqrt(3)
+    found = decide(CLAIM, pd.Series({0: 1.0, 1: 2.0, 2: 3.0}))
+    assert (found.low, found.high) == pytest.approx((2 - 4.3027 / 3**0.5, 2 + 4.3027 / 3**0.5), abs=1e-3)
+
+
+def test_ratios_spread_by_factors() -> None:
+    claim = Claim("X", "it is so", "gradient_ratio", "(ratio)", "study", above=0.1)
+    found = decide(claim, pd.Series({0: 0.5, 1: 1.0, 2: 2.0}))
+    assert found.mean == pytest.approx(1.0)
+    assert found.low * found.high == pytest.approx(1.0)
+    assert found.low == pytest.approx(2 ** -(4.3027 / 3**0.5), rel=1e-3)
+    assert found.verdict == "supported"
+    assert decide(claim, pd.Series({0: 1e-3, 1: 2e-3, 2: 0.0})).verdict == "undecided"  # 0 is far off, not left out
+    assert decide(claim, pd.Series({0: 1e-3, 1: 2e-3, 2: 4e-3})).verdict == "refuted"
+
+
+@pytest.mark.parametrize(
+    ("value", "verdict"), [(0.5, "supported"), (3.0, "refuted"), (-3.0, "refuted"), (1.0, "undecided")]
+)
+def test_within_is_two_sided(value: float, verdict: str) -> None:
+    claim = Claim("X", "it is so", "level", "points", "study", within=1.0)
+    assert decide(claim, pd.Series({0: value, 1: value + 0.01, 2: value - 0.01})).verdict == verdict
+
+
+def test_a_selection_takes_no_variant_unasked(worlds: dict[bool, Path]) -> None:
+    table = load_tables(worlds[True])["quick"]
+    assert len(select(table, {"network": "plain", "depth": 56})) == len(SEEDS)
+    swept = select(table, {"network": "plain", "depth": 56}, ("protocol.lr",))
+    assert sorted(swept["protocol.lr"].unique()) == [0.02, 0.05]
+    assert len(select(table, {"network": "plain", "depth": 56, "length": 3})) == len(SEEDS)
+
+
+@pytest.mark.parametrize("factor", [0.9, 1.0, 1.21])
+def test_growth_is_the_factor_per_layer_whatever_the_stages_levels(factor: float) -> None:
+    layers = np.arange(1, 20)
+    stage = np.repeat([0, 1, 2, 3], [1, 6, 6, 6])
+    rows = pd.DataFrame({"layer": layers, "stage": stage, "grad_response": 7.0**stage * factor**-layers})
+    assert growth_per_layer(rows) == pytest.approx(factor)
+
+
+def test_only_equal_seeds_and_precisions_are_compared(worlds: dict[bool, Path]) -> None:
+    table = load_tables(worlds[True])["quick"]
+    first, second = {"network": "plain", "depth": 56}, {"network": "residual", "depth": 56}
+    assert len(contrast(table, first, second).dropna()) == 3
+    one = table.copy()
+    one.loc[(one["network"] == "plain") & (one["seed"] == 1), "pair"] = "1 bf16"
+    assert len(contrast(one, first, second).dropna()) == 2
+
+
+def test_the_best_rate_needs_the_same_rates_on_both_sides(worlds: dict[bool, Path]) -> None:
+    table = load_tables(worlds[True])["quick"]
+    kinds = {"first": {"network": "plain", "depth": 56}, "second": {"network": "plain", "depth": 20}}
+    assert len(contrast(table, **kinds, over="protocol.lr").dropna()) == 3
+    swept = (table["protocol.lr"] == 0.05) & (table["depth"] == 20) & (table["seed"] == 2)
+    assert len(contrast(table[~swept], **kinds, over="protocol.lr").dropna()) == 2
+
+
+def test_slopes_are_over_the_same_depths_for_every_seed(worlds: dict[bool, Path]) -> None:
+    table = load_tables(worlds[True])["quick"]
+    plain = table[table["network"] == "plain"]
+    assert len(slope_in_depth(plain, "plain")) == 3
+    apart = plain[(plain["depth"] == 20) & (plain["seed"] == 0) | (plain["depth"] == 56) & (plain["seed"] == 1)]
+    assert slope_in_depth(apart, "plain").empty
+    ragged = plain[(plain["depth"] < 110) | (plain["seed"] == 0)]
+    assert slope_in_depth(ragged, "plain").tolist() == pytest.approx([10 * 20 / 36] * 3)
+    odd = plain[(plain["seed"] > 0) | (plain["depth"] != 56)]
+    assert len(slope_in_depth(odd, "plain")) == 3  # all have 20 and 110
+    odd = plain[(plain["depth"] < 110) & (plain["seed"] > 0) | (plain["depth"] > 20) & (plain["seed"] == 0)]
+    assert len(slope_in_depth(odd, "plain")) == 2
+
+
+def test_a_diverged_run_counts_as_guessing(worlds: dict[bool, Path], tmp_path: Path) -> None:
+    shutil.copytree(worlds[True], tmp_path, dirs_exist_ok=True)
+    for path in tmp_path.glob("runs/plain-110-quick-s0-*/summary.json"):
+        summary = json.loads(path.read_text())
+        path.write_text(json.dumps({**summary, "outcome": "diverged", "final": None}))
+    found = level(load_tables(tmp_path)["quick"], {"network": "plain", "depth": 110})
+    assert found.tolist() == pytest.approx([90.0, 70.1, 70.2])
+
+
+def test_a_network_that_diverged_never_converged(worlds: dict[bool, Path]) -> None:
+    table = load_tables(worlds[True])["quick"]
+    kinds = {"first": {"network": "plain", "depth": 20}, "second": {"network": "residual", "depth": 20}}
+    usual = iterations_to_error(table, **kinds, error=60.0)
+    lost = (table["network"] == "plain") & (table["depth"] == 20) & (table["seed"] == 1)
+    table = table.assign(outcome=table["outcome"].where(~lost, "diverged"))
+    found = iterations_to_error(table, **kinds, error=60.0)
+    assert found["0 fp32"] == usual["0 fp32"]
+    assert found["1 fp32"] > 2 * usual["1 fp32"]
+
+
+@pytest.mark.parametrize("diverged", [(), (20, 56)])
+def test_figures_of_networks_that_did_not_learn(tmp_path: Path, diverged: tuple[int, ...]) -> None:
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        for network in ("plain", "residual"):
+            for depth in (20, 56):
+                put(tmp_path, 0, f"network={network}", f"depth={depth}", error=95.0)
+    for path in tmp_path.glob("runs/*/summary.json"):
+        if int(path.parent.name.split("-")[1]) in diverged:
+            path.write_text(json.dumps({**json.loads(path.read_text()), "outcome": "diverged", "final": None}))
+    command = [sys.executable, str(ROOT / "experiments" / "report.py"), "--results", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "| C3 (56) |" in (tmp_path / "claims.md").read_text()
+
+
+def test_every_claim_has_its_figure(worlds: dict[bool, Path]) -> None:
+    command = [sys.executable, str(ROOT / "experiments" / "report.py"), "--results", str(worlds[True])]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    drawn = {path.stem for path in (worlds[True] / "figures" / "quick").glob("*.png")}
+    assert {claim.figure for claim in load_claims() if claim.figure} <= drawn
+
+
+def test_the_page_says_which_protocol_it_judges(worlds: dict[bool, Path]) -> None:
+    page = write_claims(worlds[True]).read_text()
+    assert "## Protocol quick (5,000 embedded images: not the paper's protocol)" in page
+    assert "**supported (quick)**" in page
+    assert "**supported**" not in page
+    assert "| plain-20 | 56 | 3 | 1.2e-06 | yes | 500 |" in page
+    assert "| plain-20 | 110 | 3 | 1.2e-06 | no | 500 |" in page
+    assert write_claims(worlds[False]).read_text().count("**refuted (quick)**") == len(load_claims())
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ("{sentence: s, statistic: guess, unit: u, above: 0}", "guess is not one of"),
+        ("{sentence: s, statistic: level, unit: u}", "state one of above, below and within"),
+        ("{sentence: s, statistic: level, unit: u, above: 0, below: 1}", "state one of"),
+        ("{sentence: s, statistic: level, unit: u, abvoe: 0}", "abvoe"),
+    ],
+)
+def test_malformed_claims_are_named(tmp_path: Path, entry: str, told: str) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(f"claims:\n  C1: {entry}\n")
+    with pytest.raises(ClaimError, match=told):
+        load_claims(tmp_path)

@@ -1,0 +1,65 @@
+"""What computes a run is decided once, and what cannot be is refused in one line."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from degradation.config import ConfigError
+from degradation.train import machine as machines
+
+from tests.conftest import Compose
+
+no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is present")
+
+
+@no_cuda
+def test_auto_on_a_cpu(compose: Compose) -> None:
+    machine = machines.resolve(compose("protocol=smoke").machine, jobs=2)
+    assert (machine.device, machine.execution, machine.activation_checkpointing) == ("cpu", "eager", False)
+    assert machine.precision == ("bf16" if machines.cpu_has_bf16() else "fp32")
+    assert machine.threads == max(1, machines.available_cores() // 2)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["machine=cpu", "machine.execution=captured"], "machine.execution=captured needs a CUDA device"),
+        (["machine=cpu", "machine.precision=tf32"], "machine.precision=tf32 exists on CUDA devices only"),
+        (
+            ["machine.execution=compiled", "machine.activation_checkpointing=true"],
+            "activation_checkpointing goes with machine.execution=eager or captured",
+        ),
+    ],
+)
+def test_what_a_machine_cannot_do(compose: Compose, overrides: list[str], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        machines.resolve(compose("protocol=smoke", *overrides).machine)
+
+
+@pytest.mark.parametrize("daemon", [None, "exit 1", "exit 0"])
+def test_without_a_working_mps_nothing_changes(
+    daemon: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No daemon; one that does not start; one that starts where torch then finds no CUDA device.
+    if daemon == "exit 0" and torch.cuda.is_available():
+        pytest.skip("a CUDA device is present")
+    if daemon:
+        program = tmp_path / "nvidia-cuda-mps-control"
+        program.write_text(f"#!/bin/sh\n{daemon}\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin" if daemon else str(tmp_path))
+    monkeypatch.delenv("CUDA_MPS_PIPE_DIRECTORY", raising=False)
+    before = dict(os.environ)
+    with machines.multi_process_service() as serves:
+        assert not serves
+        assert dict(os.environ) == before
+    assert dict(os.environ) == before
+
+
+def test_an_mps_of_the_users_own_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
+    with machines.multi_process_service() as serves:
+        assert serves
+    assert os.environ["CUDA_MPS_PIPE_DIRECTORY"] == str(tmp_path)

@@ -1,0 +1,453 @@
+"""Runs from config to record: matched, exact across interruption, and honest about every bad end.
+
+The runs are tiny, of a second each; interruptions happen to the real command line in a process of its own.
+"""
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+from degradation.cli import EXIT_INPUT
+from degradation.config import Config
+from degradation.net.network import Network
+from degradation.record import COLUMNS, Record, load_metrics, load_responses, load_runs
+from degradation.train.run import EXIT_BUDGET, EXIT_FAILED, EXIT_STOPPED, Outcome, exit_status, train
+from degradation.train.schedule import warmup_ends
+from degradation.train.step import DegradationModule
+
+from tests.conftest import TINY, Compose, Start
+
+# Long enough to be interrupted, with a warm-up that ends and a validation set, so that all there is must resume.
+LONG = [
+    "protocol.iterations=240",
+    "protocol.milestones=[160,200]",
+    "protocol.log_every=2",
+    "protocol.evaluate_every=40",
+    "protocol.warmup.min_depth=8",
+    "protocol.warmup.until_error=88",
+    "protocol.warmup.window=14",
+    "data.validation_images=100",
+    "machine.checkpoint_seconds=0",
+]
+
+
+def record_of(results: Path) -> Path:
+    (folder,) = (results / "runs").iterdir()
+    return folder
+
+
+def summary_of(folder: Path) -> dict[str, object]:
+    return json.loads((folder / "summary.json").read_text())
+
+
+def metrics_of(folder: Path) -> pd.DataFrame:
+    """As written, to the last digit, but for the time it took."""
+    return pd.read_csv(folder / "metrics.csv", dtype=str, keep_default_na=False).drop(columns="seconds")
+
+
+def assert_same_record(folder: Path, expected: Path) -> None:
+    pd.testing.assert_frame_equal(metrics_of(folder), metrics_of(expected))
+    for probe in ("responses.csv", "gradients.csv"):
+        assert (folder / probe).read_text() == (expected / probe).read_text()
+    for key in ("final", "outcome", "iteration", "warmup_ended_at", "run_id"):
+        assert summary_of(folder)[key] == summary_of(expected)[key]
+    ours, theirs = (torch.load(f / "network.pt", weights_only=True) for f in (folder, expected))
+    assert set(ours) == set(theirs)
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    results = tmp_path_factory.mktemp("uninterrupted")
+    assert train(compose(*TINY, *LONG, f"paths.results={results}")).status == "finished"
+    folder = record_of(results)
+    assert 0 < summary_of(folder)["warmup_ended_at"] < 50  # type: ignore[operator]  # before runs are interrupted
+    return folder
+
+
+class Spy:
+    """What every iteration was given: images, labels, learning rate; and the weights before the first."""
+
+    def __init__(self, patch: pytest.MonkeyPatch):
+        self.batches: list[tuple[Tensor, Tensor]] = []
+        self.rates: list[float] = []
+        self.initial: dict[str, Tensor] = {}
+        iterate = DegradationModule.iterate
+
+        def watch(module: DegradationModule, x: Tensor, y: Tensor, optimizer: torch.optim.Optimizer) -> None:
+            if not self.batches:
+                self.initial = {key: value.clone() for key, value in module.network.state_dict().items()}
+            self.batches.append((x.clone(), y.clone()))
+            self.rates.append(float(optimizer.param_groups[0]["lr"]))
+            iterate(module, x, y, optimizer)
+
+        patch.setattr(DegradationModule, "iterate", watch)
+
+
+def spied(config: Config) -> Spy:
+    with pytest.MonkeyPatch.context() as patch:
+        spy = Spy(patch)
+        train(config)
+    return spy
+
+
+# What a run does
+
+
+def test_both_arms_see_the_same_batches_and_start_from_the_same_tensors(tiny: Compose) -> None:
+    plain, residual = (spied(tiny(f"network={arm}", "network.width=2")) for arm in ("plain", "residual"))
+    other = spied(tiny("network=plain", "seed=1"))
+    assert len(plain.batches) == len(residual.batches) == 24
+    for (x, y), (x_twin, y_twin) in zip(plain.batches, residual.batches, strict=True):
+        assert torch.equal(x, x_twin)
+        assert torch.equal(y, y_twin)
+    assert set(plain.initial) == set(residual.initial)
+    assert all(torch.equal(plain.initial[key], residual.initial[key]) for key in plain.initial)
+    assert not torch.equal(plain.batches[0][0], other.batches[0][0])
+    assert not torch.equal(plain.initial["stem.weight"], other.initial["stem.weight"])
+
+
+def test_the_record_of_a_run(tiny: Compose) -> None:
+    config = tiny("network=plain", "data.validation_images=100")
+    outcome = train(config, variant={"protocol.lr": 0.1, "data.name": "synthetic"})
+    folder = record_of(Path(config.paths.results))
+    assert (outcome.status, outcome.exit_status, outcome.run_id) == ("finished", 0, folder.name)
+    assert {path.name for path in folder.iterdir()} - {".lock"} == {
+        "config.yaml",
+        "metrics.csv",
+        "network.pt",
+        "gradients.csv",
+        "responses.csv",
+        "sessions.jsonl",
+        "summary.json",
+    }
+    metrics, summary = load_metrics(folder), summary_of(folder)
+    assert list(metrics) == COLUMNS
+    assert metrics["iteration"].tolist() == [4, 8, 12, 16, 20, 24]
+    assert metrics["lr"].tolist() == pytest.approx([0.1] * 3 + [0.01, 0.001, 0.001])
+    assert metrics["train_error"].notna().all()
+    for column in ("test_error", "test_loss", "val_error", "val_loss"):
+        assert metrics.loc[metrics[column].notna(), "iteration"].tolist() == [12, 24]
+    assert outcome.final == summary["final"]
+    final = dict(summary["final"])  # type: ignore[call-overload]
+    for key in ("train_error", "train_loss", "test_error", "test_loss", "val_error", "val_loss"):
+        assert final[key] == pytest.approx(metrics[key].iloc[-1], rel=1e-5)  # the headline is the final iteration
+    assert {"train_error_eval", "train_loss_eval"} < set(final)
+    assert summary["variant"] == "data.name=synthetic, protocol.lr=0.1"
+    assert summary["iteration"] == 24
+    assert load_responses(folder)["layer"].tolist() == list(range(1, 8))
+
+
+def test_the_running_error_counts_every_image_since_the_last_row(tiny: Compose) -> None:
+    config = tiny("protocol.log_every=8", "protocol.evaluate_every=24", "protocol.weight_decay=0", "protocol.lr=1e-12")
+    spy = spied(config)
+    # With next to no learning rate the network is its own start, whatever the iteration.
+    network = Network(8, "A", width=2)
+    expected = []
+    for first in (0, 8, 16):
+        wrong = [(network(x).argmax(1) != y).float().mean().item() for x, y in spy.batches[first : first + 8]]
+        expected.append(100 * sum(wrong) / 8)
+    recorded = load_metrics(record_of(Path(config.paths.results)))["train_error"].tolist()
+    assert recorded == pytest.approx(expected, abs=2.0)  # bf16 may turn a few of 256 images
+    assert recorded[0] != recorded[1]
+
+
+def test_a_finished_run_is_skipped(tiny: Compose) -> None:
+    config = tiny()
+    first = train(config)
+    folder = record_of(Path(config.paths.results))
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    spy = spied(config)
+    again = train(config)
+    assert not spy.batches
+    assert (again.status, again.exit_status, again.final) == ("skipped", 0, first.final)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_run_in_progress_is_left_alone(tiny: Compose) -> None:
+    config = tiny()
+    record = Record(config)
+    outcome = train(config)
+    record.close()
+    assert (outcome.status, outcome.exit_status) == ("failed", EXIT_FAILED)
+    assert "another process is writing" in outcome.message
+    assert not (record.path / "metrics.csv").exists()
+
+
+def test_a_non_finite_loss_is_an_outcome(tiny: Compose) -> None:
+    config = tiny("protocol.lr=1e30")
+    outcome = train(config)
+    folder = record_of(Path(config.paths.results))
+    assert (outcome.status, outcome.exit_status, outcome.final) == ("diverged", EXIT_FAILED, None)
+    assert "not finite" in outcome.message
+    assert summary_of(folder)["outcome"] == "diverged"
+    assert summary_of(folder)["final"] is None
+    assert not (folder / "responses.csv").exists()
+    assert load_runs(config.paths.results)["outcome"].tolist() == ["diverged"]
+    again = train(config)  # neither taken for finished nor run again
+    assert (again.status, again.exit_status) == ("diverged", EXIT_FAILED)
+    assert "recorded" in again.message
+
+
+def test_warmup_ends_and_the_rate_comes_back_up(tiny: Compose) -> None:
+    config = tiny("protocol.warmup.min_depth=8", "protocol.warmup.until_error=200")
+    spy = spied(config)
+    assert spy.rates == pytest.approx([0.01] * 6 + [0.1] * 6 + [0.01] * 6 + [0.001] * 6)
+    folder = record_of(Path(config.paths.results))
+    assert summary_of(folder)["warmup_ended_at"] == 6
+    assert load_metrics(folder)["lr"].tolist() == pytest.approx([0.01, 0.1, 0.1, 0.01, 0.001, 0.001])
+
+
+def test_warmup_goes_on_while_the_error_is_high(tiny: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    windows: list[tuple[float, int]] = []
+
+    def watch(wrong: float, images: int, until_error: float) -> bool:
+        windows.append((wrong, images))
+        return warmup_ends(wrong, images, until_error)
+
+    monkeypatch.setattr("degradation.module.warmup_ends", watch)
+    config = tiny("protocol.warmup.min_depth=8", "protocol.warmup.until_error=0.001", "protocol.log_every=6")
+    spy = spied(config)
+    assert spy.rates == pytest.approx([0.01] * 12 + [0.001] * 6 + [0.0001] * 6)
+    assert [images for _, images in windows] == [6 * 32] * 4
+    errors = load_metrics(record_of(Path(config.paths.results)))["train_error"]  # here a row is a window
+    assert [100 * wrong / images for wrong, images in windows] == pytest.approx(errors.tolist(), rel=1e-5)
+    assert summary_of(record_of(Path(config.paths.results)))["warmup_ended_at"] is None
+
+
+def test_shallower_networks_have_no_warmup(tiny: Compose) -> None:
+    assert spied(tiny("protocol.warmup.min_depth=14")).rates[0] == pytest.approx(0.1)
+
+
+def test_how_many_iterations_a_step_holds_changes_nothing(compose: Compose, tmp_path: Path) -> None:
+    folders = []
+    for length in (1, 3, 10, 50):
+        results = tmp_path / str(length)
+        warmup = ["protocol.warmup.min_depth=8", "protocol.warmup.until_error=91"]
+        step = f"machine.iterations_per_step={length}"
+        assert train(compose(*TINY, *warmup, step, f"paths.results={results}")).status == "finished"
+        folders.append(record_of(results))
+    for folder in folders[1:]:
+        assert_same_record(folder, folders[0])
+
+
+def test_evaluation_leaves_no_trace_in_training(compose: Compose, tmp_path: Path) -> None:
+    metrics = []
+    for every, batchnorm in ((4, "exact"), (24, "moving")):
+        results = tmp_path / f"{every}"
+        how = [f"protocol.evaluate_every={every}", f"protocol.batchnorm={batchnorm}"]
+        train(compose(*TINY, *how, f"paths.results={results}"))
+        metrics.append(metrics_of(record_of(results))[["iteration", "lr", "train_error", "train_loss"]])
+    pd.testing.assert_frame_equal(*metrics)
+
+
+def test_weight_decay_on_batchnorm_is_a_choice(tiny: Compose) -> None:
+    decay = {}
+    for choice in ("true", "false"):
+        config = tiny(f"protocol.decay_batchnorm={choice}")
+        module = DegradationModule(Network(8, "A", width=2), None, config.protocol, None, "fp32")  # type: ignore[arg-type]
+        groups = module.configure_optimizers().param_groups
+        decay[choice] = {p: group["weight_decay"] for group in groups for p in group["params"]}
+        assert set(decay[choice]) == set(module.network.parameters())
+        expected = {True: 1e-4, False: 1e-4 if choice == "true" else 0.0}
+        assert all(value == expected[p.ndim > 1] for p, value in decay[choice].items())
+
+
+def test_the_exit_status_of_a_sweep() -> None:
+    def status(*ends: str) -> int:
+        return exit_status([Outcome("run", end) for end in ends])
+
+    assert status("finished", "skipped") == 0
+    assert status("finished", "diverged", "skipped") == status("failed") == EXIT_FAILED
+    assert status("diverged", "stopped", "out of budget") == EXIT_STOPPED
+    assert status("failed", "out of budget") == EXIT_BUDGET
+    assert status("out of budget", "skipped") == EXIT_BUDGET
+
+
+# Interruption: a resumed run's record is that of an uninterrupted one
+
+
+def wait_for_checkpoint(process: subprocess.Popen[str], results: Path, rows: int) -> Path:
+    """Until a run in another process has written so many rows, and a checkpoint."""
+    while process.poll() is None:
+        for folder in (results / "runs").glob("*/"):
+            metrics = folder / "metrics.csv"
+            if (folder / "checkpoint.ckpt").exists() and len(metrics.read_text().splitlines()) > rows:
+                return folder
+        time.sleep(0.005)
+    pytest.fail(f"ended with {process.returncode} before it could be interrupted:\n{process.communicate()}")
+
+
+def test_killed_and_resumed_is_uninterrupted(start: Start, tmp_path: Path, uninterrupted: Path) -> None:
+    process = start(*LONG)
+    folder = wait_for_checkpoint(process, tmp_path, rows=25)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (folder / "summary.json").exists()
+    assert load_runs(tmp_path).empty
+    with open(folder / "metrics.csv", "a") as file:  # rows after the checkpoint, and a line cut short
+        file.write("238,0.9,99,9,,,,,9\n240,0.9,9")
+
+    process = start(*LONG)
+    stdout, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    assert "resumed at iteration" in stdout
+    assert_same_record(folder, uninterrupted)
+    assert not (folder / "checkpoint.ckpt").exists()
+    assert len((folder / "sessions.jsonl").read_text().splitlines()) == 2
+    assert summary_of(folder)["seconds"] > 0  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_leaves_a_checkpoint_and_resumes(
+    number: signal.Signals, start: Start, tmp_path: Path, tiny: Compose, uninterrupted: Path
+) -> None:
+    process = start(*LONG)
+    folder = wait_for_checkpoint(process, tmp_path, rows=25)
+    process.send_signal(number)
+    stdout, stderr = process.communicate()
+    assert process.returncode == EXIT_STOPPED, stderr
+    assert "stopped: checkpoint at iteration" in stdout
+    assert "Traceback" not in stderr
+    assert (folder / "checkpoint.ckpt").exists()
+    assert not (folder / "summary.json").exists()
+    assert train(tiny(*LONG)).status == "finished"
+    assert_same_record(folder, uninterrupted)
+
+
+def test_a_spent_budget_resumes_later(start: Start, tmp_path: Path, tiny: Compose, uninterrupted: Path) -> None:
+    process = start(*LONG, "budget_minutes=0.0001")
+    stdout, stderr = process.communicate()
+    assert process.returncode == EXIT_BUDGET == 75, stderr
+    assert "out of budget: checkpoint at iteration" in stdout
+    folder = record_of(tmp_path)
+    assert (folder / "checkpoint.ckpt").exists()
+    assert not (folder / "summary.json").exists()
+    for _ in range(5):  # one iteration further each time, and so not only where a row of metrics ends
+        config = tiny(*LONG, "budget_minutes=0", "machine.iterations_per_step=1")
+        assert train(config).exit_status == EXIT_BUDGET
+    assert train(tiny(*LONG)).status == "finished"
+    assert_same_record(folder, uninterrupted)
+
+
+def test_a_crash_after_the_last_iteration_loses_nothing(
+    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(tiny("machine.checkpoint_seconds=0", f"paths.results={tmp_path / 'whole'}"))
+    crashing = tiny("machine.checkpoint_seconds=0")
+    with monkeypatch.context() as patch:
+        full = OSError(28, "No space left on device")
+        patch.setattr("degradation.train.layer_responses", lambda *_, **__: (_ for _ in ()).throw(full))
+        outcome = train(crashing)
+    assert outcome.status == "failed"
+    assert "No space left on device" in outcome.message
+    assert train(crashing).final == whole.final
+    assert_same_record(tmp_path / "runs" / crashing.run_id, record_of(tmp_path / "whole"))
+
+
+def test_a_checkpoint_cut_short_is_told(tiny: Compose) -> None:
+    config = tiny("machine.checkpoint_seconds=0")
+    assert train(tiny("machine.checkpoint_seconds=0", "budget_minutes=0")).exit_status == EXIT_BUDGET
+    folder = record_of(Path(config.paths.results))
+    checkpoint = folder / "checkpoint.ckpt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    outcome = train(config)
+    assert (outcome.status, outcome.exit_status) == ("failed", EXIT_FAILED)
+    assert outcome.message
+    assert "\n" not in outcome.message
+    assert not (folder / "summary.json").exists()
+
+
+# The command line
+
+
+def test_one_diverging_run_does_not_stop_a_sweep(start: Start, tmp_path: Path) -> None:
+    process = start("network=plain", "protocol.lr=1e30,0.1,0.05", "-m", JOBS="2")
+    stdout, stderr = process.communicate()
+    assert process.returncode == EXIT_FAILED, stderr
+    assert "Traceback" not in stderr
+    runs = load_runs(tmp_path).set_index("protocol.lr")
+    assert runs["outcome"].to_dict() == {1e30: "diverged", 0.1: "finished", 0.05: "finished"}
+    table = stdout[stdout.rindex("\nrun ") :]
+    for rate, outcome in runs["outcome"].items():
+        (line,) = (line for line in table.splitlines() if line.startswith(runs["run_id"][rate]))
+        assert line.split()[1] == outcome
+        assert ("%" in line) == (outcome == "finished")
+
+
+def test_a_sweep_asked_to_stop_starts_nothing_more(start: Start, tmp_path: Path) -> None:
+    process = start("network=plain,residual", *LONG, "-m", JOBS="1")
+    wait_for_checkpoint(process, tmp_path, rows=5)
+    process.send_signal(signal.SIGTERM)
+    stdout, stderr = process.communicate()
+    assert process.returncode == EXIT_STOPPED, stderr
+    assert "Traceback" not in stderr
+    assert "checkpoint at iteration" in stdout
+    assert "not started" in stdout
+    assert len(list((tmp_path / "runs").glob("*/checkpoint.ckpt"))) == 1
+    assert load_runs(tmp_path).empty
+
+
+@pytest.fixture
+def said(start: Start) -> Callable[..., str]:
+    """The one line in which a run that cannot be is refused."""
+
+    def refuse(*overrides: str, status: int = EXIT_INPUT) -> str:
+        process = start(*overrides)
+        stdout, stderr = process.communicate()
+        assert process.returncode == status
+        assert "Traceback" not in stdout + stderr
+        (line,) = (line for line in (stdout + stderr).splitlines() if line.startswith("error") or " failed: " in line)
+        return line
+
+    return refuse
+
+
+def test_a_misspelt_key(said: Callable[..., str], tmp_path: Path) -> None:
+    line = said("network.widht=2")
+    assert "network.widht" in line
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_misspelt_choice(said: Callable[..., str]) -> None:
+    assert "network=plian is not one of plain, residual" in said("network=plian")
+
+
+def test_an_impossible_depth(said: Callable[..., str], tmp_path: Path) -> None:
+    assert "depth=21 is not of the form 6n+2; the nearest such depths are 20 and 26" in said("depth=21")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("execution", ["eager", "captured", "compiled"])
+def test_a_run_on_cuda_ends_in_a_record(tiny: Compose, execution: str) -> None:
+    outcome = train(tiny("machine=gpu", f"machine.execution={execution}", "data.last_batch=keep"))
+    assert (outcome.status, outcome.exit_status) == ("finished", 0), outcome.message
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is present")
+def test_cuda_where_there_is_none(said: Callable[..., str], tmp_path: Path) -> None:
+    assert "machine.device=cuda, but no CUDA device is visible here" in said("machine=gpu")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_results_that_cannot_be_written(said: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert f"{tmp_path}/file" in said(f"paths.results={tmp_path}/file/results")
+
+
+def test_missing_data(said: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()  # a place where nothing can be downloaded to, network or not
+    line = said("data=cifar10", f"paths.data={tmp_path}/file/data", status=EXIT_FAILED)
+    assert f"{tmp_path}/file/data/cifar-10-batches-py" in line
+    assert "DATA_DIR" in line
+    assert load_runs(tmp_path).empty
