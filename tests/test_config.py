@@ -11,7 +11,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from degradation.cli import choose_protocol, find_variant
-from degradation.config import LATER, Config, ConfigError, parse, run_id
+from degradation.config import Architecture, Config, ConfigError, complete, flatten, parse, run_id
 
 CONF = Path(__file__).parents[1] / "conf"
 # One other value for every scientific setting, as an override.
@@ -31,6 +31,9 @@ CHANGES = {
     "network.alpha": "0.5",
     "network.norm": "none",
     "network.parent_depth": "8",
+    "network.family": "imagenet",
+    "network.stride_in": "3x3",
+    "network.pool": "padded",
     "protocol.name": "mine",
     "protocol.iterations": "25",
     "protocol.batch_size": "33",
@@ -72,12 +75,6 @@ OTHERS = [
 
 def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-
-
-def leaves(prefix: str, value: Any) -> list[str]:
-    if not isinstance(value, dict):
-        return [prefix]
-    return [leaf for key, item in value.items() for leaf in leaves(f"{prefix}.{key}" if prefix else key, item)]
 
 
 def test_the_groups_are_those_of_the_house() -> None:
@@ -170,10 +167,10 @@ def test_the_arms_differ_in_the_shortcut_alone(compose: Callable[..., Config]) -
 
 
 def test_every_scientific_setting_changes_the_run_id(compose: Callable[..., Config]) -> None:
-    base = compose("protocol=smoke", "data=synthetic")
-    later = {f"{group}.{key}" for group, settings in LATER.items() for key in settings}
-    assert set(CHANGES) == set(leaves("", base.science)) | later  # a new setting needs its line here
-    ids = [compose("protocol=smoke", "data=synthetic", f"{key}={value}").run_id for key, value in CHANGES.items()]
+    usual = ("protocol=smoke", "data=synthetic", "depth=50")  # a depth of both families
+    base = compose(*usual)
+    assert set(CHANGES) == set(flatten(complete(base.science)))  # a new setting needs its line here
+    ids = [compose(*usual, f"{key}={value}").run_id for key, value in CHANGES.items()]
     assert len({base.run_id, *ids}) == len(CHANGES) + 1
     # It is the hash that changes, not just the readable part in front of it.
     assert len({name.rsplit("-", 1)[1] for name in (base.run_id, *ids)}) == len(CHANGES) + 1
@@ -255,9 +252,15 @@ def test_a_run_id_reads_well_and_follows_from_the_record_alone(compose: Callable
         ("protocol.evaluate_every=6", "protocol.evaluate_every=6"),
         ("study=${missing}", "missing"),
         ("study=???", "study"),
+        ("network=plain network.shortcut=B", "network.shortcut=B is not that of a plain network"),
+        ("network.family=imagenet", "depth=20 is not one of 18, 34, 50, 101, 152"),
+        ("network.name=../../x", "network.name=../../x"),
+        ("protocol.name=a/b", "protocol.name=a/b"),
+        ("depth=60000002", "depth=60000002"),
+        ("machine.threads=100000", "machine.threads=100000"),
     ],
 )
 def test_bad_settings_are_named_in_one_line(compose: Callable[..., Config], override: str, told: str) -> None:
     with pytest.raises(ConfigError, match=told) as error:
-        compose("protocol=smoke", override)
+        compose("protocol=smoke", *override.split())
     assert "\n" not in str(error.value)

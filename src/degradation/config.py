@@ -1,211 +1,251 @@
-"""The schema of conf/: types, ranges, and the identity of a run. The numbers themselves live in conf/ alone."""
+"""The schema of conf/: types, ranges, and the identity of a run. The numbers themselves live in conf/ alone. No torch.
+
+A setting with a default here is younger than the first records: the default is what those had without naming it, and
+at that value it stays out of the identity, so that no finished run is run again because a new question can be asked.
+"""
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from dataclasses import MISSING, fields, is_dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
 
-# Settings younger than the first records. At the value that those had without naming it, a setting stays out of the
-# identity, so that no finished run is run again because a new question can be asked.
-LATER: dict[str, dict[str, Any]] = {"network": {"alpha": 1.0, "norm": "batch", "parent_depth": None}}
+SCIENCE = ("network", "data", "protocol", "seed")  # the parts of a config that its result depends on
+
+Shortcut = Literal["none", "A", "B", "C"]
+PadSide = Literal["end", "both"]
+Family = Literal["cifar", "imagenet"]
+Name = Annotated[str, Field(pattern=r"^\w[\w.+-]*$")]  # a word that can be part of a folder's name
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+settings = partial(dataclass, frozen=True, config=ConfigDict(strict=True, extra="forbid"))
 
 
 class ConfigError(ValueError):
     """A setting is unknown, of the wrong type or out of range; the message names it."""
 
 
-def _require(owner: str, values: dict[str, Any], allowed: dict[str, tuple[str, ...]]) -> None:
-    for key, options in allowed.items():
-        if values[key] not in options:
-            raise ConfigError(f"{owner}.{key}={values[key]} is not one of {', '.join(options)}")
+def find_conf() -> Path:
+    """The folder conf/ of the checkout that this code runs from.
+
+    Raises:
+        ConfigError: the package is installed outside of one.
+    """
+    conf = Path(__file__).parents[2] / "conf"
+    if not (conf / "train.yaml").is_file():
+        raise ConfigError(
+            f"no configs in {conf}: install the package from a checkout of the repository, pip install -e ."
+        )
+    return conf
 
 
-def _at_least(owner: str, values: dict[str, Any], bounds: dict[str, float], exclusive: bool = False) -> None:
-    for key, bound in bounds.items():
-        value = values[key]
-        if not (value > bound if exclusive else value >= bound) or value == float("inf"):
-            name = f"{owner}.{key}" if owner else key
-            raise ConfigError(f"{name}={value} must be {'above' if exclusive else 'at least'} {bound}")
+class Plan(NamedTuple):
+    """What a depth stands for: the stem, the layers of a block's F, and the number of blocks of every stage."""
+
+    stem: tuple[int, int]  # kernel and stride of the first convolution
+    pool: bool  # whether a 3x3 max pool of stride 2 follows it
+    layers: tuple[tuple[int, int], ...]  # kernel, and multiple of the stage's width, of every convolution of F
+    blocks: tuple[int, ...]
+    image: int  # pixels of an image's side
 
 
-@dataclass(frozen=True)
-class NetworkConfig:
-    name: str
-    shortcut: str
-    depth: int
-    width: int
-    classes: int
-    pad_side: str
-    fan_mode: str
-    alpha: float
-    norm: str
-    parent_depth: int | None
+BASIC, BOTTLENECK = ((3, 1), (3, 1)), ((1, 1), (3, 1), (1, 4))
+TABLE_1 = {
+    18: (BASIC, (2, 2, 2, 2)),
+    34: (BASIC, (3, 4, 6, 3)),
+    50: (BOTTLENECK, (3, 4, 6, 3)),
+    101: (BOTTLENECK, (3, 4, 23, 3)),
+    152: (BOTTLENECK, (3, 8, 36, 3)),
+}
 
-    def __post_init__(self) -> None:
-        options = {
-            "shortcut": ("none", "A", "B", "C"),
-            "pad_side": ("end", "both"),
-            "fan_mode": ("fan_in", "fan_out"),
-            "norm": ("batch", "none"),
-        }
-        _require("network", vars(self), options)
-        _at_least("network", vars(self), {"width": 1, "classes": 10, "alpha": 0})
+
+def plan(family: Family, depth: int) -> Plan:
+    """The plan of a depth: 6n+2 of the CIFAR networks (section 4.2), 18 to 152 of the ImageNet networks (Table 1).
+
+    Raises:
+        ValueError: the family has no network of that depth; the message names the nearest, or all.
+    """
+    if family == "imagenet":
+        if depth not in TABLE_1:
+            raise ValueError(f"depth={depth} is not one of {', '.join(map(str, TABLE_1))} (Table 1)")
+        return Plan((7, 2), True, *TABLE_1[depth], 224)
+    n, rest = divmod(depth - 2, 6)
+    if rest or n < 1:
+        nearby = f"depths are {6 * n + 2} and {6 * n + 8}" if n >= 1 else "depth is 8"
+        raise ValueError(
+            f"depth={depth} is not of the form 6n+2; the nearest such {nearby} (the paper uses 20, 32, 44, 56, 110, 1202)"
+        )
+    return Plan((3, 1), False, BASIC, (n, n, n), 32)
+
+
+@settings
+class Architecture:
+    """A network, as data: the group `network` of conf/, and all that `net.network.Network` needs besides a seed."""
+
+    name: Name
+    shortcut: Shortcut  # the one thing in which the arms of a matched pair differ
+    depth: Annotated[int, Field(le=10_000)]  # weighted layers
+    width: Annotated[int, Field(ge=1, le=4096)]  # channels of the first stage; every further stage doubles them
+    classes: Annotated[int, Field(ge=2)]
+    pad_side: PadSide  # where option A puts the zero channels
+    fan_mode: Literal["fan_in", "fan_out"]  # of He's initialisation
+    alpha: Fraction = 1.0  # strength of the shortcut; 0 makes a residual network a plain one
+    norm: Literal["batch", "none"] = "batch"  # after every convolution; "none" has a bias in its place
+    parent_depth: int | None = None  # start from the trained network of that depth, deepened by identity layers
+    family: Family = "cifar"  # section 4.2, or Table 1
+    stride_in: Literal["1x1", "3x3"] = "1x1"  # the convolution of a bottleneck that has its stride
+    pool: Literal["ceil", "padded"] = "ceil"  # the stem's max pool: unpadded as the authors', or torchvision's
+
+    @model_validator(mode="after")
+    def _check(self) -> "Architecture":
+        self.plan  # noqa: B018  a depth that the family lacks
+        if self.name in ("plain", "residual") and (self.name == "plain") != (self.shortcut == "none"):
+            raise ValueError(f"network.shortcut={self.shortcut} is not that of a {self.name} network")
         if self.shortcut == "none" and self.alpha != 1:
-            raise ConfigError(f"network.alpha={self.alpha} is the strength of a shortcut, and a plain network has none")
-        if self.parent_depth is not None and self.parent_depth >= self.depth:
-            raise ConfigError(f"network.parent_depth={self.parent_depth} must be below depth={self.depth}")
-        if self.parent_depth is not None and (self.norm != "batch" or self.alpha != 1):
-            raise ConfigError(
-                "network.parent_depth needs norm=batch and alpha=1: added layers are identities only then"
-            )
-        from degradation.net.network import blocks_per_stage  # late: records are read without torch
+            raise ValueError(f"network.alpha={self.alpha} is the strength of a shortcut, and a plain network has none")
+        if self.parent_depth is not None:
+            plan(self.family, self.parent_depth)
+            if self.parent_depth >= self.depth:
+                raise ValueError(f"network.parent_depth={self.parent_depth} must be below depth={self.depth}")
+            if self.norm != "batch" or self.alpha != 1:
+                raise ValueError(
+                    "network.parent_depth needs norm=batch and alpha=1: added layers are identities only then"
+                )
+        return self
 
-        try:
-            blocks_per_stage(self.depth)
-            if self.parent_depth is not None:
-                blocks_per_stage(self.parent_depth)
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
+    @property
+    def plan(self) -> Plan:
+        return plan(self.family, self.depth)
+
+    @classmethod
+    def paper(cls, depth: int, shortcut: Shortcut, family: Family = "cifar", **changes: Any) -> "Architecture":
+        """The paper's network of that depth and shortcut, but for the given settings.
+
+        Raises:
+            ValueError: there is no such network.
+        """
+        size = {"width": 16, "classes": 10} if family == "cifar" else {"width": 64, "classes": 1000}
+        usual = {"name": "plain" if shortcut == "none" else "residual", "pad_side": "end", "fan_mode": "fan_in", **size}
+        return cls(**{**usual, "depth": depth, "shortcut": shortcut, "family": family, **changes})
 
 
-@dataclass(frozen=True)
+@settings
 class DataConfig:
-    name: str
-    validation_images: int
-    normalization: str
-    augmentation: str
-    last_batch: str
-
-    def __post_init__(self) -> None:
-        options = {
-            "name": ("cifar10", "cifar10_mini", "synthetic"),
-            "normalization": ("pixel_mean", "channel"),
-            "augmentation": ("crop_flip", "none"),
-            "last_batch": ("drop", "keep"),
-        }
-        _require("data", vars(self), options)
-        _at_least("data", vars(self), {"validation_images": 0})
+    name: Literal["cifar10", "cifar10_mini", "synthetic"]
+    validation_images: Annotated[int, Field(ge=0)]
+    normalization: Literal["pixel_mean", "channel"]
+    augmentation: Literal["crop_flip", "none"]
+    last_batch: Literal["drop", "keep"]
 
 
-@dataclass(frozen=True)
+@settings
 class WarmupConfig:
     min_depth: int
-    lr: float
-    until_error: float
-    window: int
-
-    def __post_init__(self) -> None:
-        _at_least("protocol.warmup", vars(self), {"window": 1})
-        _at_least("protocol.warmup", vars(self), {"lr": 0, "until_error": 0}, exclusive=True)
+    lr: Positive
+    until_error: Positive
+    window: Count
 
 
-@dataclass(frozen=True)
+@settings
 class ProtocolConfig:
-    name: str
-    iterations: int
-    batch_size: int
-    lr: float
+    name: Name
+    iterations: Count
+    batch_size: Count
+    lr: Positive
     milestones: tuple[int, ...]
-    decay: float
-    momentum: float
-    weight_decay: float
+    decay: Positive
+    momentum: Fraction
+    weight_decay: Fraction
     decay_batchnorm: bool
     warmup: WarmupConfig
-    batchnorm: str
-    log_every: int
-    evaluate_every: int
+    batchnorm: Literal["moving", "exact"]
+    log_every: Count
+    evaluate_every: Count
 
-    def __post_init__(self) -> None:
-        _require("protocol", vars(self), {"batchnorm": ("moving", "exact")})
-        _at_least("protocol", vars(self), {"iterations": 1, "batch_size": 1, "log_every": 1, "evaluate_every": 1})
-        _at_least("protocol", vars(self), {"lr": 0, "decay": 0}, exclusive=True)
-        _at_least("protocol", vars(self), {"momentum": 0, "weight_decay": 0})
+    @model_validator(mode="after")
+    def _check(self) -> "ProtocolConfig":
         if list(self.milestones) != sorted(self.milestones):
-            raise ConfigError(f"protocol.milestones={list(self.milestones)} must be in increasing order")
+            raise ValueError(f"protocol.milestones={list(self.milestones)} must be in increasing order")
         if self.evaluate_every % self.log_every:
-            raise ConfigError(
+            raise ValueError(
                 f"protocol.evaluate_every={self.evaluate_every} must be a multiple of log_every={self.log_every}"
             )
+        return self
+
+    def longer(self, times: int) -> "ProtocolConfig":
+        """Its iterations so many times over, its milestones moved along."""
+        milestones = tuple(times * milestone for milestone in self.milestones)
+        return replace(self, iterations=times * self.iterations, milestones=milestones)
 
 
-@dataclass(frozen=True)
+@settings
 class MachineConfig:
-    device: str
-    precision: str
+    device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["auto", "bf16", "fp32", "tf32"]
     channels_last: bool
-    threads: int | str
-    iterations_per_step: int | str
-    execution: str
+    threads: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"]
+    iterations_per_step: Count | Literal["auto"]
+    execution: Literal["auto", "eager", "captured", "compiled"]
     activation_checkpointing: bool
-    evaluation_batch: int
-    checkpoint_seconds: float
-    progress_seconds: float
-
-    def __post_init__(self) -> None:
-        options = {
-            "device": ("auto", "cpu", "cuda"),
-            "precision": ("auto", "bf16", "fp32", "tf32"),
-            "execution": ("auto", "eager", "captured", "compiled"),
-        }
-        _require("machine", vars(self), options)
-        for key in ("threads", "iterations_per_step"):
-            value = getattr(self, key)
-            if value != "auto" and not (isinstance(value, int) and value >= 1):
-                raise ConfigError(f"machine.{key}={value} must be auto or at least 1")
-        _at_least("machine", vars(self), {"evaluation_batch": 1, "checkpoint_seconds": 0, "progress_seconds": 0})
+    evaluation_batch: Count
+    checkpoint_seconds: Fraction
+    progress_seconds: Fraction
 
 
-@dataclass(frozen=True)
+@settings
 class LoggerConfig:
-    name: str
+    name: Literal["wandb", "none"]
     project: str
 
-    def __post_init__(self) -> None:
-        _require("logger", vars(self), {"name": ("wandb", "none")})
 
-
-@dataclass(frozen=True)
+@settings
 class PathsConfig:
     data: str
     results: str
 
 
-@dataclass(frozen=True)
+@settings
 class Config:
     """One run. `network`, `data`, `protocol` and `seed` are its science, and alone enter its identity."""
 
-    network: NetworkConfig
+    network: Architecture
     data: DataConfig
     protocol: ProtocolConfig
     machine: MachineConfig
     logger: LoggerConfig
     paths: PathsConfig
     depth: int
-    length: int
-    seed: int
-    study: str
-    budget_minutes: float | None
-
-    def __post_init__(self) -> None:
-        _at_least("", vars(self), {"seed": 0, "length": 1})
-        if self.budget_minutes is not None:
-            _at_least("", vars(self), {"budget_minutes": 0})
+    length: Count
+    seed: Annotated[int, Field(ge=0)]
+    study: Name
+    budget_minutes: Fraction | None
 
     @property
     def science(self) -> dict[str, Any]:
-        """What the result depends on, as plain data."""
-        science = {key: _plain(getattr(self, key)) for key in ("network", "data", "protocol", "seed")}
-        for group, settings in LATER.items():
-            science[group] = {k: v for k, v in science[group].items() if k not in settings or v != settings[k]}
-        return science
+        """What the result depends on, as plain data; the younger settings only where they are not at their default."""
+        return TypeAdapter(Config).dump_python(self, mode="json", include=set(SCIENCE), exclude_defaults=True)
 
     @property
     def run_id(self) -> str:
         """A readable name and a hash of the whole scientific config, such as plain-56-quick-s0-1f0c2b9a."""
         return run_id(self.science)
+
+    @property
+    def folder(self) -> Path:
+        """Where the record of the run is, or will be."""
+        return Path(self.paths.results) / "runs" / self.run_id
+
+    @property
+    def label(self) -> str:
+        """The network and seed, in words."""
+        return f"{self.network.name}-{self.network.depth} seed {self.seed}"
 
     @property
     def warmup_lr(self) -> float | None:
@@ -214,43 +254,52 @@ class Config:
         return warmup.lr if self.network.depth >= warmup.min_depth else None
 
 
-def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(asdict(value))) if hasattr(value, "__dataclass_fields__") else value
-
-
 def run_id(science: dict[str, Any]) -> str:
     """The identity of a run from its scientific config: network, data, protocol, seed."""
-    canonical = json.dumps({key: science[key] for key in ("network", "data", "protocol", "seed")}, sort_keys=True)
+    canonical = json.dumps({key: science[key] for key in SCIENCE}, sort_keys=True)
     digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]
     network = science["network"]
     return f"{network['name']}-{network['depth']}-{science['protocol']['name']}-s{science['seed']}-{digest}"
 
 
-def _build(kind: Any, values: Any, where: str = "") -> Any:
-    # OmegaConf's own structured configs know neither tuples nor unions well enough; this is all that is needed.
-    if not isinstance(values, dict):
-        raise ConfigError(f"{where or 'the config'}={values} must be a group of settings")
-    known: dict[str, Any] = {field.name: field.type for field in fields(kind)}
-    if unknown := sorted(set(values) - set(known)):
-        raise ConfigError(f"unknown setting {where + '.' if where else ''}{unknown[0]}; known here: {', '.join(known)}")
-    if missing := sorted(set(known) - set(values)):
-        raise ConfigError(f"missing setting {where + '.' if where else ''}{missing[0]}")
-    built = {}
-    for key, want in known.items():
-        value, name = values[key], f"{where}.{key}" if where else key
-        if isinstance(want, type) and hasattr(want, "__dataclass_fields__"):
-            built[key] = _build(want, value, name)
-        elif want == tuple[int, ...]:
-            if not isinstance(value, list) or any(type(v) is not int for v in value):
-                raise ConfigError(f"{name}={value} must be a list of whole numbers")
-            built[key] = tuple(value)
-        elif want in (float, float | None) and type(value) is int:
-            built[key] = float(value)
-        elif not isinstance(value, want) or (isinstance(value, bool) and want is not bool):
-            raise ConfigError(f"{name}={value} must be {getattr(want, '__name__', want)}")
-        else:
-            built[key] = value
-    return kind(**built)
+def complete(science: dict[str, Any]) -> dict[str, Any]:
+    """A record's scientific config with the settings that are younger than it, at what they were without being named."""
+    kinds: dict[str, Any] = {"network": Architecture, "data": DataConfig, "protocol": ProtocolConfig}
+    younger = {
+        group: {field.name: field.default for field in fields(kind) if field.default is not MISSING}
+        for group, kind in kinds.items()
+    }
+    return {**science, **{group: {**younger[group], **science[group]} for group in kinds}}
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested groups as one level of dotted keys, such as protocol.lr."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _explain(error: ValidationError, values: dict[str, Any]) -> str:
+    # The first setting that is wrong, where it is, and all that is wrong with it, in one line.
+    where, kind, value = [], Config, values
+    first = error.errors(include_url=False)[0]
+    for part in first["loc"]:
+        known = {field.name: field.type for field in fields(kind)} if is_dataclass(kind) else {}
+        if part not in known and first["type"] != "unexpected_keyword_argument":
+            break  # a branch of a union, or a place in a list
+        where.append(str(part))
+        kind, value = known.get(str(part)), value.get(str(part)) if isinstance(value, dict) else None
+    name = ".".join(where)
+    if first["type"] == "value_error":  # one of our own checks: it says which
+        return str(first["ctx"]["error"])
+    if first["type"] == "missing":
+        return f"missing setting {name}"
+    if first["type"] == "unexpected_keyword_argument":
+        return f"unknown setting {name}; known here: {', '.join(known)}"
+    same = [e["msg"] for e in error.errors(include_url=False) if e["loc"][: len(where)] == first["loc"][: len(where)]]
+    wrong = " or ".join(dict.fromkeys(message.replace("Input ", "").replace("String ", "") for message in same))
+    return f"{name}={value} {wrong}".replace("\n", " ")
 
 
 def parse(cfg: DictConfig) -> Config:
@@ -259,18 +308,14 @@ def parse(cfg: DictConfig) -> Config:
     Raises:
         ConfigError: with one line that names the setting.
     """
-    settings = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in ("hydra", "claims")])
+    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in ("hydra", "claims")])
     try:
-        values = OmegaConf.to_container(settings, resolve=True, throw_on_missing=True)
+        values = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
+        assert isinstance(values, dict)
+        # As JSON, because then lists are tuples and groups are dataclasses, and nothing else is anything else.
+        config = TypeAdapter(Config).validate_json(json.dumps(values))
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from error
-    config = _build(Config, values)
-    if config.length == 1:
-        return config
-    protocol = config.protocol
-    longer = replace(
-        protocol,
-        iterations=config.length * protocol.iterations,
-        milestones=tuple(config.length * milestone for milestone in protocol.milestones),
-    )
-    return replace(config, protocol=longer)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, values)) from None
+    return config if config.length == 1 else replace(config, protocol=config.protocol.longer(config.length))

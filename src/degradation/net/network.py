@@ -1,12 +1,13 @@
-"""Plain and residual CIFAR networks of depth 6n+2: one definition, in which only the shortcut differs.
+"""Every network of the paper from one definition, in which only the shortcut differs between the arms of a pair.
 
-He et al., "Deep Residual Learning for Image Recognition" (arXiv 1512.03385), section 4.2: a 3x3 stem, three
-stages of n blocks with two 3x3 convolutions each, global average pooling and a fully connected layer.
+He et al., "Deep Residual Learning for Image Recognition" (arXiv 1512.03385): the CIFAR networks of section 4.2 and the
+ImageNet networks of Table 1, plain or with shortcut option A, B or C (section 3.3).
 """
 
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Literal
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,25 +15,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-Shortcut = Literal["none", "A", "B", "C"]
-PadSide = Literal["end", "both"]
-FanMode = Literal["fan_in", "fan_out"]
-Norm = Literal["batch", "none"]
-
-
-def blocks_per_stage(depth: int) -> int:
-    """The n of a depth 6n+2 (section 4.2).
-
-    Raises:
-        ValueError: the depth is not of that form; the message names the nearest that are.
-    """
-    if depth >= 8 and (depth - 2) % 6 == 0:
-        return (depth - 2) // 6
-    below = max(8, 6 * ((depth - 2) // 6) + 2)
-    nearby = f"depth is {below}" if depth < 8 else f"depths are {below} and {below + 6}"
-    raise ValueError(
-        f"depth={depth} is not of the form 6n+2; the nearest such {nearby} (the paper uses 20, 32, 44, 56, 110, 1202)"
-    )
+from degradation.config import Architecture, PadSide
 
 
 class ZeroPadShortcut(nn.Module):
@@ -48,57 +31,63 @@ class ZeroPadShortcut(nn.Module):
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, *self.pad))
 
 
-def build_shortcut(
-    option: Shortcut, in_width: int, out_width: int, stride: int, side: PadSide = "end"
-) -> nn.Module | None:
-    """The shortcut of one block, or None where the network is plain (section 3.3, options A, B and C)."""
-    if option == "none":
-        return None
-    changes_shape = stride != 1 or in_width != out_width
-    if option == "C" or (option == "B" and changes_shape):
-        return nn.Sequential(nn.Conv2d(in_width, out_width, 1, stride, bias=False), nn.BatchNorm2d(out_width))
-    return ZeroPadShortcut(in_width, out_width, stride, side) if changes_shape else nn.Identity()
-
-
-def _convolve(in_width: int, out_width: int, stride: int, norm: Norm) -> tuple[nn.Conv2d, nn.Module]:
-    # A 3x3 convolution and what normalises it. Where nothing does, the convolution has the bias that BN had.
-    convolution = nn.Conv2d(in_width, out_width, 3, stride, padding=1, bias=norm == "none")
+def convolve(
+    in_width: int, out_width: int, kernel: int, stride: int, norm: str = "batch"
+) -> tuple[nn.Conv2d, nn.Module]:
+    """A convolution and what normalises it. Where nothing does, the convolution has the bias that BN had."""
+    convolution = nn.Conv2d(in_width, out_width, kernel, stride, kernel // 2, bias=norm == "none")
     return convolution, nn.BatchNorm2d(out_width) if norm == "batch" else nn.Identity()
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions, each followed by batch normalisation: F(x), and F(x) + alpha shortcut(x) if residual.
+    """F(x), or F(x) + alpha shortcut(x), then ReLU (Fig. 2, eq. 1 and 2, where alpha is 1).
 
-    Maps [N, in_width, H, W] to [N, out_width, H / stride, W / stride] (Fig. 2, eq. 1 and 2, where alpha is 1).
+    F is a stack of convolutions, each followed by BN, with ReLU between them: two 3x3, or a bottleneck's 1x1, 3x3, 1x1.
+    Maps [N, in_width, H, W] to [N, out_width, H / stride, W / stride].
     """
 
-    def __init__(
-        self,
-        in_width: int,
-        out_width: int,
-        stride: int,
-        option: Shortcut,
-        side: PadSide = "end",
-        alpha: float = 1.0,
-        norm: Norm = "batch",
-    ):
+    def __init__(self, in_width: int, width: int, stride: int, architecture: Architecture):
         super().__init__()
-        self.conv1, self.bn1 = _convolve(in_width, out_width, stride, norm)
-        self.conv2, self.bn2 = _convolve(out_width, out_width, 1, norm)
-        self.alpha = alpha
-        self.shortcut = build_shortcut(option, in_width, out_width, stride, side)
+        layers = architecture.plan.layers
+        strided = 1 if len(layers) == 3 and architecture.stride_in == "3x3" else 0
+        into, self.count, self.recompute = in_width, len(layers), False
+        for k, (kernel, multiple) in enumerate(layers):
+            out = multiple * width
+            convolution, norm = convolve(into, out, kernel, stride if k == strided else 1, architecture.norm)
+            self.add_module(f"conv{k + 1}", convolution)
+            self.add_module(f"bn{k + 1}", norm)
+            into = out
+        self.alpha, self.keeps_shape = architecture.alpha, stride == 1 and in_width == into
+        self.shortcut: nn.Module | None = nn.Identity()
+        if architecture.shortcut == "none":
+            self.shortcut = None
+        elif architecture.shortcut == "C" or (architecture.shortcut == "B" and not self.keeps_shape):
+            self.shortcut = nn.Sequential(*convolve(in_width, into, 1, stride))
+        elif not self.keeps_shape:
+            self.shortcut = ZeroPadShortcut(in_width, into, stride, architecture.pad_side)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        y = self.bn2(self.conv2(y))
+    @property
+    def layers(self) -> list[tuple[nn.Conv2d, nn.Module]]:
+        """The convolutions of F, each with what normalises it."""
+        return [(getattr(self, f"conv{k}"), getattr(self, f"bn{k}")) for k in range(1, self.count + 1)]
+
+    def respond(self, x: Tensor) -> Tensor:
+        y = x
+        for k, (convolution, norm) in enumerate(self.layers):
+            y = norm(convolution(F.relu(y, inplace=True) if k else y))
         if self.shortcut is not None:
             y = y + (self.shortcut(x) if self.alpha == 1 else self.alpha * self.shortcut(x))
         return F.relu(y, inplace=True)
 
+    def forward(self, x: Tensor) -> Tensor:
+        if not (self.recompute and self.training):
+            return self.respond(x)
 
-def call_block(block: Block, x: Tensor) -> Tensor:
-    """How a network runs a block unless told otherwise."""
-    return block(x)
+        def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+            return nullcontext(), without_statistics(self)
+
+        # Activation checkpointing: the input alone is kept, and the rest is computed again in the backward pass.
+        return checkpoint(self.respond, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
 
 
 @contextmanager
@@ -116,141 +105,76 @@ def without_statistics(module: nn.Module) -> Iterator[None]:
             norm.momentum, norm.num_batches_tracked = momentum, count
 
 
-def recompute_block(block: Block, x: Tensor) -> Tensor:
-    """Activation checkpointing: keep a block's input alone and compute the rest again in the backward pass.
+class Layer(NamedTuple):
+    """A convolution outside of the shortcuts: its name, its stage (from 1; 0 for the stem) and what normalises it."""
 
-    Gradients and BN statistics are those of `call_block`; memory per block falls from its five activations to one.
-    """
-
-    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), without_statistics(block)
-
-    return checkpoint(block, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
-
-
-def compile_block() -> Callable[[Block, Tensor], Tensor]:
-    """`call_block` through torch.compile. By block, not the whole network: blocks of equal shape share their code."""
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)  # one variant per shape
-    return torch.compile(call_block, dynamic=False)
+    name: str
+    stage: int
+    convolution: nn.Conv2d
+    norm: nn.Module
 
 
 class Network(nn.Module):
-    """A plain (`shortcut="none"`) or residual ("A", "B", "C") CIFAR network of depth 6n+2 (section 4.2).
+    """A plain or residual network, as its architecture says: images [N, 3, H, W] to logits [N, classes].
 
-    Input [N, 3, H, W] (32x32 in the paper), output logits [N, classes].
-
-    Args:
-        depth: weighted layers, 6n+2.
-        shortcut: the one thing in which the arms of a matched pair differ.
-        width: channels of the first stage; the stages have width, 2 width and 4 width.
-        classes: outputs.
-        pad_side: where option A puts the zero channels, "end" or "both" sides (the paper does not say).
-        fan_mode: of He's initialisation, "fan_in" or "fan_out" (the paper does not say).
-        alpha: strength of the shortcut; 1 in the paper, 0 makes a residual network a plain one.
-        norm: "batch" after every 3x3 convolution, or "none", with a bias in its place (beyond the paper).
-        seed: of the initial weights. Equal seeds give equal tensors whatever the shortcut: projections draw last.
-
-    Raises:
-        ValueError: a depth not of the form 6n+2, or an argument outside its range.
+    Equal seeds give equal tensors whatever the shortcut: its projections are drawn last.
     """
 
-    def __init__(
-        self,
-        depth: int,
-        shortcut: Shortcut,
-        width: int = 16,
-        classes: int = 10,
-        pad_side: PadSide = "end",
-        fan_mode: FanMode = "fan_in",
-        seed: int = 0,
-        alpha: float = 1.0,
-        norm: Norm = "batch",
-    ):
+    def __init__(self, architecture: Architecture, seed: int = 0):
         super().__init__()
-        n = blocks_per_stage(depth)
-        for name, value, allowed in [
-            ("shortcut", shortcut, ("none", "A", "B", "C")),
-            ("pad_side", pad_side, ("end", "both")),
-            ("fan_mode", fan_mode, ("fan_in", "fan_out")),
-            ("norm", norm, ("batch", "none")),
-        ]:
-            if value not in allowed:
-                raise ValueError(f"{name}={value} is not one of {', '.join(allowed)}")
-        if width < 1 or classes < 1:
-            raise ValueError(f"width={width} and classes={classes} must be at least 1")
-        self.depth = depth
-        # What else it takes to build another of the family, such as a deeper one.
-        self.settings: dict[str, Any] = {
-            "shortcut": shortcut,
-            "width": width,
-            "classes": classes,
-            "pad_side": pad_side,
-            "alpha": alpha,
-            "norm": norm,
-        }
-        self.run_block: Callable[[Block, Tensor], Tensor] = call_block
-        self.stem, self.bn = _convolve(3, width, 1, norm)
-        widths = [width, width, 2 * width, 4 * width]
-        self.stages = nn.ModuleList(
-            nn.Sequential(
-                *(
-                    Block(
-                        widths[s] if b == 0 else widths[s + 1],
-                        widths[s + 1],
-                        2 if s and b == 0 else 1,
-                        shortcut,
-                        pad_side,
-                        alpha,
-                        norm,
-                    )
-                    for b in range(n)
-                )
-            )
-            for s in range(3)
-        )
-        self.head = nn.Linear(widths[3], classes)
-        self.initialise(fan_mode, torch.Generator().manual_seed(seed))
+        self.architecture = architecture
+        plan, width = architecture.plan, architecture.width
+        self.stem, self.bn = convolve(3, width, *plan.stem, architecture.norm)
+        padded = architecture.pool == "padded"
+        self.pool = nn.MaxPool2d(3, 2, padding=int(padded), ceil_mode=not padded) if plan.pool else nn.Identity()
+        self.stages = nn.ModuleList()
+        into = width
+        for s, count in enumerate(plan.blocks):
+            stage = nn.Sequential()
+            for b in range(count):
+                stage.append(Block(into, 2**s * width, 2 if s and not b else 1, architecture))
+                into = plan.layers[-1][1] * 2**s * width
+            self.stages.append(stage)
+        self.head = nn.Linear(into, architecture.classes)
+        self.initialise(torch.Generator().manual_seed(seed))
 
     @torch.no_grad()
-    def initialise(self, fan_mode: FanMode, generator: torch.Generator) -> None:
+    def initialise(self, generator: torch.Generator) -> None:
         """He initialisation (section 3.4), biases zero; projections last, so that matched twins stay equal."""
-        layers = [m for m in self.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-        is_projection = lambda m: isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)  # noqa: E731
-        for layer in sorted(layers, key=is_projection):
-            mode = fan_mode if isinstance(layer, nn.Conv2d) else "fan_in"
+        layers = [(name, m) for name, m in self.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+        for _, layer in sorted(layers, key=lambda named: ".shortcut." in named[0]):
+            mode = self.architecture.fan_mode if isinstance(layer, nn.Conv2d) else "fan_in"
             nn.init.kaiming_normal_(layer.weight, mode=mode, nonlinearity="relu", generator=generator)
             if layer.bias is not None:
                 layer.bias.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.bn(self.stem(x)), inplace=True)
-        for block in self.blocks().values():
-            x = self.run_block(block, x) if self.training else block(x)
+        x = self.pool(F.relu(self.bn(self.stem(x)), inplace=True))
+        for stage in self.stages:
+            x = stage(x)
         return self.head(x.mean((2, 3)))
 
     def blocks(self) -> dict[str, Block]:
-        """Name -> block, in order of depth; 3n of them."""
-        found = {}
+        """Name -> block, such as stage1.block1, in order of depth."""
+        return {
+            f"stage{s}.block{b}": block for s, stage in enumerate(self.stages, 1) for b, block in enumerate(stage, 1)
+        }
+
+    def layers(self) -> list[Layer]:
+        """Every layer whose output is a response (Fig. 7), in order of depth: all convolutions but the shortcuts'."""
+        found = [Layer("stem", 0, self.stem, self.bn)]
         for s, stage in enumerate(self.stages, 1):
-            assert isinstance(stage, nn.Sequential)
             for b, block in enumerate(stage, 1):
-                assert isinstance(block, Block)
-                found[f"stage{s}.block{b}"] = block
+                named = enumerate(block.layers, 1)
+                found += [Layer(f"stage{s}.block{b}.conv{k}", s, *layer) for k, layer in named]
         return found
 
-    def convolutions(self) -> dict[str, nn.Conv2d]:
-        """Name -> 3x3 convolution, in order of depth; the names are those of `responses`."""
-        named = {"stem": self.stem}
-        for name, block in self.blocks().items():
-            named |= {f"{name}.conv1": block.conv1, f"{name}.conv2": block.conv2}
-        return named
-
-    def responses(self) -> dict[str, nn.Module]:
-        """Name -> the BN whose output is the response of a 3x3 layer, in order of depth; 6n+1 of them (Fig. 7)."""
-        named = {"stem": self.bn}
-        for name, block in self.blocks().items():
-            named |= {f"{name}.conv1": block.bn1, f"{name}.conv2": block.bn2}
-        return named
+    def twin(self) -> "Network":
+        """A copy to measure: what is done to it is not done to the network. Never compiled, nothing recomputed."""
+        twin = copy.deepcopy(self)
+        for block in twin.blocks().values():
+            block.recompute = False
+        return twin
 
 
 def parameter_count(network: nn.Module) -> int:
@@ -258,9 +182,9 @@ def parameter_count(network: nn.Module) -> int:
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
 
 
-def multiply_adds(depth: int, shortcut: Shortcut, width: int = 16, classes: int = 10) -> int:
-    """Multiply-adds of one forward pass over one 32x32 image, as the paper counts them (torch counts two)."""
-    network = Network(depth, shortcut, width, classes).to("meta").eval()
+def multiply_adds(architecture: Architecture) -> int:
+    """Multiply-adds of one forward pass over one image, as the paper counts them (torch counts two)."""
+    network, side = Network(architecture).to("meta").eval(), architecture.plan.image
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(torch.empty(1, 3, 32, 32, device="meta"))
+        network(torch.empty(1, 3, side, side, device="meta"))
     return counter.get_total_flops() // 2

@@ -27,9 +27,9 @@ from degradation.data.images import (
     load_cifar10_mini,
     make_synthetic,
 )
-from degradation.net.network import Network, compile_block, multiply_adds, parameter_count, recompute_block
-from degradation.probe.construct import ConstructionError, deepen, largest_difference, stage_statistics
-from degradation.probe.layers import evaluate, exact_batchnorm, layer_gradients, layer_responses
+from degradation.net.network import Network, multiply_adds, parameter_count
+
+
 from degradation.record import Record, RecordError, write_atomically
 from degradation.train import machine as machines
 from degradation.train.step import Chunks, DegradationModule, DivergedError, make_autocast
