@@ -13,7 +13,6 @@ from degradation.data.images import load_cifar10_mini
 from degradation.net.network import multiply_adds
 from degradation.report.draw import draw_throughput
 from degradation.report.pages import write_bench
-
 from tests.conftest import Compose
 
 BARE = "bare loop, channels_last, bf16"

@@ -4,14 +4,13 @@ import math
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import hydra
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from degradation.cli import choose_protocol, find_variant
-from degradation.config import Architecture, Config, ConfigError, complete, flatten, parse, run_id
+from degradation.config import Config, ConfigError, complete, flatten, parse, run_id
 
 CONF = Path(__file__).parents[1] / "conf"
 # One other value for every scientific setting, as an override.

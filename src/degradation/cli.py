@@ -2,51 +2,48 @@
 
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from degradation.config import Config, ConfigError, parse
+from degradation.config import SCIENCE, Config, ConfigError, complete, find_conf, flatten, parse
 from degradation.data.images import DataError
 from degradation.record import RecordError
 
 EXIT_INPUT = 2  # nothing was started; argparse, which Hydra uses, gives the same
 INPUT_ERRORS = (ConfigError, DataError, RecordError, HydraException, OmegaConfBaseException, OSError)
-CONF = Path(__file__).parents[2] / "conf"
 
 
-def find_variant(config: Config) -> dict[str, Any]:
-    """The scientific settings that differ from those of the named protocol and network; empty for a canonical run."""
-    named = [
-        f"protocol={config.protocol.name}",
-        f"network={config.network.name}",
-        f"depth={config.network.depth}",
-        f"seed={config.seed}",
-    ]
+def origin(config: Config) -> dict[str, Any]:
+    """Where the settings of a run come from, as its record tells it.
+
+    Returns:
+        `varied`: the scientific settings (dotted) that differ from those of the named protocol and network, with their
+        values; empty for a canonical run. `made_by_study`: those that its study's file sets or sweeps over.
+    """
+    network, protocol = config.network, config.protocol
+    named = [f"protocol={protocol.name}", f"network={network.name}", f"depth={network.depth}", f"seed={config.seed}"]
+    ours = flatten(complete(config.science))
     try:
-        base = parse(hydra.compose("train", named)).science
+        usual = flatten(complete(parse(hydra.compose("train", named)).science))
     except (HydraException, ConfigError):  # a protocol or network of the user's own making is its own base
-        return {}
-    flat = [
-        {k: v for group, values in science.items() for k, v in _flat(group, values)}
-        for science in (base, config.science)
-    ]
-    return {key: value for key, value in flat[1].items() if flat[0].get(key) != value}
+        usual = ours
+    made = []
+    if (path := find_conf() / "experiment" / f"{config.study}.yaml").is_file():
+        study = yaml.safe_load(path.read_text())
+        made = [*flatten({group: study.get(group) or {} for group in SCIENCE}), *study["hydra"]["sweeper"]["params"]]
+    return {
+        "varied": {key: value for key, value in ours.items() if usual.get(key) != value},
+        "made_by_study": sorted(key for key in made if key in ours),
+    }
 
 
-def _flat(prefix: str, value: Any) -> list[tuple[str, Any]]:
-    if isinstance(value, dict):
-        return [pair for key, item in value.items() for pair in _flat(f"{prefix}.{key}", item)]
-    return [(prefix, value)]
-
-
-@hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")
 def task(cfg: DictConfig) -> Any:
     """One run: of a sweep, in a worker process, or alone."""
     try:
@@ -61,17 +58,15 @@ def _run(cfg: DictConfig) -> Any:
     from degradation.sweep import JOBS_ENV, TOTAL_ENV, describe_grid, describe_time, estimate_seconds, is_finished
     from degradation.train.run import train
 
-    config = parse(cfg)
-    hydra_config = HydraConfig.get()
-    variant = find_variant(config)
+    config, hydra_config = parse(cfg), HydraConfig.get()
     if hydra_config.mode == RunMode.MULTIRUN:
         total = os.environ.get(TOTAL_ENV, "")
         label = f"{hydra_config.job.num + 1}/{total}" if total else ""
-        return train(config, int(os.environ.get(JOBS_ENV, "1")), label, variant)
+        return train(config, int(os.environ.get(JOBS_ENV, "1")), label, origin(config))
     print(describe_grid([config], 1), flush=True)
     if not is_finished(config):
         print(describe_time(estimate_seconds([config], 1), 0, 1), flush=True)
-    outcome = train(config, variant=variant)
+    outcome = train(config, origin=origin(config))
     if outcome.exit_status:
         sys.exit(outcome.exit_status)
     return None
@@ -97,7 +92,7 @@ def choose_protocol(arguments: list[str]) -> list[str]:
     Raises:
         ConfigError: there is no such protocol. Hydra would complain of something else where an axis is swept, too.
     """
-    known = sorted(path.stem for path in (CONF / "protocol").glob("*.yaml"))
+    known = sorted(path.stem for path in (find_conf() / "protocol").glob("*.yaml"))
     for argument in arguments:
         if argument.startswith("protocol="):
             for name in argument.removeprefix("protocol=").split(","):
@@ -122,7 +117,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra hands its errors to us
     try:
         sys.argv[1:] = choose_protocol(sys.argv[1:])
-        task()
+        hydra.main(config_path=str(find_conf()), config_name="train", version_base="1.3")(task)()
     except INPUT_ERRORS as error:
         if wants_traceback:
             raise

@@ -79,9 +79,8 @@ def plan(family: Family, depth: int) -> Plan:
     n, rest = divmod(depth - 2, 6)
     if rest or n < 1:
         nearby = f"depths are {6 * n + 2} and {6 * n + 8}" if n >= 1 else "depth is 8"
-        raise ValueError(
-            f"depth={depth} is not of the form 6n+2; the nearest such {nearby} (the paper uses 20, 32, 44, 56, 110, 1202)"
-        )
+        paper = "the paper uses 20, 32, 44, 56, 110, 1202"
+        raise ValueError(f"depth={depth} is not of the form 6n+2; the nearest such {nearby} ({paper})")
     return Plan((3, 1), False, BASIC, (n, n, n), 32)
 
 
@@ -263,7 +262,7 @@ def run_id(science: dict[str, Any]) -> str:
 
 
 def complete(science: dict[str, Any]) -> dict[str, Any]:
-    """A record's scientific config with the settings that are younger than it, at what they were without being named."""
+    """A record's scientific config with the settings that are younger than it, at what they were when not yet named."""
     kinds: dict[str, Any] = {"network": Architecture, "data": DataConfig, "protocol": ProtocolConfig}
     younger = {
         group: {field.name: field.default for field in fields(kind) if field.default is not MISSING}

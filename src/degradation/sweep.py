@@ -16,15 +16,14 @@ from hydra.core.utils import JobReturn, JobStatus
 from degradation.config import Config, ConfigError, parse
 from degradation.record import RecordError, read_summary
 from degradation.train import machine as machines
-from degradation.train.run import BEGAN, STOP_FILE, Outcome, calibrate, exit_status, format_seconds, load_data
+from degradation.train.run import BEGAN, STOP_FILE, Outcome, calibrate, exit_status, format_seconds
 
 JOBS_ENV, TOTAL_ENV = "DEGRADATION_JOBS", "DEGRADATION_RUNS"
 
 
 def is_finished(config: Config) -> bool:
-    folder = Path(config.paths.results) / "runs" / config.run_id
     try:
-        return read_summary(folder)["outcome"] == "finished"
+        return read_summary(config.folder)["outcome"] == "finished"
     except RecordError:
         return False
 
@@ -62,13 +61,13 @@ def describe_grid(configs: list[Config], jobs: int) -> str:
 
 def estimate_seconds(todo: list[Config], jobs: int) -> dict[str, float]:
     """Of each run, by id, from a short timing of this machine."""
-    timings: dict[Any, Callable[[int], float]] = {}
+    timings: dict[Any, Callable[[Architecture], float]] = {}
+    seconds = {}
     for config in todo:
-        key = (config.protocol.batch_size, config.network.width)
+        key = (config.protocol.batch_size, config.network.family, config.network.width)
         timings[key] = timings.get(key) or calibrate(config, jobs)
-    return {
-        c.run_id: c.protocol.iterations * timings[c.protocol.batch_size, c.network.width](c.network.depth) for c in todo
-    }
+        seconds[config.run_id] = config.protocol.iterations * timings[key](config.network)
+    return seconds
 
 
 def describe_time(estimate: dict[str, float], finished: int, jobs: int) -> str:
@@ -112,7 +111,7 @@ def launch(
     jobs = count_jobs(launcher.wanted_jobs, len(todo) or 1, device)
     print(describe_grid(configs, jobs), flush=True)
     for config in {config.data: config for config in todo}.values():
-        load_data(config)  # fails, or downloads, once and before any run
+        load(config.data, config.paths.data)  # fails, or downloads, once and before any run
     estimate = estimate_seconds(todo, jobs)
     print(describe_time(estimate, len(configs) - len(todo), jobs), flush=True)
     # Longest first: the cores are then busy to the end.

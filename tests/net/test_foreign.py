@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from degradation.net.foreign import CheckpointError, checkpoint_file, load_network, match, read_config
 from degradation.net.network import Network
-
 from tests.conftest import Compose
 
 Tensors = dict[str, Tensor]

@@ -12,7 +12,6 @@ from degradation.net.network import Network, Shortcut
 from degradation.probe.construct import ConstructionError, deepen, deepen_each, largest_difference, stage_statistics
 from degradation.probe.layers import evaluate
 from degradation.train.run import train
-
 from tests.conftest import Compose
 
 TRAIN, TEST = make_synthetic(256, 64)

@@ -14,7 +14,6 @@ from degradation.data.images import Normalizer, load_cifar10_mini
 from degradation.net.network import Network
 from degradation.probe.layers import evaluate
 from degradation.probe.lesions import deletable
-
 from tests.conftest import ROOT, Compose
 from tests.net.test_foreign import make_network, torchvision_names
 

@@ -32,7 +32,6 @@ from degradation.report.statistics import (
     select,
     slope_in_depth,
 )
-
 from tests.conftest import ROOT
 
 SEEDS = (0, 1, 2)

@@ -14,7 +14,6 @@ from degradation.record import RecordError, load_metrics, load_responses
 from degradation.report import draw as figures
 from degradation.report import table as analysis
 from degradation.report.pages import what_it_shows
-
 from tests.conftest import TINY, Compose
 
 ROOT = Path(__file__).parents[2]

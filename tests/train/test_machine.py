@@ -8,7 +8,6 @@ import torch
 
 from degradation.config import ConfigError
 from degradation.train import machine as machines
-
 from tests.conftest import Compose
 
 no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is present")

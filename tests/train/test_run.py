@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from degradation.train.schedule import warmup_ends
 from torch import Tensor
 
 from degradation.cli import EXIT_INPUT
@@ -20,9 +21,7 @@ from degradation.config import Config
 from degradation.net.network import Network
 from degradation.record import COLUMNS, Record, load_metrics, load_responses, load_runs
 from degradation.train.run import EXIT_BUDGET, EXIT_FAILED, EXIT_STOPPED, Outcome, exit_status, train
-from degradation.train.schedule import warmup_ends
 from degradation.train.step import DegradationModule
-
 from tests.conftest import TINY, Compose, Start
 
 # Long enough to be interrupted, with a warm-up that ends and a validation set, so that all there is must resume.

@@ -1,7 +1,6 @@
 """The learning rate at every boundary of section 4.2."""
 
 import pytest
-
 from degradation.train.schedule import learning_rate, warmup_ends
 
 MILESTONES = (32_000, 48_000)

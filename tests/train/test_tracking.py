@@ -12,7 +12,6 @@ import wandb
 from degradation.record import load_metrics, load_runs
 from degradation.train.run import train
 from degradation.train.tracking import has_key
-
 from tests.conftest import Compose, Start
 
 WANDB = str(Path(sys.executable).with_name("wandb"))

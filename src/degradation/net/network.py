@@ -182,9 +182,13 @@ def parameter_count(network: nn.Module) -> int:
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
 
 
-def multiply_adds(architecture: Architecture) -> int:
-    """Multiply-adds of one forward pass over one image, as the paper counts them (torch counts two)."""
-    network, side = Network(architecture).to("meta").eval(), architecture.plan.image
+def multiply_adds(architecture: Architecture, side: int | None = None) -> int:
+    """Multiply-adds of one forward pass over one image, as the paper counts them (torch counts two).
+
+    Args:
+        side: pixels of the image's side; the paper's 32 (CIFAR) or 224 (ImageNet) unless given.
+    """
+    network, side = Network(architecture).to("meta").eval(), side or architecture.plan.image
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.empty(1, 3, side, side, device="meta"))
     return counter.get_total_flops() // 2

@@ -32,6 +32,11 @@ class Machine:
     execution: Execution
     activation_checkpointing: bool
 
+    @property
+    def layout(self) -> torch.memory_format:
+        """Of images and weights in memory."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
 
 def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -54,35 +59,29 @@ def resolve(config: MachineConfig, jobs: int = 1) -> Machine:
     Raises:
         ConfigError: CUDA is asked for where there is none, or what only CUDA has on a CPU.
     """
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
+    cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
+    if cuda and not torch.cuda.is_available():
         raise ConfigError("machine.device=cuda, but no CUDA device is visible here; use machine=cpu or machine=auto")
-    precision = config.precision
+    precision, execution = config.precision, config.execution
     if precision == "auto":
-        native = torch.cuda.is_bf16_supported(including_emulation=False) if device == "cuda" else cpu_has_bf16()
+        native = torch.cuda.is_bf16_supported(including_emulation=False) if cuda else cpu_has_bf16()
         precision = "bf16" if native else "fp32"
-    if precision == "tf32" and device == "cpu":
-        raise ConfigError("machine.precision=tf32 exists on CUDA devices only; use fp32 or bf16")
-    execution = config.execution
     if execution == "auto":
-        execution = "captured" if device == "cuda" else "eager"
-    if execution == "captured" and device == "cpu":
+        execution = "captured" if cuda else "eager"
+    if precision == "tf32" and not cuda:
+        raise ConfigError("machine.precision=tf32 exists on CUDA devices only; use fp32 or bf16")
+    if execution == "captured" and not cuda:
         raise ConfigError("machine.execution=captured needs a CUDA device; use eager or compiled")
     if execution == "compiled" and config.activation_checkpointing:
         raise ConfigError("machine.activation_checkpointing goes with machine.execution=eager or captured")
-    threads = max(1, available_cores() // jobs) if config.threads == "auto" else int(config.threads)
-    length = (
-        (50 if device == "cuda" else 10) if config.iterations_per_step == "auto" else int(config.iterations_per_step)
-    )
+    threads, chunk = config.threads, config.iterations_per_step
     return Machine(
-        device,
+        "cuda" if cuda else "cpu",
         precision,
         config.channels_last,
-        threads,
-        length,
-        execution,  # type: ignore[arg-type]
+        max(1, available_cores() // jobs) if threads == "auto" else threads,
+        (50 if cuda else 10) if chunk == "auto" else chunk,
+        execution,
         config.activation_checkpointing,
     )
 
@@ -147,17 +146,9 @@ def _cpu_name() -> str:
 def _commit() -> str:
     # Of the checkout this code runs from; a suffix tells that it differed from the commit.
     try:
-        command = [
-            "git",
-            "-C",
-            str(Path(__file__).parent),
-            "describe",
-            "--always",
-            "--abbrev=12",
-            "--exclude=*",
-            "--dirty",
-        ]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        command = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty"]
+        here = Path(__file__).parent
+        return subprocess.run(command, cwd=here, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return "unknown"
 

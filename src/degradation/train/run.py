@@ -1,14 +1,12 @@
-"""train(config): seed, build, fit, evaluate, write the record."""
+"""train(config): seed, build, fit, measure, write the record."""
 
 import json
 import logging
 import os
 import pickle
-import signal
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,28 +15,22 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from degradation.config import Config, ConfigError
-from degradation.data.images import (
-    BatchStream,
-    DataError,
-    ImageSet,
-    Normalizer,
-    load_cifar10,
-    load_cifar10_mini,
-    make_synthetic,
-)
+from degradation.config import Architecture, Config, ConfigError
+from degradation.data.images import DataError, load, make_synthetic
+from degradation.data.resident import BatchStream, Normalizer
 from degradation.net.network import Network, multiply_adds, parameter_count
-
-
-from degradation.record import Record, RecordError, write_atomically
+from degradation.probe.construct import ConstructionError, deepen, largest_difference, stage_statistics
+from degradation.probe.layers import layer_gradients, layer_responses
+from degradation.probe.views import Views, evaluate, exact_batchnorm
+from degradation.record import Record, RecordError, replace_file, write_atomically
 from degradation.train import machine as machines
-from degradation.train.step import Chunks, DegradationModule, DivergedError, make_autocast
+from degradation.train.callbacks import BEGAN, Checkpoint, Measure, Progress, Stop, budget_spent, format_seconds
+from degradation.train.step import Chunks, DivergedError, make_module
 from degradation.train.tracking import Tracker
 
 EXIT_FAILED, EXIT_BUDGET, EXIT_STOPPED = 1, 75, 130
 SIGNAL_IMAGES, SIGNAL_IMAGES_DEEP = 128, 16  # of the batch on which gradients are measured; deeper than 110 layers
-BEGAN = "DEGRADATION_BEGAN"  # when the sweep began (seconds since the epoch): the budget is the whole command's
-STOP_FILE = "DEGRADATION_STOP_FILE"  # a sweep's parent process asks its workers to stop by creating this file
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -58,361 +50,184 @@ class Outcome:
         return {"out of budget": EXIT_BUDGET, "stopped": EXIT_STOPPED}.get(self.status, EXIT_FAILED)
 
 
-class _Stop:
-    """Whether this process was asked to stop, by SIGINT, SIGTERM or the sweep's stop file."""
+def exit_status(outcomes: list[Outcome]) -> int:
+    """Of a whole sweep: 0 only where every run is finished or already was.
 
-    requested = False
-
-    @classmethod
-    def listen(cls) -> None:
-        def handle(signum: int, _frame: object) -> None:
-            if cls.requested:  # asked twice: at once
-                signal.signal(signum, signal.SIG_DFL)
-                os.kill(os.getpid(), signum)
-            cls.requested = True
-
-        signal.signal(signal.SIGINT, handle)
-        signal.signal(signal.SIGTERM, handle)
-
-    @classmethod
-    def now(cls) -> bool:
-        stop_file = os.environ.get(STOP_FILE)
-        return cls.requested or (stop_file is not None and os.path.exists(stop_file))
-
-
-def _budget_spent(config: Config, began: float) -> bool:
-    # Of the whole sweep where this is a run of one, else from the run's own beginning; seconds since the epoch.
-    if config.budget_minutes is None:
-        return False
-    return time.time() - float(os.environ.get(BEGAN, began)) >= 60 * config.budget_minutes
-
-
-def load_data(config: Config) -> tuple[ImageSet, ImageSet, ImageSet | None]:
-    """Training, test and (where images are held out) validation set, on the CPU.
-
-    Raises:
-        DataError, ConfigError: see degradation.data; more images held out than there are.
+    That the same command would continue comes first: whoever repeats it until it is done learns of failures then.
     """
-    if config.data.name == "cifar10":
-        train, test = load_cifar10(config.paths.data)
-    elif config.data.name == "cifar10_mini":
-        train, test = load_cifar10_mini()
-    else:
-        train, test = make_synthetic(512, 256)
-    held_out = config.data.validation_images
-    if held_out >= len(train):
-        raise ConfigError(f"data.validation_images={held_out} leaves none of {len(train)} images to train on")
-    if not held_out:
-        return train, test, None
-    return train[:-held_out], test, train[-held_out:]
+    statuses = {outcome.exit_status for outcome in outcomes}
+    return next((status for status in (EXIT_STOPPED, EXIT_BUDGET, EXIT_FAILED) if status in statuses), 0)
 
 
-class RecordWriter(pl.Callback):
-    """Measures and records at the stated cadence, checkpoints, tells progress, and stops when asked to."""
-
-    def __init__(
-        self,
-        record: Record,
-        config: Config,
-        tracker: Tracker,
-        measure: Callable[[], dict[str, float]],
-        signals: Callable[[], list[dict[str, Any]]],
-        say: Callable[[str], None],
-    ):
-        self.record, self.config, self.tracker, self.say = record, config, tracker, say
-        self.measure, self.signals = measure, signals
-        protocol = config.protocol
-        self.signals_every = protocol.evaluate_every * max(1, protocol.iterations // (10 * protocol.evaluate_every))
-        self.seconds = 0.0  # of training and measuring, over every process that worked on the run
-        self.budget_from = time.time()
-        self.stopped = ""
-        self.row: dict[str, Any] = {}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.elapsed(), "row": self.row}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.seconds, self.row = state_dict["seconds"], state_dict["row"]
-
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        checkpoint["run_id"] = self.record.id
-
-    def elapsed(self) -> float:
-        return self.seconds + time.monotonic() - self.began
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert isinstance(pl_module, DegradationModule)
-        _Stop.listen()  # again: Lightning's own handler would end the process with status 0
-        self.record.rewind(pl_module.iteration)
-        self.began = self.told = self.saved = time.monotonic()
-        self.first = pl_module.iteration
-        total = pl_module.protocol.iterations
-        resumed = f"resumed at iteration {self.first:,} of {total:,}" if self.first else f"{total:,} iterations to go"
-        self.say(resumed)
-        if not self.first:
-            self.record.append_gradients(0, self.signals())
-
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        assert isinstance(pl_module, DegradationModule)
-        protocol, iteration = pl_module.protocol, pl_module.iteration
-        last = iteration == protocol.iterations
-        if iteration % protocol.log_every == 0 or last:
-            error, loss = pl_module.take_running()
-            self.row = {
-                "iteration": iteration,
-                "lr": pl_module.lr_at(iteration - 1),
-                "train_error": error,
-                "train_loss": loss,
-            }
-            if iteration % protocol.evaluate_every == 0 or last:
-                self.row |= self.measure()
-            self.row["seconds"] = self.elapsed()
-            self.record.append(self.row)
-            self.tracker.log(self.row)
-        if iteration % self.signals_every == 0 or last:
-            self.record.append_gradients(iteration, self.signals())
-        now = time.monotonic()
-        if self.row and (now - self.told >= self.config.machine.progress_seconds or last):
-            self._tell(iteration, protocol.iterations, protocol.batch_size, now)
-        if _Stop.now():
-            self.stopped = "stopped"
-        elif not last and _budget_spent(self.config, self.budget_from):
-            self.stopped = "out of budget"
-        if self.stopped or (
-            now - self.saved >= self.config.machine.checkpoint_seconds and iteration % protocol.log_every == 0
-        ):
-            self.save(trainer)
-        if self.stopped:
-            trainer.should_stop = True
-
-    def save(self, trainer: pl.Trainer) -> None:
-        temporary = self.record.checkpoint.with_name(".checkpoint.partial")
-        try:
-            trainer.save_checkpoint(temporary)
-            os.replace(temporary, self.record.checkpoint)
-        finally:
-            temporary.unlink(missing_ok=True)
-        self.saved = time.monotonic()
-
-    def _tell(self, iteration: int, total: int, batch_size: int, now: float) -> None:
-        rate = (iteration - self.first) / (now - self.began)
-        left = (total - iteration) / rate
-        self.say(
-            f"iteration {iteration:>6,} / {total:,}   train error {self.row['train_error']:5.1f} %   "
-            f"{rate * batch_size:6,.0f} images/s   {format_seconds(left)} left"
-        )
-        self.told = now
-
-
-def format_seconds(seconds: float) -> str:
-    """Such as 45 s, 12 min, 3 h 05 min."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def train(config: Config, jobs: int = 1, label: str = "", variant: dict[str, Any] | None = None) -> Outcome:
+def train(config: Config, jobs: int = 1, label: str = "", origin: dict[str, Any] | None = None) -> Outcome:
     """Run one network to the end of its protocol, continue or skip it; a failure is an Outcome, not an exception.
 
     Args:
         jobs: runs at once on this machine, among which its cores are divided.
         label: where the sweep stands, such as "3/4", for the progress lines.
-        variant: scientific settings that differ from the named protocol's own, for the record.
+        origin: what the record says of where its settings come from: `varied` and `made_by_study` (see cli.origin).
     """
-    run_id = config.run_id
 
     def say(text: str) -> None:
-        print(f"{time.strftime('%H:%M:%S')}  {f'[{label}] ' if label else ''}{name:<22} {text}", flush=True)
+        print(f"{time.strftime('%H:%M:%S')}  {f'[{label}] ' if label else ''}{config.label:<22} {text}", flush=True)
 
-    name = f"{config.network.name}-{config.network.depth} seed {config.seed}"
-    began = time.monotonic()
-    _Stop.listen()
-    if _Stop.now():
-        return Outcome(run_id, "stopped", "not started")
-    if BEGAN in os.environ and _budget_spent(config, 0):
-        return Outcome(run_id, "out of budget", "not started")
+    began, failed = time.monotonic(), partial(Outcome, config.run_id, "failed")
+    Stop.listen()
+    if Stop.now():
+        return Outcome(config.run_id, "stopped", "not started")
+    if BEGAN in os.environ and budget_spent(config, 0):
+        return Outcome(config.run_id, "out of budget", "not started")
     try:
-        outcome = _train(config, jobs, say, variant or {})
+        machine = machines.resolve(config.machine, jobs)
+        record = Record(config)
+        try:
+            outcome = _finished_before(record) or _train(config, machine, record, say, origin or {})
+        finally:
+            record.close()
     except (ConfigError, DataError, RecordError, ConstructionError, ValueError) as error:
-        outcome = Outcome(run_id, "failed", str(error))
+        outcome = failed(str(error))
     except OSError as error:
-        where = f"{config.paths.results}/runs/{run_id}"
-        text = f"{error.strerror or error}, writing {where}; mend that, and the same command resumes"
-        outcome = Outcome(run_id, "failed", text)
+        outcome = failed(f"{error.strerror or error}, writing {config.folder}; mend that, and the same command resumes")
     except RuntimeError as error:  # torch: out of memory, or a file that cannot be written
-        outcome = Outcome(run_id, "failed", str(error).splitlines()[0])
+        outcome = failed(str(error).splitlines()[0])
     say(f"{outcome.status}{': ' + outcome.message if outcome.message else ''}")
-    return Outcome(run_id, outcome.status, outcome.message, outcome.final, time.monotonic() - began)
+    return replace(outcome, seconds=time.monotonic() - began)
 
 
-def make_network(config: Config) -> Network:
-    """The freshly initialised network of a run, on the CPU."""
-    n = config.network
-    return Network(
-        n.depth,
-        n.shortcut,  # type: ignore[arg-type]
-        n.width,
-        n.classes,
-        n.pad_side,  # type: ignore[arg-type]
-        n.fan_mode,  # type: ignore[arg-type]
-        config.seed,
-        n.alpha,
-        n.norm,  # type: ignore[arg-type]
-    )
+def _finished_before(record: Record) -> Outcome | None:
+    if not (summary := record.summary):
+        return None
+    if summary["outcome"] == "diverged":
+        message = f"{summary['message']} (recorded; delete {record.path} to run again)"
+        return Outcome(record.id, "diverged", message)
+    return Outcome(record.id, "skipped", f"already in {record.path}", summary["final"])
 
 
-def _train(config: Config, jobs: int, say: Callable[[str], None], variant: dict[str, Any]) -> Outcome:
-    machine = machines.resolve(config.machine, jobs)
-    network = make_network(config)
-    record = Record(config)
-    try:
-        if summary := record.summary:
-            if summary["outcome"] == "diverged":
-                return Outcome(
-                    config.run_id, "diverged", f"{summary['message']} (recorded; delete {record.path} to run again)"
-                )
-            return Outcome(config.run_id, "skipped", f"already in {record.path}", summary["final"])
-        return _fit(config, machine, network, record, say, variant)
-    finally:
-        record.close()
-
-
-def _fit(
-    config: Config,
-    machine: machines.Machine,
-    network: Network,
-    record: Record,
-    say: Callable[[str], None],
-    variant: dict[str, Any],
-) -> Outcome:
+def _train(config: Config, machine: machines.Machine, record: Record, say: Say, origin: dict[str, Any]) -> Outcome:
+    # Seed and build. Everything drawn is a function of the seed: weights, batch order, augmentation.
+    if (sessions := record.sessions()) and config.machine.threads == "auto":  # other threads, other last digits
+        machine = replace(machine, threads=sessions[-1]["hardware"]["threads"])
     machines.apply(machine)
     protocol = config.protocol
-    train_set, test, validation = (data and data.to(machine.device) for data in load_data(config))
-    assert train_set is not None and test is not None  # noqa: PT018
-    normalize = Normalizer(train_set, config.data.normalization)  # type: ignore[arg-type]
+    network = Network(config.network, config.seed).to(machine.device, memory_format=machine.layout)  # type: ignore[call-overload]
+    train_set, test, validation = (data and data.to(machine.device) for data in load(config.data, config.paths.data))
+    if (classes := int(train_set.labels.max()) + 1) > config.network.classes:
+        raise ConfigError(f"network.classes={config.network.classes} is fewer than the {classes} of {config.data.name}")
+    normalize = Normalizer(train_set, config.data.normalization)
     stream = BatchStream(
         train_set,
         normalize,
         protocol.batch_size,
         config.seed,
-        config.data.augmentation,  # type: ignore[arg-type]
-        config.data.last_batch,  # type: ignore[arg-type]
+        config.data.augmentation,
+        config.data.last_batch,
         machine.channels_last,
     )
-    layout = torch.channels_last if machine.channels_last else torch.contiguous_format
-    network = network.to(machine.device, memory_format=layout)  # type: ignore[call-overload]
+    views = Views(train_set, normalize, config.machine.evaluation_batch, machine.precision, machine.channels_last)
     module = make_module(network, stream, config, machine)
     if config.network.parent_depth is not None and not record.checkpoint.exists():
-        say(_construct(config, network, record, train_set, test, normalize))
-    views: dict[str, Any] = {
-        "batch_size": config.machine.evaluation_batch,
-        "autocast": partial(make_autocast, machine.device, machine.precision),
-        "channels_last": machine.channels_last,
-    }
+        say(_construct(config, network, record, views, views.of(test)))
 
-    def at_test(exact: bool = protocol.batchnorm == "exact") -> Any:
-        if not exact:
-            return nullcontext()
-        return exact_batchnorm(network, train_set, normalize, **(views | {"batch_size": protocol.batch_size}))
+    def at_test() -> Network:
+        if protocol.batchnorm == "moving":
+            return network.twin()
+        return exact_batchnorm(network, replace(views, batch_size=protocol.batch_size))
 
     def measure() -> dict[str, float]:
-        row = {}
-        with at_test():
-            row["test_error"], row["test_loss"] = evaluate(network, test, normalize, **views)
-            if validation is not None:
-                row["val_error"], row["val_loss"] = evaluate(network, validation, normalize, **views)
+        subject, row = at_test(), {}
+        for name, images in (("test", test), ("val", validation)):
+            if images is not None:
+                row[f"{name}_error"], row[f"{name}_loss"] = evaluate(subject, views.of(images))
         return row
 
     shown = SIGNAL_IMAGES if config.network.depth <= 110 else SIGNAL_IMAGES_DEEP  # float32, nothing recomputed
     x, y = (tensor[:shown].clone() for tensor in stream.batch(0))  # the same in both arms, and all along
-    session = {"from": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **machines.describe(machine)}
-    record.start_session(session)
+    record.start_session({"from": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **machines.describe(machine)})
     tracker = Tracker(config, record)
     try:
-        writer = RecordWriter(record, config, tracker, measure, lambda: layer_gradients(network, x, y), say)
-        trainer = _trainer(machine, writer)
-        lengths: tuple[int, ...] = (protocol.log_every, protocol.evaluate_every)
-        if module.warmup_lr is not None:
-            lengths = (*lengths, protocol.warmup.window)
-        chunks = Chunks(module, machine.iterations_per_step, lengths)
+        # Fit.
+        measured = Measure(record, tracker, measure, lambda: layer_gradients(network, x, y))
+        progress = Progress(config, measured, say)
+        trainer = _trainer(machine, [measured, progress, Checkpoint(record, config.machine.checkpoint_seconds)])
+        cadences = [protocol.log_every, protocol.evaluate_every]
+        cadences += [protocol.warmup.window] if module.warmup_lr is not None else []
+        chunks = Chunks(module, machine.iterations_per_step, tuple(cadences))
         resume = _check_checkpoint(record) if record.checkpoint.exists() else None
+        diverged = ""
         try:
             trainer.fit(module, train_dataloaders=chunks, ckpt_path=resume, weights_only=True)
         except DivergedError as error:
-            summary = _summary("diverged", config, record, writer, module, variant)
-            record.finish({**summary, "message": str(error), "final": None})
-            return Outcome(config.run_id, "diverged", f"{error}; recorded as an outcome")
+            diverged = str(error)
         finally:
             module.step = None  # with a captured graph, and the device memory that it holds
         network.to(machine.device)  # Lightning leaves it on the CPU
-        if writer.stopped:
-            return Outcome(
-                config.run_id,
-                writer.stopped,
-                f"checkpoint at iteration {module.iteration:,}; the same command continues",
-            )
-        summary = _summary("finished", config, record, writer, module, variant)
-        with at_test():
-            eval_error, eval_loss = evaluate(network, train_set, normalize, **views)
-            responses = layer_responses(network, test, normalize, **views)
-        final = {key: value for key, value in writer.row.items() if key not in ("iteration", "lr", "seconds")}
+        if progress.stopped:
+            message = f"checkpoint at iteration {module.iteration:,}; the same command continues"
+            return Outcome(record.id, progress.stopped, message)
+        summary = {
+            "outcome": "diverged" if diverged else "finished",
+            "run_id": record.id,
+            "study": config.study,
+            "length": config.length,
+            **origin,
+            "iteration": module.iteration,
+            "warmup_ended_at": module.warmup_ended_at,
+            "seconds": round(measured.seconds, 1),
+            "parameters": parameter_count(network),
+            "multiply_adds": multiply_adds(config.network),
+            **({"initial": json.loads(record.initial.read_text())} if record.initial.exists() else {}),
+            **record.sessions()[-1],
+        }
+        if diverged:
+            record.finish({**summary, "message": diverged, "final": None})
+            return Outcome(record.id, "diverged", f"{diverged}; recorded as an outcome")
+        # Measure, and write.
+        subject = at_test()
+        eval_error, eval_loss = evaluate(subject, views)
+        record.write_table("responses.csv", layer_responses(subject, views.of(test)))
+        final = {key: value for key, value in measured.row.items() if key not in ("iteration", "lr", "seconds")}
         final |= {"train_error_eval": eval_error, "train_loss_eval": eval_loss}
-        record.write_table("responses.csv", responses)
-        temporary = record.network.with_name(".network.partial")
-        torch.save(network.state_dict(), temporary)
-        os.replace(temporary, record.network)
+        replace_file(record.network, partial(torch.save, network.state_dict()))
         record.finish({**summary, "final": final})
         tracker.finish(final)
         errors = f"train error {final['train_error']:.2f} %, test error {final['test_error']:.2f} %"
-        return Outcome(config.run_id, "finished", f"{errors} in {format_seconds(summary['seconds'])}", final)
+        return Outcome(record.id, "finished", f"{errors} in {format_seconds(summary['seconds'])}", final)
     finally:
         tracker.close()
 
 
-def _construct(
-    config: Config, network: Network, record: Record, train_set: ImageSet, test: ImageSet, normalize: Normalizer
-) -> str:
+def _construct(config: Config, network: Network, record: Record, train_views: Views, views: Views) -> str:
     # Deepens the finished run that differs in depth alone, and records how equal the two are before training.
-    depth = config.network.parent_depth
+    depth, device = config.network.parent_depth, views.images.labels.device
     assert depth is not None
     parent_config = replace(config, network=replace(config.network, depth=depth, parent_depth=None))
-    folder = Path(config.paths.results) / "runs" / parent_config.run_id
+    folder = parent_config.folder
     try:
-        weights = torch.load(folder / "network.pt", map_location=test.labels.device, weights_only=True)
+        weights = torch.load(folder / "network.pt", map_location=device, weights_only=True)
     except OSError:
         raise RecordError(
             f"the weights of the trained parent, {folder / 'network.pt'}, are not here; "
             + (f"delete {folder} and " if (folder / "summary.json").exists() else "")
             + f"run the same with depth={depth} network.parent_depth=null first"
         ) from None
-    parent = make_network(parent_config).to(test.labels.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    parent = Network(parent_config.network).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     parent.load_state_dict(weights)
-    deepen(parent, network, stage_statistics(parent, train_set, normalize))
+    # In float32, whatever the training's precision: the difference is to be that of the networks.
+    train_views, views = (Views(v.images, v.normalize) for v in (train_views, views))
+    deepen(parent, network, stage_statistics(parent, train_views))
     initial = {
         "parent": parent_config.run_id,
-        "largest_difference": largest_difference(parent, network, test, normalize),
-        "parent_test_error": evaluate(parent, test, normalize)[0],
-        "test_error": evaluate(network, test, normalize)[0],
-        "parent_train_error_eval": evaluate(parent, train_set, normalize)[0],
-        "train_error_eval": evaluate(network, train_set, normalize)[0],
+        "largest_difference": largest_difference(parent, network, views),
+        "parent_test_error": evaluate(parent, views)[0],
+        "test_error": evaluate(network, views)[0],
+        "parent_train_error_eval": evaluate(parent, train_views)[0],
+        "train_error_eval": evaluate(network, train_views)[0],
     }
     write_atomically(record.initial, json.dumps(initial, indent=2) + "\n")
     return (
         f"built from {parent_config.run_id}: logits differ by {initial['largest_difference']:.1e} of the largest at "
         f"most, test error {initial['test_error']:.2f} % against {initial['parent_test_error']:.2f} %"
     )
-
-
-def make_module(network: Network, stream: BatchStream, config: Config, machine: machines.Machine) -> DegradationModule:
-    """The module of one run: its network run as the machine asks."""
-    if machine.execution == "compiled":
-        network.run_block = compile_block()
-    elif machine.activation_checkpointing:
-        network.run_block = recompute_block
-    return DegradationModule(network, stream, config.protocol, config.warmup_lr, machine.precision, machine.execution)
 
 
 def _check_checkpoint(record: Record) -> Path:
@@ -426,7 +241,7 @@ def _check_checkpoint(record: Record) -> Path:
     return record.checkpoint
 
 
-def _trainer(machine: machines.Machine, writer: RecordWriter) -> pl.Trainer:
+def _trainer(machine: machines.Machine, callbacks: list[pl.Callback]) -> pl.Trainer:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     return pl.Trainer(
@@ -434,7 +249,7 @@ def _trainer(machine: machines.Machine, writer: RecordWriter) -> pl.Trainer:
         devices=1,
         max_epochs=1,
         logger=False,
-        callbacks=[writer],
+        callbacks=callbacks,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -442,42 +257,21 @@ def _trainer(machine: machines.Machine, writer: RecordWriter) -> pl.Trainer:
     )
 
 
-def _summary(
-    outcome: str,
-    config: Config,
-    record: Record,
-    writer: RecordWriter,
-    module: DegradationModule,
-    variant: dict[str, Any],
-) -> dict[str, Any]:
-    network = config.network
-    return {
-        "outcome": outcome,
-        "run_id": config.run_id,
-        "study": config.study,
-        "length": config.length,
-        "variant": ", ".join(f"{key}={value}" for key, value in sorted(variant.items())),
-        "iteration": module.iteration,
-        "warmup_ended_at": module.warmup_ended_at,
-        "seconds": round(writer.elapsed(), 1),
-        "parameters": parameter_count(module.network),
-        "multiply_adds": multiply_adds(network.depth, network.shortcut, network.width, network.classes),  # type: ignore[arg-type]
-        **({"initial": json.loads(record.initial.read_text())} if record.initial.exists() else {}),
-        **record.sessions()[-1],
-    }
+def calibrate(config: Config, jobs: int) -> Callable[[Architecture], float]:
+    """Seconds of one iteration of any network of the config's family and width, from a few of its two smallest.
 
-
-def calibrate(config: Config, jobs: int) -> Callable[[int], float]:
-    """Seconds of one iteration as a function of depth, from a few timed iterations at depths 8 and 20."""
+    Time grows by the multiply-adds; what does not is the difference of the two.
+    """
     machine = machines.resolve(config.machine, jobs)
     machines.apply(machine)
-    images, _ = make_synthetic(max(512, config.protocol.batch_size), 1)
-    images = images.to(machine.device)
-    layout = torch.channels_last if machine.channels_last else torch.contiguous_format
-    seconds = []
-    for depth in (8, 20):
-        network = Network(depth, "A", config.network.width).to(machine.device, memory_format=layout)  # type: ignore[call-overload]
-        normalize, size = Normalizer(images, "pixel_mean"), config.protocol.batch_size
+    size, side = config.protocol.batch_size, 32
+    images = make_synthetic(max(512, size), 1)[0].to(machine.device)
+    normalize = Normalizer(images, "pixel_mean")
+    work, seconds = [], []
+    for depth in (8, 20) if config.network.family == "cifar" else (18, 34):
+        family = {"family": config.network.family, "width": config.network.width}
+        architecture = Architecture.paper(depth, "A", **family)  # type: ignore[arg-type]
+        network = Network(architecture).to(machine.device, memory_format=machine.layout)  # type: ignore[call-overload]
         stream = BatchStream(images, normalize, size, 0, channels_last=machine.channels_last)
         module = make_module(network, stream, config, machine).to(machine.device)
         module.step = module.make_step(module.configure_optimizers())
@@ -492,18 +286,7 @@ def calibrate(config: Config, jobs: int) -> Callable[[int], float]:
             if machine.device == "cuda":
                 torch.cuda.synchronize()
         seconds.append((time.monotonic() - began) / (iteration - first))
+        work.append(multiply_adds(architecture, side))
         module.step = None
-    slope = max(0.0, (seconds[1] - seconds[0]) / 12)
-    return lambda depth: max(seconds[1] + slope * (depth - 20), seconds[0])
-
-
-def exit_status(outcomes: list[Outcome]) -> int:
-    """Of a whole sweep: 0 only where every run is finished or already was.
-
-    That the same command would continue comes first: whoever repeats it until it is done learns of failures then.
-    """
-    statuses = {outcome.exit_status for outcome in outcomes}
-    for status in (EXIT_STOPPED, EXIT_BUDGET, EXIT_FAILED):
-        if status in statuses:
-            return status
-    return 0
+    slope = max(0.0, (seconds[1] - seconds[0]) / (work[1] - work[0]))
+    return lambda other: max(seconds[1] + slope * (multiply_adds(other, side) - work[1]), seconds[0])

@@ -1,18 +1,45 @@
 """The Lightning module: one shared training step for both arms, several iterations per `training_step`."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from degradation.config import ProtocolConfig
-from degradation.data.images import BatchStream
-from degradation.train.machine import Execution
-from degradation.train.schedule import learning_rate, warmup_ends
+from degradation.config import Config, ProtocolConfig
+from degradation.data.resident import BatchStream
+from degradation.net.network import Network
+from degradation.probe.views import make_autocast
+from degradation.train.machine import Execution, Machine
+
+
+def learning_rate(
+    iteration: int,
+    lr: float,
+    milestones: Sequence[int],
+    decay: float = 0.1,
+    warmup_lr: float | None = None,
+    warmup_ended_at: int | None = None,
+) -> float:
+    """The rate used at an iteration, counted from 0: `lr`, times `decay` from each milestone on.
+
+    With `warmup_lr`, that rate takes the place of `lr` until the iteration at which the warm-up ended; None means
+    that it has not ended yet. Section 4.2: 110 layers start at 0.01 "until the training error is below 80%".
+    """
+    warming = warmup_lr is not None and (warmup_ended_at is None or iteration < warmup_ended_at)
+    base = warmup_lr if warming and warmup_lr is not None else lr
+    return base * decay ** sum(iteration >= milestone for milestone in milestones)
+
+
+def warmup_ends(errors: float, images: int, until_error: float) -> bool:
+    """Whether the running training error over a window (wrong `errors` of `images`) is under `until_error` percent.
+
+    The window must be many batches: one lucky mini-batch is under 80 % long before the network is.
+    """
+    return 100 * errors / images < until_error
 
 
 class DivergedError(Exception):
@@ -21,11 +48,6 @@ class DivergedError(Exception):
     def __init__(self, iteration: int):
         super().__init__(f"the training loss is not finite at iteration {iteration}")
         self.iteration = iteration
-
-
-def make_autocast(device: str, precision: str) -> torch.autocast:
-    # Several optimiser steps share one training_step: a cache of cast weights would go stale after the first.
-    return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
 
 
 class CapturedStep:
@@ -72,7 +94,7 @@ class DegradationModule(pl.LightningModule):
 
     def __init__(
         self,
-        network: nn.Module,
+        network: Network,
         stream: BatchStream,
         protocol: ProtocolConfig,
         warmup_lr: float | None = None,
@@ -94,8 +116,8 @@ class DegradationModule(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         protocol = self.protocol
-        decayed: list[nn.Parameter] = []
-        free: list[nn.Parameter] = []
+        decayed: list[torch.nn.Parameter] = []
+        free: list[torch.nn.Parameter] = []
         for parameter in self.network.parameters():
             (decayed if protocol.decay_batchnorm or parameter.ndim > 1 else free).append(parameter)
         groups: list[dict[str, Any]] = (
@@ -188,3 +210,13 @@ class Chunks:
             stop = min(start + self.length, end, *(start - start % cadence + cadence for cadence in self.cadences))
             yield range(start, stop)
             start = stop
+
+
+def make_module(network: Network, stream: BatchStream, config: Config, machine: Machine) -> DegradationModule:
+    """The module of one run, its network executed as the machine asks."""
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)  # one variant per shape
+    for block in network.blocks().values():
+        block.recompute = machine.activation_checkpointing
+        if machine.execution == "compiled":  # by block, not the whole network: those of equal shape share their code
+            block.compile(dynamic=False)
+    return DegradationModule(network, stream, config.protocol, config.warmup_lr, machine.precision, machine.execution)

@@ -7,10 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from degradation.config import Config
-from degradation.record import Record
-
-SUMMARY_TAGS = {"train_error": "running training error (%)", "test_error": "test error (%)"}
+from degradation.config import Config, complete
+from degradation.record import Record, load_responses
 
 
 def has_key() -> bool:
@@ -59,7 +57,7 @@ class _Guarded:
 
 
 class Tracker(_Guarded):
-    """One run's curves, config, final numbers and probe plot; does nothing under logger=none.
+    """One run's curves, config, final numbers and layer responses; does nothing under logger=none.
 
     Runs are grouped by study and named by network, depth and seed; every metric is plotted against `iteration`.
     """
@@ -74,11 +72,11 @@ class Tracker(_Guarded):
             config.paths.results,
             config.logger.project,
             id=config.run_id,
-            name=f"{network.name}-{network.depth} seed {config.seed}",
+            name=config.label,
             group=f"{config.study} ({config.protocol.name})",
             job_type=network.name,
             tags=[network.name, f"depth {network.depth}", config.protocol.name],
-            config={**config.science, "machine": config.machine.__dict__},
+            config={**complete(config.science), "study": config.study, "machine": record.sessions()[-1]},
             resume="allow",
         )
         if self.run is not None:
@@ -95,11 +93,9 @@ class Tracker(_Guarded):
         def add() -> None:
             import wandb
 
-            from degradation.report.draw import draw_run_responses
-
-            figure = draw_run_responses(self.record.path)
+            rows = wandb.Table(dataframe=load_responses(self.record.path))
             self.run.summary.update({f"final/{key}": value for key, value in final.items()})
-            self.run.log({"layer responses": wandb.Image(figure)})
+            self.run.log({"layer responses": wandb.plot.line(rows, "layer", "std", title="std of layer responses")})
 
         if self.run is not None:
             self.attempt(add)
@@ -118,9 +114,10 @@ def log_report(results: str, project: str, figures: list[Path], tables: list[Pat
         import wandb
 
         for path in figures:
-            view.run.log({path.parent.name + "/" + path.stem: wandb.Image(str(path))})
+            view.run.log({f"figures/{path.parent.name}/{path.stem}": wandb.Image(str(path))})
         for path in tables:
-            view.run.log({path.parent.name + "/" + path.stem: wandb.Table(dataframe=pd.read_csv(path).astype(str))})
+            rows = wandb.Table(dataframe=pd.read_csv(path).astype(str))
+            view.run.log({f"tables/{path.parent.name}/{path.stem}": rows})
 
     if view.run is not None:
         view.attempt(add)

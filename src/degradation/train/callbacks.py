@@ -1,0 +1,168 @@
+"""What happens beside training: measuring, checkpointing, and telling progress, with stopping when asked to."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+
+from degradation.config import Config
+from degradation.record import Record, replace_file
+from degradation.train.step import DegradationModule
+from degradation.train.tracking import Tracker
+
+BEGAN = "DEGRADATION_BEGAN"  # when the sweep began (seconds since the epoch): the budget is the whole command's
+STOP_FILE = "DEGRADATION_STOP_FILE"  # a sweep's parent process asks its workers to stop by creating this file
+
+
+class Stop:
+    """Whether this process was asked to stop, by SIGINT, SIGTERM or the sweep's stop file."""
+
+    requested = False
+
+    @classmethod
+    def listen(cls) -> None:
+        def handle(signum: int, _frame: object) -> None:
+            if cls.requested:  # asked twice: at once
+                signal.signal(signum, signal.SIG_DFL)
+                os.kill(os.getpid(), signum)
+            cls.requested = True
+
+        signal.signal(signal.SIGINT, handle)
+        signal.signal(signal.SIGTERM, handle)
+
+    @classmethod
+    def now(cls) -> bool:
+        stop_file = os.environ.get(STOP_FILE)
+        return cls.requested or (stop_file is not None and os.path.exists(stop_file))
+
+
+def budget_spent(config: Config, began: float) -> bool:
+    """Whether `budget_minutes` are over: of the whole sweep, else since the run itself began (s since the epoch)."""
+    if config.budget_minutes is None:
+        return False
+    return time.time() - float(os.environ.get(BEGAN, began)) >= 60 * config.budget_minutes
+
+
+def format_seconds(seconds: float) -> str:
+    """Such as 45 s, 12 min, 3 h 05 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+class Measure(pl.Callback):
+    """Writes rows of metrics and of layer signals to the record at the stated cadence.
+
+    Args:
+        evaluate: errors and losses in eval mode, as columns of metrics.csv.
+        signals: the rows of `probe.layers.layer_gradients`, at iteration 0 and about ten times more.
+    """
+
+    def __init__(
+        self,
+        record: Record,
+        tracker: Tracker,
+        evaluate: Callable[[], dict[str, float]],
+        signals: Callable[[], list[dict[str, Any]]],
+    ):
+        self.record, self.tracker, self.evaluate, self.signals = record, tracker, evaluate, signals
+        self.before, self.began = 0.0, time.monotonic()
+        self.row: dict[str, Any] = {}
+
+    @property
+    def seconds(self) -> float:
+        """Of training and measuring, over every process that worked on the run."""
+        return self.before + time.monotonic() - self.began
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["measured"] = {"seconds": self.seconds, "row": self.row}
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        # The second name is that of checkpoints begun by version 0.1.
+        measured = checkpoint.get("measured") or checkpoint["callbacks"]["RecordWriter"]
+        self.before, self.row = measured["seconds"], measured["row"]
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        assert isinstance(module, DegradationModule)
+        protocol = module.protocol
+        self.signals_every = protocol.evaluate_every * max(1, protocol.iterations // (10 * protocol.evaluate_every))
+        self.record.rewind(module.iteration)
+        self.began = time.monotonic()
+        if not module.iteration:
+            self.record.append_gradients(0, self.signals())
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        assert isinstance(module, DegradationModule)
+        protocol, iteration = module.protocol, module.iteration
+        last = iteration == protocol.iterations
+        if iteration % protocol.log_every == 0 or last:
+            error, loss = module.take_running()
+            row = {"iteration": iteration, "lr": module.lr_at(iteration - 1), "train_error": error, "train_loss": loss}
+            if iteration % protocol.evaluate_every == 0 or last:
+                row |= self.evaluate()
+            self.row = {**row, "seconds": self.seconds}
+            self.record.append(self.row)
+            self.tracker.log(self.row)
+        if iteration % self.signals_every == 0 or last:
+            self.record.append_gradients(iteration, self.signals())
+
+
+class Progress(pl.Callback):
+    """Tells how far the run is, and ends it when asked to, or when the budget is spent."""
+
+    def __init__(self, config: Config, measured: Measure, say: Callable[[str], None]):
+        self.config, self.measured, self.say = config, measured, say
+        self.began_at, self.stopped = time.time(), ""
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        assert isinstance(module, DegradationModule)
+        Stop.listen()  # again: Lightning's own handler would end the process with status 0
+        self.began = self.told = time.monotonic()
+        self.first, total = module.iteration, module.protocol.iterations
+        self.say(f"resumed at iteration {self.first:,} of {total:,}" if self.first else f"{total:,} iterations to go")
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        assert isinstance(module, DegradationModule)
+        last = module.iteration == module.protocol.iterations
+        now = time.monotonic()
+        if self.measured.row and (now - self.told >= self.config.machine.progress_seconds or last):
+            self._tell(module, now)
+        if Stop.now():
+            self.stopped = "stopped"
+        elif not last and budget_spent(self.config, self.began_at):
+            self.stopped = "out of budget"
+        if self.stopped:
+            trainer.should_stop = True
+
+    def _tell(self, module: DegradationModule, now: float) -> None:
+        total, rate = module.protocol.iterations, (module.iteration - self.first) / (now - self.began)
+        self.say(
+            f"iteration {module.iteration:>6,} / {total:,}   train error {self.measured.row['train_error']:5.1f} %   "
+            f"{rate * module.protocol.batch_size:6,.0f} images/s   "
+            f"{format_seconds((total - module.iteration) / rate)} left"
+        )
+        self.told = now
+
+
+class Checkpoint(pl.Callback):
+    """Saves at the stated interval, at a log row; and wherever training is about to stop. Comes last of the three."""
+
+    def __init__(self, record: Record, every_seconds: float):
+        self.record, self.every = record, every_seconds
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["run_id"] = self.record.id
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.saved = time.monotonic()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        assert isinstance(module, DegradationModule)
+        due = time.monotonic() - self.saved >= self.every and module.iteration % module.protocol.log_every == 0
+        if due or trainer.should_stop:
+            replace_file(self.record.checkpoint, trainer.save_checkpoint)
+            self.saved = time.monotonic()
