@@ -13,10 +13,12 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 
-from degradation.config import Config, ConfigError, parse
+from degradation.config import Architecture, Config, ConfigError, parse
+from degradation.data.images import load
 from degradation.record import RecordError, read_summary
 from degradation.train import machine as machines
-from degradation.train.run import BEGAN, STOP_FILE, Outcome, calibrate, exit_status, format_seconds
+from degradation.train.callbacks import BEGAN, STOP_FILE, format_seconds
+from degradation.train.run import Outcome, calibrate, exit_status
 
 JOBS_ENV, TOTAL_ENV = "DEGRADATION_JOBS", "DEGRADATION_RUNS"
 
