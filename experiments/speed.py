@@ -23,19 +23,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from degradation.data.resident import BatchStream, Normalizer
+from degradation.probe.views import make_autocast
 from torch import nn, optim
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import CIFAR10, VisionDataset
 
-from degradation.config import Config
-from degradation.data.images import BatchStream, ImageSet, Normalizer, load_cifar10_mini
+from degradation.config import Architecture, Config
+from degradation.data.images import ImageSet, load_cifar10_mini
 from degradation.net.network import Network, multiply_adds
 from degradation.record import Record, load_metrics
 from degradation.train import machine as machines
-from degradation.train.run import make_module, train
-from degradation.train.step import make_autocast
+from degradation.train.run import train
+from degradation.train.step import DegradationModule, make_module
 
 BATCH = 128
 USUAL = ("usual recipe, no workers", "usual recipe, 2 workers")
@@ -60,9 +62,14 @@ class Setting:
         train = self.train.to(self.machine.device)
         return BatchStream(train, Normalizer(train, "pixel_mean"), batch_size, 0, channels_last=channels_last)
 
-    def network(self, depth: int, channels_last: bool = True) -> nn.Module:
+    def network(self, depth: int, channels_last: bool = True) -> Network:
         layout = torch.channels_last if channels_last else torch.contiguous_format
-        return Network(depth, "A").to(self.machine.device, memory_format=layout)  # type: ignore[call-overload]
+        network = Network(Architecture.paper(depth, "A"))
+        return network.to(self.machine.device, memory_format=layout)  # type: ignore[call-overload]
+
+    def module(self, depth: int, machine: machines.Machine) -> DegradationModule:
+        module = make_module(self.network(depth), self.stream(), self.config.protocol, None, machine)
+        return module.to(machine.device)
 
 
 class InMemoryCIFAR10(CIFAR10):
@@ -151,9 +158,7 @@ def bare_loop(setting: Setting, depth: int, channels_last: bool, precision: str,
 
 def our_step(setting: Setting, depth: int, execution: machines.Execution) -> Run:
     """The module's own iteration, with its running metrics and schedule, executed as asked; no Trainer."""
-    network = setting.network(depth)
-    machine = replace(setting.machine, execution=execution)
-    module = make_module(network, setting.stream(), setting.config, machine).to(machine.device)  # type: ignore[arg-type]
+    module = setting.module(depth, replace(setting.machine, execution=execution))
     module.step = module.make_step(module.configure_optimizers())
     iteration = 0
 
@@ -286,7 +291,7 @@ def summarise(measured: pd.DataFrame, peak: float) -> pd.DataFrame:
         bare = wide[[variant for variant in wide if variant.startswith("bare loop")][-1]]
         for variant in wide:
             rate = wide[variant].median()
-            flops = 6 * multiply_adds(int(str(depth)), "A") * rate
+            flops = 6 * multiply_adds(Architecture.paper(int(str(depth)), "A")) * rate
             ratios = wide[variant] / usual
             rows.append(
                 {
@@ -324,8 +329,7 @@ def _peak_memory() -> float:
 def _one_iteration(setting: Setting, depth: int, recompute: bool, result: Any) -> None:
     machine = replace(setting.machine, activation_checkpointing=recompute, execution="eager")
     machines.apply(machine)
-    network = setting.network(depth)
-    module = make_module(network, setting.stream(), setting.config, machine).to(machine.device)  # type: ignore[arg-type]
+    module = setting.module(depth, machine)
     module.step = module.make_step(module.configure_optimizers())
     before = 0.0 if setting.cuda else _peak_memory()
     began = time.perf_counter()
@@ -393,7 +397,7 @@ def write_made_up_records(configs: list[Config]) -> None:
         record.write_table("responses.csv", [{"layer": n, "std": draw.uniform(0, 1), **columns} for n in layers])
         final = dict.fromkeys(("train_error", "train_loss", "test_error", "test_loss", "train_error_eval"), 1.0)
         record.finish(
-            {"outcome": "finished", "run_id": record.id, "study": "single", "variant": "", "length": 1,
+            {"outcome": "finished", "run_id": record.id, "study": "single", "varied": {}, "made_by_study": [], "length": 1,
              "seconds": 1.0, "precision": "bf16",
              "parameters": 1, "multiply_adds": 1, "commit": "none", "final": final}
         )  # fmt: skip

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from degradation.config import Config, parse
-from degradation.train import run as train_module
+from degradation.train.callbacks import Stop
 
 ROOT = Path(__file__).parents[1]
 TINY = [
@@ -32,7 +32,7 @@ def quiet_process() -> Iterator[None]:
     """Runs inside the test process leave its signal handlers alone; one thread is enough, and exact."""
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_module._Stop, "listen", classmethod(lambda cls: None))
+        patch.setattr(Stop, "listen", classmethod(lambda cls: None))
         yield
 
 

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from speed import TRAINER, USUAL, InMemoryCIFAR10, default_setting, measure_throughput, summarise
 
+from degradation.config import Architecture
 from degradation.data.images import load_cifar10_mini
 from degradation.net.network import multiply_adds
 from degradation.report.draw import draw_throughput
@@ -32,7 +33,7 @@ def test_ratios_are_taken_within_rounds_and_their_median_told() -> None:
     assert table.loc[USUAL[0], "ratio_to_usual"] == pytest.approx(0.8)
     assert table.loc[TRAINER, "images_per_second"] == 300
     assert (table.loc[TRAINER, "lowest"], table.loc[TRAINER, "highest"]) == (150, 300)
-    flops = 3 * 2 * multiply_adds(20, "A") * 300
+    flops = 3 * 2 * multiply_adds(Architecture.paper(20, "A")) * 300
     assert table.loc[TRAINER, "gflops"] == pytest.approx(flops / 1e9)
     assert table.loc[TRAINER, "fraction_of_matrix_peak"] == pytest.approx(flops / 1e12)
 
@@ -47,7 +48,7 @@ def test_the_usual_recipe_reads_images_as_torchvision_does() -> None:
 
 def test_every_variant_runs_and_is_shown(compose: Compose, tmp_path: Path) -> None:
     setting = default_setting(compose("protocol=paper", "data=synthetic", "logger=none", "machine=cpu"))
-    setting = replace(setting, executions=("eager",))  # to compile takes its time; test_module.py does
+    setting = replace(setting, executions=("eager",))  # to compile takes its time; test_step.py does
     measured = measure_throughput(setting, [8], 1, 0.0, (), lambda text: None)
     assert (measured["images_per_second"] > 0).all()
     table = summarise(measured, peak=1e12)

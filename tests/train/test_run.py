@@ -13,15 +13,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from degradation.train.schedule import warmup_ends
 from torch import Tensor
 
 from degradation.cli import EXIT_INPUT
-from degradation.config import Config
+from degradation.config import Architecture, Config
 from degradation.net.network import Network
 from degradation.record import COLUMNS, Record, load_metrics, load_responses, load_runs
 from degradation.train.run import EXIT_BUDGET, EXIT_FAILED, EXIT_STOPPED, Outcome, exit_status, train
-from degradation.train.step import DegradationModule
+from degradation.train.step import DegradationModule, warmup_ends
 from tests.conftest import TINY, Compose, Start
 
 # Long enough to be interrupted, with a warm-up that ends and a validation set, so that all there is must resume.
@@ -116,7 +115,7 @@ def test_both_arms_see_the_same_batches_and_start_from_the_same_tensors(tiny: Co
 
 def test_the_record_of_a_run(tiny: Compose) -> None:
     config = tiny("network=plain", "data.validation_images=100")
-    outcome = train(config, variant={"protocol.lr": 0.1, "data.name": "synthetic"})
+    outcome = train(config, origin={"varied": {"protocol.lr": 0.1}, "made_by_study": ["protocol.lr"]})
     folder = record_of(Path(config.paths.results))
     assert (outcome.status, outcome.exit_status, outcome.run_id) == ("finished", 0, folder.name)
     assert {path.name for path in folder.iterdir()} - {".lock"} == {
@@ -140,7 +139,8 @@ def test_the_record_of_a_run(tiny: Compose) -> None:
     for key in ("train_error", "train_loss", "test_error", "test_loss", "val_error", "val_loss"):
         assert final[key] == pytest.approx(metrics[key].iloc[-1], rel=1e-5)  # the headline is the final iteration
     assert {"train_error_eval", "train_loss_eval"} < set(final)
-    assert summary["variant"] == "data.name=synthetic, protocol.lr=0.1"
+    assert summary["varied"] == {"protocol.lr": 0.1}
+    assert summary["made_by_study"] == ["protocol.lr"]
     assert summary["iteration"] == 24
     assert load_responses(folder)["layer"].tolist() == list(range(1, 8))
 
@@ -149,7 +149,7 @@ def test_the_running_error_counts_every_image_since_the_last_row(tiny: Compose) 
     config = tiny("protocol.log_every=8", "protocol.evaluate_every=24", "protocol.weight_decay=0", "protocol.lr=1e-12")
     spy = spied(config)
     # With next to no learning rate the network is its own start, whatever the iteration.
-    network = Network(8, "A", width=2)
+    network = Network(Architecture.paper(8, "A", width=2))
     expected = []
     for first in (0, 8, 16):
         wrong = [(network(x).argmax(1) != y).float().mean().item() for x, y in spy.batches[first : first + 8]]
@@ -212,7 +212,7 @@ def test_warmup_goes_on_while_the_error_is_high(tiny: Compose, monkeypatch: pyte
         windows.append((wrong, images))
         return warmup_ends(wrong, images, until_error)
 
-    monkeypatch.setattr("degradation.module.warmup_ends", watch)
+    monkeypatch.setattr("degradation.train.step.warmup_ends", watch)
     config = tiny("protocol.warmup.min_depth=8", "protocol.warmup.until_error=0.001", "protocol.log_every=6")
     spy = spied(config)
     assert spy.rates == pytest.approx([0.01] * 12 + [0.001] * 6 + [0.0001] * 6)
@@ -252,7 +252,7 @@ def test_weight_decay_on_batchnorm_is_a_choice(tiny: Compose) -> None:
     decay = {}
     for choice in ("true", "false"):
         config = tiny(f"protocol.decay_batchnorm={choice}")
-        module = DegradationModule(Network(8, "A", width=2), None, config.protocol, None, "fp32")  # type: ignore[arg-type]
+        module = DegradationModule(Network(Architecture.paper(8, "A", width=2)), None, config.protocol, None, "fp32")  # type: ignore[arg-type]
         groups = module.configure_optimizers().param_groups
         decay[choice] = {p: group["weight_decay"] for group in groups for p in group["params"]}
         assert set(decay[choice]) == set(module.network.parameters())
@@ -345,7 +345,7 @@ def test_a_crash_after_the_last_iteration_loses_nothing(
     crashing = tiny("machine.checkpoint_seconds=0")
     with monkeypatch.context() as patch:
         full = OSError(28, "No space left on device")
-        patch.setattr("degradation.train.layer_responses", lambda *_, **__: (_ for _ in ()).throw(full))
+        patch.setattr("degradation.train.run.layer_responses", lambda *_, **__: (_ for _ in ()).throw(full))
         outcome = train(crashing)
     assert outcome.status == "failed"
     assert "No space left on device" in outcome.message

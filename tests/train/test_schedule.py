@@ -1,7 +1,8 @@
 """The learning rate at every boundary of section 4.2."""
 
 import pytest
-from degradation.train.schedule import learning_rate, warmup_ends
+
+from degradation.train.step import learning_rate, warmup_ends
 
 MILESTONES = (32_000, 48_000)
 PLAIN = {0: 0.1, 399: 0.1, 400: 0.1, 31_999: 0.1, 32_000: 0.01, 47_999: 0.01, 48_000: 0.001, 63_999: 0.001}

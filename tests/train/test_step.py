@@ -1,19 +1,19 @@
 """The shared training step: the same whichever way it is executed, and what a plain PyTorch loop would do."""
 
 import shutil
-from collections.abc import Callable
 
 import pytest
 import torch
+from degradation.data.resident import BatchStream, Normalizer
 from torch import Tensor
 from torch.nn import functional as F
 
-from degradation.config import ProtocolConfig, WarmupConfig
-from degradation.data.images import BatchStream, Normalizer, make_synthetic
-from degradation.net.network import Block, Network, call_block, compile_block, recompute_block
+from degradation.config import Architecture, ProtocolConfig, Shortcut, WarmupConfig
+from degradation.data.images import make_synthetic
+from degradation.net.network import Network
 from degradation.train import machine as machines
 from degradation.train.machine import Execution
-from degradation.train.step import DegradationModule
+from degradation.train.step import make_module
 
 ITERATIONS = 12
 PROTOCOL = ProtocolConfig(
@@ -45,15 +45,16 @@ def run(
     execution: Execution = "eager",
     device: str = "cpu",
     depth: int = 14,
-    shortcut: str = "A",
-    run_block: Callable[[Block, Tensor], Tensor] = call_block,
+    shortcut: Shortcut = "A",
+    recompute: bool = False,
     iterations: int = ITERATIONS,
     stream: BatchStream | None = None,
 ) -> tuple[list[float], dict[str, Tensor]]:
     """The loss of every iteration, and the final weights and BN statistics."""
-    network = Network(depth, shortcut).to(device, memory_format=torch.channels_last)  # type: ignore[arg-type,call-overload]
-    network.run_block = run_block
-    module = DegradationModule(network, stream or make_stream(device), PROTOCOL, execution=execution).to(device)
+    architecture = Architecture.paper(depth, shortcut)
+    network = Network(architecture).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    machine = machines.Machine(device, "fp32", True, 1, 1, execution, recompute)
+    module = make_module(network, stream or make_stream(device), PROTOCOL, None, machine).to(device)
     module.step = module.make_step(module.configure_optimizers())
     losses = []
     for iteration in range(iterations):
@@ -72,8 +73,9 @@ def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: f
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("shortcut", ["none", "A"])
-def test_an_iteration_is_that_of_a_plain_pytorch_loop(device: str, shortcut: str) -> None:
-    network = Network(14, shortcut).to(device, memory_format=torch.channels_last)  # type: ignore[arg-type,call-overload]
+def test_an_iteration_is_that_of_a_plain_pytorch_loop(device: str, shortcut: Shortcut) -> None:
+    network = Network(Architecture.paper(14, shortcut))
+    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4)
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [5, 9], 0.1)
     stream, losses, sizes = make_stream(device), [], []
@@ -94,36 +96,37 @@ def test_an_iteration_is_that_of_a_plain_pytorch_loop(device: str, shortcut: str
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("shortcut", ["none", "A", "B"])
-def test_recomputed_activations_change_no_weight_and_no_statistic(device: str, shortcut: str) -> None:
+def test_recomputed_activations_change_no_weight_and_no_statistic(device: str, shortcut: Shortcut) -> None:
     losses, weights = run(device=device, shortcut=shortcut)
-    again, recomputed = run(device=device, shortcut=shortcut, run_block=recompute_block)
+    again, recomputed = run(device=device, shortcut=shortcut, recompute=True)
     # Exactly, where the arithmetic repeats itself; on CUDA the order of sums does not.
     assert again == (losses if device == "cpu" else pytest.approx(losses, rel=1e-3))
     assert_same(recomputed, weights, 0.0 if device == "cpu" else 1e-2)
 
 
 def test_recomputing_keeps_less() -> None:
-    def kept(run_block: Callable[[Block, Tensor], Tensor]) -> int:
+    def kept(recompute: bool) -> int:
         sizes: dict[int, int] = {}
 
         def pack(tensor: Tensor) -> Tensor:
             sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 
-        network = Network(32, "A")
-        network.run_block = run_block
+        network = Network(Architecture.paper(32, "A"))
+        for block in network.blocks().values():
+            block.recompute = recompute
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             network(torch.zeros(8, 3, 32, 32))
         weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
         return sum(size for at, size in sizes.items() if at not in weights)
 
-    assert kept(recompute_block) < kept(call_block) / 3
+    assert kept(True) < kept(False) / 3
 
 
 @needs_compiler
 def test_compiled_blocks_give_the_same_losses() -> None:
     losses, weights = run(depth=8, iterations=4)  # before the partial batch: fewer shapes to compile
-    compiled, theirs = run("compiled", depth=8, run_block=compile_block(), iterations=4)
+    compiled, theirs = run("compiled", depth=8, iterations=4)
     assert compiled == pytest.approx(losses, rel=1e-3)
     assert_same(theirs, weights, 1e-2)
 
@@ -131,7 +134,7 @@ def test_compiled_blocks_give_the_same_losses() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("execution", ["captured", "compiled"])
 @pytest.mark.parametrize("shortcut", ["none", "A"])
-def test_a_captured_graph_matches_the_eager_loop(execution: Execution, shortcut: str) -> None:
+def test_a_captured_graph_matches_the_eager_loop(execution: Execution, shortcut: Shortcut) -> None:
     machines.apply(machines.Machine("cuda", "fp32", True, 1, 1, execution, False))
     watched: dict[str, list[Tensor]] = {"eager": [], execution: []}
     results = {}
@@ -147,8 +150,7 @@ def test_a_captured_graph_matches_the_eager_loop(execution: Execution, shortcut:
             return size
 
         stream.seek = watch  # type: ignore[method-assign]
-        run_block = compile_block() if way == "compiled" else call_block
-        results[way] = run(way, "cuda", 20, shortcut, run_block, 100, stream)  # type: ignore[arg-type]
+        results[way] = run(way, "cuda", 20, shortcut, False, 100, stream)  # type: ignore[arg-type]
     assert all(torch.equal(a, b) for a, b in zip(*watched.values(), strict=True))
     (losses, _), (captured, _) = results.values()
     assert captured[:20] == pytest.approx(losses[:20], rel=1e-3)

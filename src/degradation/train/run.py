@@ -124,7 +124,7 @@ def _train(config: Config, machine: machines.Machine, record: Record, say: Say, 
         machine.channels_last,
     )
     views = Views(train_set, normalize, config.machine.evaluation_batch, machine.precision, machine.channels_last)
-    module = make_module(network, stream, config, machine)
+    module = make_module(network, stream, protocol, config.warmup_lr, machine)
     if config.network.parent_depth is not None and not record.checkpoint.exists():
         say(_construct(config, network, record, views, views.of(test)))
 
@@ -273,7 +273,7 @@ def calibrate(config: Config, jobs: int) -> Callable[[Architecture], float]:
         architecture = Architecture.paper(depth, "A", **family)  # type: ignore[arg-type]
         network = Network(architecture).to(machine.device, memory_format=machine.layout)  # type: ignore[call-overload]
         stream = BatchStream(images, normalize, size, 0, channels_last=machine.channels_last)
-        module = make_module(network, stream, config, machine).to(machine.device)
+        module = make_module(network, stream, config.protocol, None, machine).to(machine.device)
         module.step = module.make_step(module.configure_optimizers())
         iteration = 0
         for timed in (False, True):

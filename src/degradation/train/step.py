@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from degradation.config import Config, ProtocolConfig
+from degradation.config import ProtocolConfig
 from degradation.data.resident import BatchStream
 from degradation.net.network import Network
 from degradation.probe.views import make_autocast
@@ -212,11 +212,13 @@ class Chunks:
             start = stop
 
 
-def make_module(network: Network, stream: BatchStream, config: Config, machine: Machine) -> DegradationModule:
+def make_module(
+    network: Network, stream: BatchStream, protocol: ProtocolConfig, warmup_lr: float | None, machine: Machine
+) -> DegradationModule:
     """The module of one run, its network executed as the machine asks."""
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)  # one variant per shape
     for block in network.blocks().values():
         block.recompute = machine.activation_checkpointing
         if machine.execution == "compiled":  # by block, not the whole network: those of equal shape share their code
             block.compile(dynamic=False)
-    return DegradationModule(network, stream, config.protocol, config.warmup_lr, machine.precision, machine.execution)
+    return DegradationModule(network, stream, protocol, warmup_lr, machine.precision, machine.execution)
