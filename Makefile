@@ -43,8 +43,8 @@ bench: $(VENV)/.installed ## measure training speed against the usual recipe, in
 test: $(VENV)/.installed ## run the tests
 	@$(VENV)/bin/python -m pytest
 
-lint: $(VENV)/.installed ## check style and types
-	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
+lint: $(VENV)/.installed ## check style, types and which wing imports which
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy && $(VENV)/bin/lint-imports --no-logo
 
 clean: ## remove the environment and caches, never results
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache src/*.egg-info

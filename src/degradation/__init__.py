@@ -1,1 +1,19 @@
-"""The degradation problem, as a suite: the map is completed when every wing stands."""
+"""The degradation problem of deep networks (He et al., arXiv 1512.03385), as matched and recorded experiments.
+
+How data travel: a command line becomes a `config.Config` (cli, sweep), which says everything there is to know of a run.
+`train.run.train` seeds and builds from it a `net.network.Network` and a `data.resident.BatchStream`, fits, measures
+through `probe`, and writes a `record` under results/runs/. `report` reads nothing but records: one table of them feeds
+statistics, verdicts, figures and pages.
+
+    config    the schema of conf/: Architecture, Data, Protocol, Machine; the identity of a run         (no torch)
+    record    the folder of a run: write, skip, resume, load                                            (no torch)
+    net/      network: every network of the paper from its Architecture; foreign: other code's weights
+    data/     images: the sets and their checks; resident: normalisation, and batches by (seed, iteration)
+    probe/    views of images; what a network does with them: errors, responses, gradients, lesions, construction
+    train/    run: one run on a page; step: schedule and iteration; callbacks; machine; tracking (W&B)
+    report/   table, statistics, verdicts, draw and studies (figures), pages                            (no torch)
+    sweep     a list of runs: the plan, the time it takes, the closing table
+    cli       the command line of experiments/train.py
+
+Imports run one way, and `make lint` checks it: config <- record, net, data <- probe, report <- train <- sweep <- cli.
+"""

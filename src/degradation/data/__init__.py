@@ -1,0 +1,1 @@
+"""Images, and the batches that both arms of a pair share."""

@@ -1,0 +1,1 @@
+"""Networks: from an architecture, or from a checkpoint of whatever code."""

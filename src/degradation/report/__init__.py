@@ -1,0 +1,1 @@
+"""From records to statistics, verdicts, figures and pages; nothing here knows torch."""
