@@ -1,0 +1,265 @@
+"""Measure networks that others trained at the paper's protocol: python experiments/reproductions.py --help.
+
+experiments/reproductions.yaml lists them: public files with their source, licence, SHA-256 and published test error.
+Each is probed on all of CIFAR-10; tables, figures and a page land in results/reproductions/, the weights never do.
+"""
+
+import argparse
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from matplotlib.figure import Figure
+
+from degradation.record import write_atomically
+from degradation.report.draw import new_figure, save, style_of, write_caption
+from degradation.report.pages import markdown_table
+from degradation.report.table import ARMS, find_results
+
+HERE = Path(__file__).parent
+LISTED = HERE / "reproductions.yaml"
+KEPT = ("error.csv", "responses.csv", "probe.json")
+ERRORS = {"train_error": "training error, eval mode", "test_error": "test error"}
+
+
+class ReproductionError(Exception):
+    """A file is missing or not the published one, or its network does not err as published; one line says which."""
+
+
+def listed(path: Path = LISTED) -> pd.DataFrame:
+    """The networks, one row each: author, network, depth, file, sha256, test_error (published), and how to read them."""
+    rows = []
+    for source in yaml.safe_load(path.read_text()):
+        shared = {key: value for key, value in source.items() if key != "networks"}
+        rows += [{**shared, **network} for network in source["networks"]]
+    table = pd.DataFrame(rows)
+    table["name"] = table["author"] + "-" + table["network"] + "-" + table["depth"].astype(str)
+    return table
+
+
+def find_file(folder: Path, entry: Any) -> Path:
+    """The published file below a folder, by its name, checked by its SHA-256.
+
+    Raises:
+        ReproductionError: it is not there, or another file of that name is.
+    """
+    found = sorted(folder.rglob(Path(entry.file).name))
+    if not found:
+        raise ReproductionError(f"{Path(entry.file).name} is not below {folder}; get it from {entry.repository}")
+    for path in found:
+        if hashlib.sha256(path.read_bytes()).hexdigest() == entry.sha256:
+            return path
+    raise ReproductionError(f"{found[0]} is not the published file: its SHA-256 is not {entry.sha256}")
+
+
+def measure(entry: Any, file: Path, data_dir: str, out: Path) -> None:
+    """Probe one network; its tables are kept only where it errs on the test set as its authors published.
+
+    Raises:
+        ReproductionError: the probe fails, or the test error is another.
+    """
+    constants = [",".join(map(str, values)) for values in (entry.mean, entry.std)]
+    told = ["--shortcut", "none" if entry.network == "plain" else "A", "--pad-side", entry.pad_side]
+    told += ["--mean", constants[0], "--std", constants[1], "--probes", "error,responses", "--data-dir", data_dir]
+    with tempfile.TemporaryDirectory() as temporary:
+        made = Path(temporary) / entry.name
+        command = [sys.executable, str(HERE / "probe.py"), str(file), *told, "--data", "cifar10", "--out", str(made)]
+        if subprocess.run(command).returncode:
+            raise ReproductionError(f"probing {file} failed; the line above says why")
+        errors = pd.read_csv(made / "error.csv").set_index("set")["error"]
+        if round(errors["test"], 2) != round(entry.test_error, 2):
+            raise ReproductionError(
+                f"{file} errs on {errors['test']:.2f} % of the test images, published are {entry.test_error:.2f} %"
+            )
+        out.mkdir(parents=True, exist_ok=True)
+        for name in KEPT:
+            shutil.copyfile(made / name, out / name)
+
+
+def load(folder: Path) -> pd.DataFrame:
+    """The listed networks that were measured, with train_error, measured (both %) and mean_response."""
+    table = listed()
+    table = table[[(folder / name / "probe.json").exists() for name in table["name"]]].copy()
+    errors = [pd.read_csv(folder / name / "error.csv").set_index("set")["error"] for name in table["name"]]
+    table["train_error"], table["measured"] = [e["train"] for e in errors], [e["test"] for e in errors]
+    table["responses"] = [pd.read_csv(folder / name / "responses.csv") for name in table["name"]]
+    table["mean_response"] = [rows["std"].mean() for rows in table["responses"]]
+    return table
+
+
+def judge(table: pd.DataFrame) -> pd.DataFrame:
+    """What the claims of Fig. 6, Fig. 7 and Table 6 come to on these networks: one row per claim and author.
+
+    One network a depth is no sample, so that there is a direction and no interval.
+    """
+    rows = []
+
+    def say(claim: str, author: str, sentence: str, value: float, agrees: bool, unit: str) -> None:
+        verdict = "agrees" if agrees else "disagrees"
+        told = f"{value:+.2f} {unit}" if unit else f"{value:.2f}"
+        rows.append({"claim": claim, "networks": author, "statistic": sentence, "value": told, "verdict": verdict})
+
+    for author, part in table.groupby("author"):
+        arms = {arm: part[part["network"] == arm].set_index("depth").sort_index() for arm in ARMS}
+        for arm, claim, sign in (("plain", "C1", 1), ("residual", "C2", -1)):
+            nets = arms[arm]
+            if len(nets) < 2:
+                continue
+            shallow, deep = nets.index[0], nets.index[-1]
+            for column, what in (("train_error", "training"), ("test_error", "test")):
+                change = nets[column][deep] - nets[column][shallow]
+                sentence = f"{arm}-{deep} minus {arm}-{shallow}, {what} error"
+                say(
+                    f"{claim} ({what})" if what == "test" else claim,
+                    author,
+                    sentence,
+                    change,
+                    sign * change > 0,
+                    "points",
+                )
+            if arm == "residual":
+                ratio = nets["mean_response"][deep] / nets["mean_response"][shallow]
+                sentence = f"mean response of {arm}-{deep} over that of {arm}-{shallow}"
+                say("C7", author, sentence, ratio, ratio < 1, "")
+        for depth in arms["plain"].index.intersection(arms["residual"].index):
+            plain, residual = (arms[arm].loc[depth] for arm in ARMS)
+            gain = plain["train_error"] - residual["train_error"]
+            say(
+                f"C3 ({depth})",
+                author,
+                f"plain-{depth} minus residual-{depth}, training error",
+                gain,
+                gain > 0,
+                "points",
+            )
+            ratio = (residual["responses"]["std"] / plain["responses"]["std"]).median()
+            sentence = f"response of residual-{depth} over plain-{depth}, median over layers"
+            say(f"C6 ({depth})", author, sentence, ratio, ratio < 1, "")
+    order = pd.DataFrame(rows)
+    return order.sort_values("claim", kind="stable", ignore_index=True)
+
+
+def caption(table: pd.DataFrame) -> str:
+    """The line on every figure."""
+    authors = " and ".join(sorted(table["author"].unique()))
+    return (
+        f"networks trained by others ({authors}) at the paper's protocol, measured here on CIFAR-10; one network each"
+    )
+
+
+def draw_errors(table: pd.DataFrame) -> Figure:
+    """Error against depth: training in eval mode (left, dashed), test (right, solid); a line per author and arm."""
+    figure, axes = new_figure(8.5, 3.8, 2)
+    for ax, (column, title) in zip(axes, ERRORS.items(), strict=True):
+        for (author, network), part in table.sort_values("depth").groupby(["author", "network"]):
+            style = {**style_of(network, 44), "linestyle": "--" if column == "train_error" else "-", "markersize": 6}
+            filled = style["color"] if author == sorted(table["author"])[0] else "white"
+            ax.plot(part["depth"], part[column], markerfacecolor=filled, label=f"{network} ({author})", **style)
+        ax.set_xticks(sorted(table["depth"].unique()))
+        ax.set_xlabel("depth (weighted layers)")
+        ax.set_ylabel("error (%)")
+        ax.set_title(title)
+        ax.set_ylim(bottom=0)
+    axes[0].legend()
+    write_caption(figure, caption(table))
+    return figure
+
+
+def draw_responses(table: pd.DataFrame) -> Figure:
+    """Fig. 7: std of the layer responses sorted by size, a panel per author and arm that has them, a line per depth."""
+    panels = list(table.groupby(["author", "network"]))
+    figure, axes = new_figure(1 + 3.3 * len(panels), 3.6, len(panels), sharey=True)
+    for ax, ((author, network), part) in zip(axes, panels, strict=True):
+        for row in part.sort_values("depth").itertuples():
+            stds = row.responses["std"].sort_values(ascending=False).to_numpy()
+            style = style_of(network, row.depth, len(stds))
+            ax.plot(range(1, len(stds) + 1), stds, label=f"{network}-{row.depth}", **style)
+        ax.set_title(f"{network} ({author})")
+        ax.set_xlabel("layer, sorted by std")
+        ax.legend()
+    axes[0].set_ylabel("std of responses")
+    axes[0].set_ylim(bottom=0)
+    write_caption(figure, f"{caption(table)}; 3x3 layers after BN, before ReLU or addition; test set, eval mode")
+    return figure
+
+
+PAGE = """# Networks that others trained
+
+Generated by `python experiments/reproductions.py FOLDER` from the measured tables beside it; do not edit.
+
+Two public reproductions hold networks trained to the end of the paper's schedule. **None of this is our training**:
+their files were read through `experiments/probe.py` and measured on all of CIFAR-10, in float32 and eval mode. Each
+network errs on the test set as its authors published, to the digit, or its tables would not be here. There is one
+network for each author, arm and depth, so what follows is a direction, not a statistic: corroboration beside our own
+runs, which [claims.md](../claims.md) judges."""
+
+
+def write_page(folder: Path) -> Path:
+    """The figures and results/reproductions/README.md, from the tables below the folder."""
+    table = load(folder).rename(columns={"test_error": "published", "measured": "test_error"})
+    save(draw_errors(table), folder, "error_by_depth")
+    save(draw_responses(table), folder, "fig7")
+    judged = judge(table)
+    networks = table.assign(label=table["network"] + "-" + table["depth"].astype(str)).sort_values(["author", "name"])
+    errors = {
+        "author": "trained by",
+        "label": "network",
+        "train_error": "training error, eval mode (%)",
+        "test_error": "test error (%)",
+        "published": "published (%)",
+        "mean_response": "mean std of responses",
+    }
+    sources = networks.drop_duplicates("author")
+    described = [
+        f"- **{s.author}**: [{s.repository}]({s.repository}), {s.licence}. {s.trained}" for s in sources.itertuples()
+    ]
+    files = networks.assign(file="`" + networks["file"] + "`", sha256="`" + networks["sha256"] + "`")
+    parts = [
+        PAGE,
+        "## Error by depth\n\nPlain networks err more on their own training images the deeper they are, residual ones"
+        " less.\n\n![training and test error by depth](error_by_depth.png)\n\n" + markdown_table(networks, errors),
+        "## The claims\n\n" + markdown_table(judged, {column: column for column in judged}),
+        "## Layer responses (Fig. 7)\n\n![std of layer responses](fig7.png)",
+        "## Sources\n\n" + "\n".join(described),
+        markdown_table(files, {"author": "trained by", "label": "network", "file": "file", "sha256": "SHA-256"}),
+        "Repeat it: clone the repositories into one folder, then `python experiments/reproductions.py FOLDER"
+        " --data-dir DATA_DIR`.",
+    ]
+    path = folder / "README.md"
+    write_atomically(path, "\n\n".join(parts) + "\n")
+    return path
+
+
+def main() -> int:
+    """Exit status 2, with one line, where a file is not the published one or errs otherwise."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "files", type=Path, nargs="?", help="folder that holds the files; without it, the page is redrawn"
+    )
+    parser.add_argument("--data-dir", default=os.environ.get("DATA_DIR", "data"), help="default: %(default)s")
+    parser.add_argument("--out", type=Path, default=find_results() / "reproductions", help="default: %(default)s")
+    arguments = parser.parse_args()
+    try:
+        if arguments.files:
+            found = [(entry, find_file(arguments.files, entry)) for entry in listed().itertuples()]
+            for number, (entry, file) in enumerate(found, 1):
+                print(f"[{number}/{len(found)}] {entry.name}", flush=True)
+                measure(entry, file, arguments.data_dir, arguments.out / entry.name)
+        if not arguments.out.is_dir():
+            raise ReproductionError(f"nothing is measured in {arguments.out}; name the folder that holds the files")
+        print(write_page(arguments.out))
+    except (ReproductionError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
