@@ -1,0 +1,139 @@
+"""Images held on the compute device as uint8: how they are normalised, and the batches that both arms of a pair share.
+
+Preprocessing and augmentation follow He et al. (arXiv 1512.03385), section 4.2.
+"""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from degradation.data.images import ImageSet
+
+PADDING = 4
+
+
+class Normalizer:
+    """What is subtracted from, and divides, an image in [0, 1]: computed on the training set alone.
+
+    `pixel_mean` (section 4.2) subtracts a mean image [3, H, W]; `channel` standardises each of the 3 channels.
+    """
+
+    def __init__(self, train: ImageSet, kind: Literal["pixel_mean", "channel"]):
+        mean, square = torch.zeros(2, *train.images.shape[1:], dtype=torch.float64, device=train.images.device)
+        for part in train.images.split(5000):
+            mean += part.double().sum(0)
+            square += part.double().square().sum(0)
+        mean, square = mean / (255 * len(train)), square / (255**2 * len(train))
+        self.std = torch.ones(3, 1, 1, device=mean.device)
+        if kind == "channel":
+            mean, square = mean.mean((1, 2), keepdim=True).expand_as(mean), square.mean((1, 2), keepdim=True)
+            self.std = (square - mean[:, :1, :1].square()).sqrt().float()
+        self.mean = mean.float()
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 [N, 3, H, W] -> float32, normalised, un-augmented (the single view of section 4.2)."""
+        return (images.float() / 255 - self.mean) / self.std
+
+
+class ChannelNormalizer(Normalizer):
+    """Constants that other code normalised each channel with, in place of the training set's own."""
+
+    def __init__(self, mean: list[float], std: list[float], device: torch.device | str = "cpu"):
+        self.mean, self.std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (mean, std))
+
+
+def _draws(seed: int, stream: int, epoch: int) -> torch.Generator:
+    # One generator per (seed, stream, epoch), on the CPU: the same numbers on every device, and no state to save.
+    state = np.random.SeedSequence((seed, stream, epoch)).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]) >> 1)
+
+
+class BatchStream:
+    """The training batches as a pure function of (seed, iteration): both arms see the same, and resume is exact.
+
+    Each epoch is a fresh permutation. Every image is padded by 4 zeros on each side after normalisation, cropped to
+    its size at one of 81 offsets and flipped with probability 1/2, drawn per image (section 4.2).
+
+    Args:
+        train: the training set, on the device where batches are wanted.
+        last_batch: the partial batch at the end of an epoch is dropped, or kept as a smaller one.
+
+    Raises:
+        ValueError: the batch is larger than the set.
+    """
+
+    def __init__(
+        self,
+        train: ImageSet,
+        normalize: Normalizer,
+        batch_size: int,
+        seed: int,
+        augmentation: Literal["crop_flip", "none"] = "crop_flip",
+        last_batch: Literal["drop", "keep"] = "drop",
+        channels_last: bool = True,
+    ):
+        if batch_size > len(train):
+            raise ValueError(f"batch_size={batch_size} is larger than the training set of {len(train)} images")
+        self.labels, self.batch_size, self.seed = train.labels, batch_size, seed
+        self.augmentation, self.channels_last, self.count = augmentation, channels_last, len(train)
+        self.batches_per_epoch = len(train) // batch_size + (last_batch == "keep" and len(train) % batch_size > 0)
+        self.size, device = train.images.shape[-1], train.images.device
+        self.padded_size, pad = self.size + 2 * PADDING, (PADDING,) * 4
+        # Pixels as rows of 3 channels, so that a crop is one gather and comes out in channels_last order.
+        self.pixels = F.pad(train.images, pad).permute(0, 2, 3, 1).reshape(-1, 3)
+        self.mean = F.pad(normalize.mean.expand(train.images.shape[1:]), pad).permute(1, 2, 0).reshape(-1, 3)
+        self.std = normalize.std.flatten()
+        self.steps = torch.arange(max(batch_size, self.size), device=device)
+        self.start = torch.zeros((), dtype=torch.int64, device=device)  # of the next batch in the epoch's order
+        self.at = self.epoch = -1  # what `start` and `order` hold, known without asking the device
+        # Overwritten in place at each epoch: a captured graph reads them where they lie.
+        self.order = torch.zeros(self.count, dtype=torch.int64, device=device)
+        self.offsets = torch.full((self.count, 2), PADDING, device=device)
+        self.flips = torch.zeros(self.count, dtype=torch.bool, device=device)
+
+    def seek(self, iteration: int) -> int:
+        """Make the next `draw` give the batch at an iteration; returns its size. Costs nothing where it follows on."""
+        epoch, position = divmod(iteration, self.batches_per_epoch)
+        if epoch != self.epoch:
+            self.epoch = epoch
+            self.order.copy_(torch.randperm(self.count, generator=_draws(self.seed, 1, epoch)))
+            if self.augmentation == "crop_flip":
+                draw = _draws(self.seed, 2, epoch)
+                self.offsets.copy_(torch.randint(0, 2 * PADDING + 1, (self.count, 2), generator=draw))
+                self.flips.copy_(torch.randint(0, 2, (self.count,), generator=draw, dtype=torch.bool))
+        at = position * self.batch_size
+        if at != self.at:
+            self.start.fill_(at)
+        size = min(self.batch_size, self.count - at)
+        self.at = at + size
+        return size
+
+    def indices(self, iteration: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows [B], crop offsets (top, left) [B, 2] in 0..8 and flips [B] of the batch at an iteration."""
+        size = self.seek(iteration)
+        self.at = -1  # nothing is drawn
+        return self._peek(size)
+
+    def _peek(self, size: int) -> tuple[Tensor, Tensor, Tensor]:
+        at = self.start + self.steps[:size]
+        return self.order.index_select(0, at), self.offsets.index_select(0, at), self.flips.index_select(0, at)
+
+    def draw(self, size: int) -> tuple[Tensor, Tensor]:
+        """Images float32 [B, 3, H, W] and labels [B] of the batch sought, on the device alone, and step past it."""
+        rows, offsets, flips = self._peek(size)
+        steps = self.steps[: self.size]
+        across = torch.where(flips[:, None], self.size - 1 - steps, steps)
+        crop = (offsets[:, :1] + steps)[:, :, None] * self.padded_size + (offsets[:, 1:] + across)[:, None, :]
+        pixels = (rows[:, None, None] * self.padded_size**2 + crop).flatten()
+        x = self.pixels.index_select(0, pixels).float().div_(255)
+        x = x.sub_(self.mean.index_select(0, crop.flatten())).div_(self.std)
+        x = x.view(size, self.size, self.size, 3).permute(0, 3, 1, 2)
+        self.start += size
+        return (x if self.channels_last else x.contiguous()), self.labels.index_select(0, rows)
+
+    def batch(self, iteration: int) -> tuple[Tensor, Tensor]:
+        """Images float32 [B, 3, H, W] and labels [B] at an iteration, counted from 0."""
+        return self.draw(self.seek(iteration))

@@ -1,0 +1,91 @@
+"""What a network is shown to be measured, as one object, and the two measurements that every run needs."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import update_bn
+
+from degradation.data.images import ImageSet
+from degradation.data.resident import Normalizer
+from degradation.net.network import Network
+
+
+def make_autocast(device: str, precision: str) -> torch.autocast:
+    """The context in which a forward pass has that precision; backward passes belong outside of it."""
+    # Several optimiser steps share one training_step: a cache of cast weights would go stale after the first.
+    return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
+
+
+@dataclass(frozen=True)
+class Views:
+    """Every image of a set once, in order, un-augmented (the single view of section 4.2), and in which precision.
+
+    Iterating gives batches: float32 [B, 3, H, W], normalised, and labels [B]; the last may be smaller.
+    """
+
+    images: ImageSet  # on the device where networks are measured
+    normalize: Normalizer
+    batch_size: int = 500
+    precision: str = "fp32"
+    channels_last: bool = True
+
+    @property
+    def device(self) -> torch.device:
+        return self.images.labels.device
+
+    @property
+    def layout(self) -> torch.memory_format:
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for start in range(0, len(self.images), self.batch_size):
+            batch = self.images[start : start + self.batch_size]
+            yield self.normalize(batch.images).contiguous(memory_format=self.layout), batch.labels
+
+    def of(self, images: ImageSet) -> "Views":
+        """Of another set, the rest the same."""
+        return replace(self, images=images)
+
+    def autocast(self) -> torch.autocast:
+        return make_autocast(self.device.type, self.precision)
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Within it, a network is in eval mode and no gradients are kept."""
+    training = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        network.train(training)
+
+
+def evaluate(network: nn.Module, views: Views) -> tuple[float, float]:
+    """Error (percent) and mean cross-entropy in eval mode on the single un-augmented view (section 4.2)."""
+    wrong = torch.zeros((), dtype=torch.int64, device=views.device)
+    loss = torch.zeros((), dtype=torch.float64, device=views.device)
+    with evaluating(network):
+        for x, y in views:
+            with views.autocast():
+                logits = network(x)
+            wrong += (logits.argmax(1) != y).sum()
+            loss += F.cross_entropy(logits.float(), y, reduction="sum").double()
+    return 100 * wrong.item() / len(views.images), loss.item() / len(views.images)
+
+
+def exact_batchnorm(network: Network, views: Views) -> Network:
+    """A twin of a network whose BN statistics are averages over all images, un-augmented (the authors' notes).
+
+    Averages of the statistics of whole batches, as training uses them: `views.batch_size` is the protocol's, and the
+    images of a last partial batch are left out, so that every batch weighs the same.
+    """
+    twin, whole = network.twin(), len(views.images) - len(views.images) % views.batch_size
+    with views.autocast():
+        update_bn((x for x, _ in views.of(views.images[:whole])), twin)
+    return twin
