@@ -10,30 +10,35 @@ import os
 import sys
 import tempfile
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
 import pandas as pd
 import torch
+from pydantic import ValidationError
 
-from degradation.data.images import DataError, ImageSet, Normalizer, load_cifar10, load_cifar10_mini, make_synthetic
+from degradation.config import TABLE_1, Architecture, ConfigError, DataConfig, plan
+from degradation.data.images import DataError, load
+from degradation.data.resident import ChannelNormalizer, Normalizer
 from degradation.net.foreign import CheckpointError, checkpoint_file, load_network, read_config
 from degradation.net.network import Network, parameter_count
-from degradation.probe.construct import deepen_each
-from degradation.probe.layers import evaluate, layer_gradients, layer_responses
+from degradation.probe.construct import ConstructionError, check, deepen_each
+from degradation.probe.layers import layer_gradients, layer_responses
 from degradation.probe.lesions import deletable, delete_each, delete_random, swap_random, swappable
+from degradation.probe.views import Views, evaluate
 from degradation.record import write_atomically
 from degradation.report.draw import save
 from degradation.report.probes import draw_gradients, draw_lesions, draw_responses
 from degradation.train import machine as machines
 
-PROBES = ("error", "responses", "gradients", "lesions", "constructed")
-MADE = {f"{probe}.{kind}" for probe in PROBES for kind in ("csv", "png", "svg")} | {"probe.json"}
-GRADIENT_BATCH = 128  # section 4.2
-DEEPER = (20, 32, 44, 56, 110)  # the depths of section 4.2 up to which identity layers are added
-MOST_COUNTS = 10  # of blocks deleted or pairs swapped at once, between 1 and all
 DRAWINGS = {"responses": draw_responses, "gradients": draw_gradients, "lesions": draw_lesions}
+GRADIENT_BATCH = 128  # section 4.2
+DEEPER = {"cifar": (20, 32, 44, 56, 110), "imagenet": tuple(TABLE_1)}  # up to which identity layers are added
+MOST_COUNTS = 10  # of blocks deleted or pairs swapped at once, between 1 and all
+OTHERS = DataConfig("cifar10", 0, "pixel_mean", augmentation="none", last_batch="keep")  # what other code trained on
+TOLD = ("shortcut", "pad_side", "stride_in", "pool")  # of a network, by option
 
 
 class Parser(argparse.ArgumentParser):
@@ -41,13 +46,6 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}\n")
-
-
-class ChannelNormalizer(Normalizer):
-    """Constants that other code normalised each channel with, in place of the training set's own."""
-
-    def __init__(self, mean: list[float], std: list[float]):
-        self.mean, self.std = torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
 
 
 def triple(text: str) -> list[float]:
@@ -68,29 +66,20 @@ def positive(text: str) -> int:
 def parse() -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add(
-        "checkpoint",
-        type=Path,
-        help="a run's folder or network.pt, or a state_dict of other code (.pt, .pth, ...)",
-    )
+    add("checkpoint", type=Path, help="a run's folder or network.pt, or a state_dict of other code (.pt, .pth, ...)")
     add("--shortcut", choices=("none", "A", "B", "C"), help="other code: none or A must be said, B and C are seen")
     add("--pad-side", choices=("end", "both"), help="other code: where option A pads zero channels (default: end)")
+    add("--stride-in", choices=("1x1", "3x3"), help="other code: what strides in a bottleneck (default: 1x1)")
+    add("--pool", choices=("ceil", "padded"), help="other code: the stem's max pool (default: ceil)")
     add("--data", choices=("cifar10", "cifar10_mini", "synthetic"), help="default: the run's, else cifar10")
-    add(
-        "--data-dir",
-        default=os.environ.get("DATA_DIR", "data"),
-        help="holds cifar-10-batches-py (default: %(default)s)",
-    )
+    folder = os.environ.get("DATA_DIR", "data")
+    add("--data-dir", default=folder, help="holds cifar-10-batches-py (default: %(default)s)")
     add("--normalization", choices=("pixel_mean", "channel"), help="default: the run's, else pixel_mean")
     add("--mean", type=triple, help="of each channel, in place of --normalization, such as 0.485,0.456,0.406")
     add("--std", type=triple, help="with --mean, such as 0.229,0.224,0.225")
     add("--probes", default=",".join(PROBES), help="default: %(default)s (constructed: where it applies)")
-    add(
-        "--lesion-images",
-        type=positive,
-        default=2000,
-        help="test images for each lesion, and each deeper network (default: %(default)s)",
-    )
+    images = "test images for each lesion, and each deeper network (default: %(default)s)"
+    add("--lesion-images", type=positive, default=2000, help=images)
     add("--draws", type=positive, default=3, help="random lesions of each size (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the random lesions (default: %(default)s)")
     add("--out", type=Path, help="folder of tables and figures (default: inspect/<name of the checkpoint>)")
@@ -107,50 +96,54 @@ def parse() -> argparse.Namespace:
     return arguments
 
 
-def load_images(name: str, data_dir: str) -> tuple[ImageSet, ImageSet]:
-    if name == "cifar10":
-        return load_cifar10(data_dir, download=False)  # who mistypes a folder does not want 170 MB in it
-    return load_cifar10_mini() if name == "cifar10_mini" else make_synthetic(512, 256)
-
-
 def spaced(most: int) -> list[int]:
     """0 and at most MOST_COUNTS whole numbers from 1 to `most`."""
     return [0, *sorted(set(np.linspace(1, most, min(most, MOST_COUNTS)).round().astype(int).tolist()))]
 
 
-def probe_error(network: Network, train: ImageSet, test: ImageSet, normalize: Normalizer) -> tuple[pd.DataFrame, str]:
-    rows = []
-    for name, images in (("train", train), ("test", test)):
-        error, loss = evaluate(network, images, normalize)
-        rows.append({"set": name, "images": len(images), "error": error, "loss": loss})
-    said = "   ".join(f"{row['set']} {row['error']:.2f} %" for row in rows)
-    return pd.DataFrame(rows), f"{said}   (eval mode, un-augmented images, moving BN averages)"
+def deeper(architecture: Architecture) -> list[int]:
+    """The paper's depths that identity layers can give a network; a ConstructionError says why there is none."""
+    family, depth, layers = architecture.family, architecture.depth, architecture.plan.layers
+    depths = [deep for deep in DEEPER[family] if deep > depth and plan(family, deep).layers == layers]
+    if not depths:
+        raise ConstructionError(f"the paper has no network deeper than {depth} layers with the same blocks")
+    check(architecture, replace(architecture, depth=depths[0]))
+    return depths
 
 
-def probe_responses(network: Network, images: ImageSet, normalize: Normalizer) -> tuple[pd.DataFrame, str]:
-    table = pd.DataFrame(layer_responses(network, images, normalize))
+Told = tuple[pd.DataFrame, str]  # of a probe: its table, and in words what there is in it
+
+
+def probe_error(network: Network, train: Views, test: Views, _: argparse.Namespace) -> Told:
+    sets = {"train": train, "test": test}
+    rows = [(name, len(views.images), *evaluate(network, views)) for name, views in sets.items()]
+    said = "   ".join(f"{name} {error:.2f} %" for name, _, error, _ in rows)
+    table = pd.DataFrame(rows, columns=["set", "images", "error", "loss"])
+    return table, f"{said}   (eval mode, un-augmented images, moving BN averages)"
+
+
+def probe_responses(network: Network, _train: Views, test: Views, _: argparse.Namespace) -> Told:
+    table = pd.DataFrame(layer_responses(network, test))
     low, high = (table.loc[place] for place in (table["std"].idxmin(), table["std"].idxmax()))
     ends = f"from {low['std']:.3g} ({low['name']}) to {high['std']:.3g} ({high['name']})"
-    return table, f"std {ends}, median {table['std'].median():.3g}, on {len(images):,} test images"
+    return table, f"std {ends}, median {table['std'].median():.3g}, on {len(test.images):,} test images"
 
 
-def probe_gradients(network: Network, batch: ImageSet, normalize: Normalizer) -> tuple[pd.DataFrame, str]:
-    table = pd.DataFrame(layer_gradients(network, normalize(batch.images), batch.labels))
+def probe_gradients(network: Network, _train: Views, batch: Views, _: argparse.Namespace) -> Told:
+    table = pd.DataFrame(layer_gradients(network, batch.normalize(batch.images.images), batch.images.labels))
     first, last = table.iloc[0], table.iloc[-1]
     of = {key: f"{first[key]:.3g} (stem) to {last[key]:.3g} (last layer)" for key in ("grad_response", "grad_weight")}
     said = f"norms at the responses {of['grad_response']}, at the weights {of['grad_weight']}"
-    return table, f"{said}, on {len(batch)} training images"
+    return table, f"{said}, on {len(batch.images)} training images"
 
 
-def probe_lesions(
-    network: Network, images: ImageSet, normalize: Normalizer, draws: int, seed: int
-) -> tuple[pd.DataFrame, str]:
-    one = delete_each(network, images, normalize)
+def probe_lesions(network: Network, _train: Views, test: Views, arguments: argparse.Namespace) -> Told:
+    one = delete_each(network, test)
     blocks, pairs = len(deletable(network)), len(swappable(network))
     deletions, swaps = spaced(blocks), spaced(min(blocks, pairs))
-    several = delete_random(network, images, normalize, deletions, draws, seed)
-    swapped = swap_random(network, images, normalize, swaps, draws, seed)
-    table = pd.DataFrame([*one, *several, *swapped])
+    several = delete_random(network, test, deletions, arguments.draws, arguments.seed)
+    swapped = swap_random(network, test, swaps, arguments.draws, arguments.seed)
+    table = pd.DataFrame([*one, *several, *swapped]).astype({"stage": "Int64"})  # of single deletions alone
     error = table.groupby(["kind", "count"])["error"].mean()
     worst = max(one, key=lambda row: row["error"])
     said = (
@@ -160,77 +153,74 @@ def probe_lesions(
     for kind, most, what in (("delete", deletions[-1], "blocks deleted"), ("swap", swaps[-1], "pairs swapped")):
         if most > 1:
             said += f"; {most} {what} {error[kind, most]:.2f} %"
-    return table, f"{said}, on {len(images):,} test images"
+    return table, f"{said}, on {len(test.images):,} test images"
 
 
-def probe_constructed(
-    network: Network, depths: list[int], train: ImageSet, images: ImageSet, normalize: Normalizer
-) -> tuple[pd.DataFrame, str]:
-    table = pd.DataFrame(deepen_each(network, depths, train, images, normalize))
+def probe_constructed(network: Network, train: Views, test: Views, _: argparse.Namespace) -> Told:
+    table = pd.DataFrame(deepen_each(network, deeper(network.architecture), train, test))
     said = "   ".join(f"{row.depth} layers {row.largest_difference:.1e}" for row in table.itertuples())
-    return table, f"largest difference of a logit, of the largest: {said}, on {len(images):,} test images"
+    return table, f"largest difference of a logit, of the largest: {said}, on {len(test.images):,} test images"
 
 
-def main() -> int:
-    """Exit status 2, with one line and nothing written, where the input is wrong."""
-    arguments = parse()
+PROBES = {
+    "error": probe_error,
+    "responses": probe_responses,
+    "gradients": probe_gradients,
+    "lesions": probe_lesions,
+    "constructed": probe_constructed,
+}
+MADE = {f"{probe}.{kind}" for probe in PROBES for kind in ("csv", "png", "svg")} | {"probe.json"}
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Probe a checkpoint; whatever is raised, nothing is written."""
+    file, config = checkpoint_file(arguments.checkpoint), read_config(arguments.checkpoint)
+    name = file.parent.resolve().name if config else file.stem
+    out = arguments.out or Path("inspect") / name
+    if out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} <= MADE):
+        raise CheckpointError(f"{out} holds other things than figures of this script; name another with --out")
+    network = load_network(file, **{key: getattr(arguments, key) for key in TOLD})
+    architecture, data = network.architecture, DataConfig(**config["data"]) if config else OTHERS
+    if arguments.data not in (None, data.name):
+        data = replace(data, name=arguments.data, validation_images=0)
+    if architecture.classes != 10:
+        shown = f"{data.name} has 10, of 32x32 pixels"
+        raise CheckpointError(f"{file}: the network has {architecture.classes} classes, and {shown}")
     try:
-        file, config = checkpoint_file(arguments.checkpoint), read_config(arguments.checkpoint)
-        name = file.parent.resolve().name if config else file.stem
-        out = arguments.out or Path("inspect") / name
-        if out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} <= MADE):
-            raise CheckpointError(f"{out} holds other things than figures of this script; name another with --out")
-        network = load_network(file, arguments.shortcut, arguments.pad_side)
-        trained_on = config["data"] if config else {"name": "cifar10", "normalization": "pixel_mean"}
-        data = arguments.data or trained_on["name"]
-        train, test = load_images(data, arguments.data_dir)
-        if data == trained_on["name"]:
-            train = train[: len(train) - trained_on.get("validation_images", 0)]
-        if (classes := network.head.out_features) != 10:
-            raise CheckpointError(f"{file}: the network has {classes} classes, and {data} has 10")
-        deeper = [depth for depth in DEEPER if depth > network.depth]
-        if not deeper or network.settings["norm"] != "batch" or network.settings["alpha"] != 1:
-            if arguments.probes == ["constructed"]:
-                raise CheckpointError(f"{file}: constructed needs BN, alpha 1 and a depth below {DEEPER[-1]}")
-            arguments.probes = [probe for probe in arguments.probes if probe != "constructed"]
-    except (CheckpointError, DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    normalization = arguments.normalization or trained_on["normalization"]
-    normalize: Normalizer = Normalizer(train, normalization)
-    if arguments.mean:
-        normalization, normalize = "given mean and std", ChannelNormalizer(arguments.mean, arguments.std)
-    normalize.mean, normalize.std = normalize.mean.to(device), normalize.std.to(device)
-    network, train, test = network.to(device), train.to(device), test.to(device)
+        deeper(architecture)
+        left_out = ""
+    except ConstructionError as error:
+        left_out = f"constructed does not apply: {error}" if "constructed" in arguments.probes else ""
+        arguments.probes = [probe for probe in arguments.probes if probe != "constructed"]
+        if not arguments.probes:
+            raise CheckpointError(f"{file}: {left_out}") from None
+    train, test, _ = load(data, arguments.data_dir, download=False)  # who mistypes a folder wants no 170 MB in it
 
-    described = f"{name}: depth {network.depth}, shortcut {network.settings['shortcut']}"
-    print(f"{described}, width {network.stem.out_channels}, {parameter_count(network):,} parameters")
-    print(f"on {data}, {normalization}, float32 on {device.type}")
-    images = {
-        "responses": test,
-        "gradients": train[:GRADIENT_BATCH],
-        "lesions": test[: arguments.lesion_images],
-        "constructed": test[: arguments.lesion_images],
-    }
-    machine = machines.Machine(device.type, "fp32", True, torch.get_num_threads(), 1, "eager", False)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    machine = machines.Machine(device, "fp32", True, torch.get_num_threads(), 1, "eager", False)
     machines.apply(machine)
+    network, train, test = network.to(device), train.to(device), test.to(device)
+    normalization = arguments.normalization or data.normalization
+    normalize = Normalizer(train, normalization)
+    if arguments.mean:
+        normalization, normalize = "given mean and std", ChannelNormalizer(arguments.mean, arguments.std, device)
+    described = f"{name}: depth {architecture.depth}, shortcut {architecture.shortcut}"
+    print(f"{described}, width {architecture.width}, {parameter_count(network):,} parameters")
+    print(f"on {data.name}, {normalization}, float32 on {device}")
+    if left_out:
+        print(left_out)
+    few = test[: arguments.lesion_images]
+    images = {"responses": test, "gradients": train[:GRADIENT_BATCH], "lesions": few, "constructed": few}
     provenance = {
         "checkpoint": name,
         "date": time.strftime("%Y-%m-%d"),
-        "data": data,
+        "network": asdict(architecture),
+        "data": data.name,
         "normalization": normalization,
         "probes": {probe: len(images[probe]) for probe in arguments.probes if probe in images},
         "draws": arguments.draws,
         "seed": arguments.seed,
         **machines.describe(machine),
-    }
-    probes = {
-        "error": lambda: probe_error(network, train, test, normalize),
-        "responses": lambda: probe_responses(network, images["responses"], normalize),
-        "gradients": lambda: probe_gradients(network, images["gradients"], normalize),
-        "lesions": lambda: probe_lesions(network, images["lesions"], normalize, arguments.draws, arguments.seed),
-        "constructed": lambda: probe_constructed(network, deeper, train, images["constructed"], normalize),
     }
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -238,10 +228,11 @@ def main() -> int:
             made = Path(temporary) / "made"
             made.mkdir()
             for probe in (probe for probe in PROBES if probe in arguments.probes):
-                table, said = probes[probe]()
+                views = Views(images.get(probe, test), normalize)
+                table, said = PROBES[probe](network, views.of(train), views, arguments)
                 table.to_csv(made / f"{probe}.csv", index=False, float_format="%.6g")
                 if probe in DRAWINGS:
-                    caption = f"{described}; {len(images[probe]):,} images of {data}"
+                    caption = f"{described}; {len(views.images):,} images of {data.name}"
                     save(DRAWINGS[probe](table, caption), made, probe)
                 print(f"{probe:<10} {said}", flush=True)
             write_atomically(made / "probe.json", json.dumps(provenance, indent=2) + "\n")
@@ -249,9 +240,17 @@ def main() -> int:
                 path.unlink()
             made.rename(out)  # over an empty folder, or none: all of it or nothing
     except OSError as error:
-        print(f"error: cannot write {out} ({error.strerror}); name another folder with --out", file=sys.stderr)
-        return 2
+        raise CheckpointError(f"cannot write {out} ({error.strerror}); name another folder with --out") from error
     print(f"tables and figures in {out}")
+
+
+def main() -> int:
+    """Exit status 2, with one line and nothing written, where the input is wrong."""
+    try:
+        run(parse())
+    except (CheckpointError, ConfigError, DataError, OSError, ValidationError) as error:
+        print("error:", " ".join(str(error).partition(" [type=")[0].split()), file=sys.stderr)  # pydantic has several
+        return 2
     return 0
 
 
