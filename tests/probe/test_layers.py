@@ -1,72 +1,62 @@
-"""What is measured, against direct computations."""
+"""Responses and gradients of layers, against direct computations."""
+
+import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from degradation.data.images import ImageSet, Normalizer, make_synthetic
+from degradation.config import Architecture
 from degradation.net.network import Network
-from degradation.probe.layers import evaluate, exact_batchnorm, layer_responses
+from degradation.probe.layers import layer_gradients, layer_responses
+from degradation.probe.views import Views
+from tests.probe.conftest import IMAGENET, assert_unchanged, imagenet, settle, tensors_of
+
+TINY = [Architecture.paper(8, shortcut, width=4) for shortcut in ("none", "A", "B")]  # type: ignore[arg-type]
+STAGES = {8: [0, 1, 1, 2, 2, 3, 3], 18: [0, *(s for s in range(1, 5) for _ in range(4))]}
+STAGES[50] = [0, *(s for s, blocks in enumerate((3, 4, 6, 3), 1) for _ in range(3 * blocks))]
 
 
-@pytest.fixture(scope="module")
-def data() -> ImageSet:
-    return make_synthetic(60, 1)[0]
-
-
-@pytest.fixture(scope="module")
-def normalize(data: ImageSet) -> Normalizer:
-    return Normalizer(data, "pixel_mean")
-
-
-def make_network(shortcut: str, data: ImageSet, normalize: Normalizer) -> Network:
-    """With BN statistics, gammas and betas that are not those of a new network."""
-    network = Network(8, shortcut, width=4, seed=1)  # type: ignore[arg-type]
-    draw = torch.Generator().manual_seed(2)
-    for layer in network.responses().values():
-        layer.weight.data = 0.5 + torch.rand(layer.weight.shape, generator=draw)
-        layer.bias.data = torch.randn(layer.bias.shape, generator=draw)
-    with torch.no_grad():
-        for _ in range(3):
-            network(normalize(data.images))
-    return network
+def recorded(network: Network) -> dict[str, Tensor]:
+    """Fills with the outputs of the layers when the network runs; cloned: what follows rectifies the tensor in place."""
+    outputs: dict[str, Tensor] = {}
+    for layer in network.layers():
+        name = layer.name
+        layer.norm.register_forward_hook(lambda _m, _i, out, name=name: outputs.__setitem__(name, out.double().clone()))
+    return outputs
 
 
 @pytest.mark.parametrize("batch_size", [60, 7])
-@pytest.mark.parametrize("shortcut", ["none", "A", "B"])
-def test_layer_responses_are_the_std_of_all_outputs(
-    shortcut: str, batch_size: int, data: ImageSet, normalize: Normalizer
-) -> None:
-    network = make_network(shortcut, data, normalize)
-    outputs: dict[str, Tensor] = {}
-    rows = layer_responses(network, data, normalize, batch_size)
+@pytest.mark.parametrize("architecture", [*TINY, *(imagenet(*kind) for kind in IMAGENET)], ids=str)
+def test_layer_responses_are_the_std_of_all_outputs(architecture: Architecture, batch_size: int, views: Views) -> None:
+    network = settle(architecture, views)
+    before = tensors_of(network)
+    rows = layer_responses(network, replace(views, batch_size=batch_size))
     assert network.training
+    assert_unchanged(network, before)
 
-    for name, layer in network.responses().items():
-        # cloned: what follows rectifies the tensor in place
-        layer.register_forward_hook(lambda _m, _i, out, name=name: outputs.__setitem__(name, out.double().clone()))
+    outputs = recorded(network)
     with torch.no_grad():
-        network.eval()(normalize(data.images))
-    assert [row["layer"] for row in rows] == list(range(1, 8))
+        network.eval()(views.normalize(views.images.images))
+    assert [row["layer"] for row in rows] == list(range(1, len(outputs) + 1))
     assert [row["name"] for row in rows] == list(outputs)
-    assert [row["stage"] for row in rows] == [0, 1, 1, 2, 2, 3, 3]
-    for row in rows:
-        name = str(row["name"])
-        assert row["std"] == pytest.approx(outputs[name].std(correction=0).item(), rel=1e-5)
-        assert row["mean"] == pytest.approx(outputs[name].mean().item(), rel=1e-4, abs=1e-6)
-        gamma = network.responses()[name].weight
-        assert row["gamma_rms"] == pytest.approx(gamma.square().mean().sqrt().item(), rel=1e-6)
+    assert [row["stage"] for row in rows] == STAGES[architecture.depth]
+    for row, layer in zip(rows, network.layers(), strict=True):
+        output = outputs[layer.name]
+        assert row["std"] == pytest.approx(output.std(correction=0).item(), rel=1e-5)
+        assert row["mean"] == pytest.approx(output.mean().item(), rel=1e-4, abs=1e-6)
+        assert row["gamma_rms"] == pytest.approx(layer.norm.weight.square().mean().sqrt().item(), rel=1e-6)
+        assert row["beta_rms"] == pytest.approx(layer.norm.bias.square().mean().sqrt().item(), rel=1e-6)
 
 
-@pytest.mark.parametrize("shortcut", ["none", "A"])
-def test_a_response_is_after_bn_and_before_relu_and_addition(
-    shortcut: str, data: ImageSet, normalize: Normalizer
-) -> None:
-    network = make_network(shortcut, data, normalize).eval()
-    rows = layer_responses(network, data, normalize)
+@pytest.mark.parametrize("architecture", TINY[:2], ids=str)
+def test_a_response_is_after_bn_and_before_relu_and_addition(architecture: Architecture, views: Views) -> None:
+    network = settle(architecture, views).eval()
+    rows = layer_responses(network, views)
     with torch.no_grad():
-        stem = network.bn(network.stem(normalize(data.images)))
+        stem = network.bn(network.stem(views.normalize(views.images.images)))
         block = network.stages[0][0]
         x = F.relu(stem)
         first = block.bn1(block.conv1(x))
@@ -75,45 +65,42 @@ def test_a_response_is_after_bn_and_before_relu_and_addition(
         assert row["std"] == pytest.approx(response.double().std(correction=0).item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_evaluate_measures_in_eval_mode_and_puts_the_mode_back(
-    training: bool, data: ImageSet, normalize: Normalizer
-) -> None:
-    network = make_network("A", data, normalize).train(training)
-    before = {key: value.clone() for key, value in network.state_dict().items()}
-    error, loss = evaluate(network, data, normalize, batch_size=7)
-    assert network.training is training
-    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
-    with torch.no_grad():
-        logits = network.eval()(normalize(data.images))
-    assert error == 100 * (logits.argmax(1) != data.labels).sum().item() / 60
-    assert loss == pytest.approx(F.cross_entropy(logits, data.labels).item(), rel=1e-5)
-
-
-def test_mode_comes_back_after_a_failure(data: ImageSet, normalize: Normalizer) -> None:
-    network = make_network("A", data, normalize)
-    with pytest.raises(RuntimeError):
-        evaluate(network, ImageSet(data.images[:, :2], data.labels), normalize)
+@pytest.mark.parametrize("architecture", [*TINY, *(imagenet(*kind) for kind in IMAGENET)], ids=str)
+def test_layer_gradients_are_those_of_autograd(architecture: Architecture, views: Views) -> None:
+    network = settle(architecture, views)
+    before, x, y = tensors_of(network), views.normalize(views.images.images), views.images.labels
+    rows = layer_gradients(network, x, y)
+    assert_unchanged(network, before)
+    assert all(parameter.grad is None for parameter in network.parameters())
     assert network.training
 
-
-@pytest.mark.parametrize("training", [True, False])
-def test_exact_batchnorm_lasts_for_its_block_only(training: bool, data: ImageSet, normalize: Normalizer) -> None:
-    network = make_network("A", data, normalize).train(training)
-    before = {key: value.clone() for key, value in network.state_dict().items()}
-    with torch.no_grad():
-        stem = network.stem(normalize(data.images)).double()
-    with exact_batchnorm(network, data, normalize, batch_size=20):
-        assert network.training is training
-        torch.testing.assert_close(network.bn.running_mean.double(), stem.mean((0, 2, 3)), rtol=1e-4, atol=1e-6)
-        assert not torch.allclose(network.bn.running_mean, before["bn.running_mean"])
-    assert network.training is training
-    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
-    assert network.bn.momentum == 0.1
+    outputs = recorded(network)
+    F.cross_entropy(network(x), y).backward()
+    assert [row["name"] for row in rows] == list(outputs)
+    assert [row["stage"] for row in rows] == STAGES[architecture.depth]
+    for row, layer in zip(rows, network.layers(), strict=True):
+        assert row["std"] == pytest.approx(outputs[layer.name].std(correction=0).item(), rel=1e-5)
+        assert layer.convolution.weight.grad is not None
+        assert row["grad_weight"] == pytest.approx(layer.convolution.weight.grad.norm().item(), rel=1e-4)
 
 
-def test_exact_statistics_of_one_batch_make_eval_mode_training_mode(data: ImageSet, normalize: Normalizer) -> None:
-    network = make_network("A", data, normalize)
-    with torch.no_grad(), exact_batchnorm(network, data, normalize, batch_size=60):
-        x = normalize(data.images)
-        torch.testing.assert_close(network.eval()(x), network.train()(x), rtol=1e-2, atol=1e-2)
+def test_the_gradient_at_a_response_is_what_moving_it_does(views: Views) -> None:
+    network, x, y = settle(TINY[1], views), views.normalize(views.images.images).double(), views.images.labels
+    network = network.double()
+    rows = {row["name"]: row["grad_response"] for row in layer_gradients(network, x, y)}
+    direction = torch.randn(network.bn(network.stem(x)).shape, dtype=torch.float64)
+    step = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    network.bn.register_forward_hook(lambda _m, _i, output: output + step * direction)
+    (slope,) = torch.autograd.grad(F.cross_entropy(network(x), y), step)
+    assert 0 < abs(slope.item()) <= rows["stem"] * direction.norm().item()
+    response = network.bn(network.stem(x)).detach().requires_grad_()
+    handle = network.bn.register_forward_hook(lambda *_: response.clone())
+    (gradient,) = torch.autograd.grad(F.cross_entropy(network(x), y), response)
+    handle.remove()
+    assert rows["stem"] == pytest.approx(gradient.norm().item(), rel=1e-9)
+
+
+def test_without_bn_there_is_no_gamma(views: Views) -> None:
+    rows = layer_responses(settle(Architecture.paper(8, "A", width=4, norm="none"), views), views)
+    assert all(math.isnan(row["gamma_rms"]) and math.isnan(row["beta_rms"]) for row in rows)  # type: ignore[arg-type]
+    assert all(row["std"] > 0 for row in rows)  # type: ignore[operator]
