@@ -23,6 +23,11 @@ def imagenet(depth: int, shortcut: str) -> Architecture:
     return Architecture.paper(depth, shortcut, "imagenet", width=4, classes=10)  # type: ignore[arg-type]
 
 
+def named(value: object) -> str | None:
+    """Of an architecture among the parameters of a test."""
+    return f"{value.family}-{value.depth}-{value.shortcut}" if isinstance(value, Architecture) else None
+
+
 def settle(architecture: Architecture, views: Views) -> Network:
     """With BN statistics, gammas and betas that are not those of a new network."""
     network, draw = Network(architecture, seed=1), torch.Generator().manual_seed(2)

@@ -1,50 +1,66 @@
 """The constructed solution: a deeper network that is exactly the trained shallower one."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from degradation.data.images import Normalizer, make_synthetic
-from degradation.net.network import Network, Shortcut
+from degradation.config import Architecture
+from degradation.data.images import make_synthetic
+from degradation.data.resident import Normalizer
+from degradation.net.network import Network
 from degradation.probe.construct import ConstructionError, deepen, deepen_each, largest_difference, stage_statistics
-from degradation.probe.layers import evaluate
+from degradation.probe.views import Views, evaluate
 from degradation.train.run import train
 from tests.conftest import Compose
+from tests.probe.conftest import assert_unchanged, imagenet, named, tensors_of
 
-TRAIN, TEST = make_synthetic(256, 64)
-NORMALIZE = Normalizer(TRAIN, "pixel_mean")
+IMAGES, TEST_IMAGES = make_synthetic(256, 64)
+TRAIN = Views(IMAGES, Normalizer(IMAGES, "pixel_mean"))
+TEST = TRAIN.of(TEST_IMAGES)
 
 
-def trained(shortcut: Shortcut, depth: int = 14) -> Network:
-    network = Network(depth, shortcut, width=4)
+def cifar(depth: int, shortcut: str, **changes: object) -> Architecture:
+    return Architecture.paper(depth, shortcut, width=4, **changes)  # type: ignore[arg-type]
+
+
+def trained(architecture: Architecture) -> Network:
+    network = Network(architecture)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
-    for start in range(0, 256, 32):
-        loss = F.cross_entropy(network(NORMALIZE(TRAIN.images[start : start + 32])), TRAIN.labels[start : start + 32])
+    for x, y in replace(TRAIN, batch_size=32):
         optimizer.zero_grad()
-        loss.backward()
+        F.cross_entropy(network(x), y).backward()
         optimizer.step()
     return network.eval()
 
 
-@pytest.mark.parametrize("shortcut", ["none", "A", "B", "C"])
-@pytest.mark.parametrize("depth", [20, 56])
-def test_a_deepened_network_is_its_parent(shortcut: Shortcut, depth: int) -> None:
-    parent, child = trained(shortcut), Network(depth, shortcut, width=4, seed=5)
-    x = NORMALIZE(TEST.images)
+@pytest.mark.parametrize(
+    ("architecture", "depth"),
+    [
+        *((cifar(14, shortcut), depth) for shortcut in ("none", "A", "B", "C") for depth in (20, 56)),
+        *((imagenet(18, shortcut), 34) for shortcut in ("none", "A", "B", "C")),
+        *((imagenet(50, shortcut), 101) for shortcut in ("A", "B", "C")),
+    ],
+    ids=named,
+)
+def test_a_deepened_network_is_its_parent(architecture: Architecture, depth: int) -> None:
+    parent, child = trained(architecture), Network(replace(architecture, depth=depth), seed=5)
+    before, x = tensors_of(parent), TEST.normalize(TEST_IMAGES.images)
     assert not torch.allclose(child.eval()(x), parent(x), rtol=0.1)
-    deepen(parent, child, stage_statistics(parent, TRAIN, NORMALIZE))
+    deepen(parent, child, stage_statistics(parent, TRAIN))
     logits = parent(x)
     torch.testing.assert_close(child(x), logits, rtol=0, atol=1e-5 * logits.abs().max().item())
-    assert largest_difference(parent, child, TEST, NORMALIZE) < 1e-5
+    assert largest_difference(parent, child, TEST) < 1e-5
+    assert_unchanged(parent, before)
 
 
 def test_the_identity_layers_can_learn() -> None:
-    parent, child = trained("none"), Network(20, "none", width=4)
-    deepen(parent, child, stage_statistics(parent, TRAIN, NORMALIZE))
-    loss = F.cross_entropy(child.train()(NORMALIZE(TRAIN.images)), TRAIN.labels)
+    parent, child = trained(cifar(14, "none")), Network(cifar(20, "none"))
+    deepen(parent, child, stage_statistics(parent, TRAIN))
+    loss = F.cross_entropy(child.train()(TRAIN.normalize(IMAGES.images)), IMAGES.labels)
     loss.backward()
     added = child.blocks()["stage2.block3"]
     assert added.conv1.weight.grad is not None
@@ -52,41 +68,45 @@ def test_the_identity_layers_can_learn() -> None:
 
 
 def test_a_difference_is_seen() -> None:
-    parent, child = trained("none"), Network(20, "none", width=4)
-    deepen(parent, child, stage_statistics(parent, TRAIN, NORMALIZE))
+    parent, child = trained(cifar(14, "none")), Network(cifar(20, "none"))
+    deepen(parent, child, stage_statistics(parent, TRAIN))
     child.blocks()["stage3.block3"].bn2.bias.data += 0.1  # type: ignore[operator,union-attr]
-    assert largest_difference(parent, child, TEST, NORMALIZE) > 1e-2
+    assert largest_difference(parent, child, TEST) > 1e-2
 
 
 @pytest.mark.parametrize(
-    ("child", "told"),
+    ("parent", "child", "told"),
     [
-        (Network(20, "none", width=2), "differ in more than depth: width is 4 and 2"),
-        (Network(20, "A", width=4), "differ in more than depth: shortcut is none and A"),
-        (Network(14, "none", width=4), "not deeper"),
+        (cifar(14, "none"), replace(cifar(20, "none"), width=2), "differ in more than depth: width is 4 and 2"),
+        (cifar(14, "none"), cifar(20, "A"), "differ in more than depth: shortcut is none and A"),
+        (cifar(14, "none"), imagenet(18, "none"), "differ in more than depth: family is cifar and imagenet"),
+        (cifar(14, "none"), cifar(14, "none"), "depth 14 is not deeper"),
+        (cifar(8, "none", norm="none"), cifar(14, "none", norm="none"), "only with norm=batch"),
+        (cifar(8, "A", alpha=0.5), cifar(14, "A", alpha=0.5), "and alpha=1"),
+        (imagenet(34, "A"), imagenet(50, "A"), "depth 50 is made of other blocks than depth 34"),
+        (imagenet(50, "none"), imagenet(101, "none"), "no plain bottleneck is an identity: its first 1x1"),
     ],
 )
-def test_what_cannot_be_built(child: Network, told: str) -> None:
-    parent = trained("none")
-    statistics = stage_statistics(parent, TRAIN, NORMALIZE)
+def test_what_cannot_be_built_is_said_and_nothing_is_changed(
+    parent: Architecture, child: Architecture, told: str
+) -> None:
+    network = Network(child)
+    before = tensors_of(network)
     with pytest.raises(ConstructionError, match=told):
-        deepen(parent, child, statistics)
+        deepen(Network(parent), network, [])
+    assert_unchanged(network, before)
 
 
-def test_without_batch_normalisation_no_layer_is_an_exact_identity() -> None:
-    parent, child = (Network(depth, "none", width=4, norm="none") for depth in (8, 14))
-    with pytest.raises(ConstructionError, match="only with norm=batch"):
-        deepen(parent, child, [])
-
-
-@pytest.mark.parametrize("shortcut", ["none", "A"])
-def test_every_depth_is_compared_with_the_parent(shortcut: Shortcut) -> None:
-    parent = trained(shortcut, depth=8)
-    rows = deepen_each(parent, [14, 110], TRAIN, TEST, NORMALIZE)
-    error, _ = evaluate(parent, TEST, NORMALIZE)
-    assert [row["depth"] for row in rows] == [14, 110]
+@pytest.mark.parametrize(
+    ("architecture", "depths"), [(cifar(8, "none"), [14, 110]), (cifar(8, "A"), [14, 110]), (imagenet(18, "B"), [34])]
+)
+def test_every_depth_is_compared_with_the_parent(architecture: Architecture, depths: list[int]) -> None:
+    parent = trained(architecture)
+    rows = deepen_each(parent, depths, TRAIN, TEST)
+    error, _ = evaluate(parent, TEST)
+    assert [row["depth"] for row in rows] == depths
     assert all(row["largest_difference"] < 1e-5 for row in rows)
-    assert [(row["parent_error"], row["error"]) for row in rows] == [(error, error)] * 2
+    assert [(row["parent_error"], row["error"]) for row in rows] == [(error, error)] * len(depths)
 
 
 @pytest.mark.parametrize("network", ["plain", "residual"])

@@ -12,7 +12,7 @@ from degradation.config import Architecture
 from degradation.net.network import Network
 from degradation.probe.layers import layer_gradients, layer_responses
 from degradation.probe.views import Views
-from tests.probe.conftest import IMAGENET, assert_unchanged, imagenet, settle, tensors_of
+from tests.probe.conftest import IMAGENET, assert_unchanged, imagenet, named, settle, tensors_of
 
 TINY = [Architecture.paper(8, shortcut, width=4) for shortcut in ("none", "A", "B")]  # type: ignore[arg-type]
 STAGES = {8: [0, 1, 1, 2, 2, 3, 3], 18: [0, *(s for s in range(1, 5) for _ in range(4))]}
@@ -20,7 +20,7 @@ STAGES[50] = [0, *(s for s, blocks in enumerate((3, 4, 6, 3), 1) for _ in range(
 
 
 def recorded(network: Network) -> dict[str, Tensor]:
-    """Fills with the outputs of the layers when the network runs; cloned: what follows rectifies the tensor in place."""
+    """The outputs of the layers, once the network runs; cloned: what follows rectifies the tensor in place."""
     outputs: dict[str, Tensor] = {}
     for layer in network.layers():
         name = layer.name
@@ -29,7 +29,7 @@ def recorded(network: Network) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("batch_size", [60, 7])
-@pytest.mark.parametrize("architecture", [*TINY, *(imagenet(*kind) for kind in IMAGENET)], ids=str)
+@pytest.mark.parametrize("architecture", [*TINY, *(imagenet(*kind) for kind in IMAGENET)], ids=named)
 def test_layer_responses_are_the_std_of_all_outputs(architecture: Architecture, batch_size: int, views: Views) -> None:
     network = settle(architecture, views)
     before = tensors_of(network)
@@ -51,7 +51,7 @@ def test_layer_responses_are_the_std_of_all_outputs(architecture: Architecture, 
         assert row["beta_rms"] == pytest.approx(layer.norm.bias.square().mean().sqrt().item(), rel=1e-6)
 
 
-@pytest.mark.parametrize("architecture", TINY[:2], ids=str)
+@pytest.mark.parametrize("architecture", TINY[:2], ids=named)
 def test_a_response_is_after_bn_and_before_relu_and_addition(architecture: Architecture, views: Views) -> None:
     network = settle(architecture, views).eval()
     rows = layer_responses(network, views)
@@ -65,7 +65,7 @@ def test_a_response_is_after_bn_and_before_relu_and_addition(architecture: Archi
         assert row["std"] == pytest.approx(response.double().std(correction=0).item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("architecture", [*TINY, *(imagenet(*kind) for kind in IMAGENET)], ids=str)
+@pytest.mark.parametrize("architecture", [*TINY, *(imagenet(*kind) for kind in IMAGENET)], ids=named)
 def test_layer_gradients_are_those_of_autograd(architecture: Architecture, views: Views) -> None:
     network = settle(architecture, views)
     before, x, y = tensors_of(network), views.normalize(views.images.images), views.images.labels

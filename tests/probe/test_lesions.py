@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from degradation.data.images import ImageSet, Normalizer, make_synthetic
-from degradation.net.network import Block, Network
-from degradation.probe.layers import evaluate
+from degradation.config import Architecture
+from degradation.data.images import ImageSet
+from degradation.net.network import Network
 from degradation.probe.lesions import (
     deletable,
     delete_each,
@@ -19,38 +19,30 @@ from degradation.probe.lesions import (
     swappable,
     swapped,
 )
+from degradation.probe.views import Views, evaluate
+from tests.probe.conftest import IMAGENET, assert_unchanged, imagenet, named, settle, tensors_of
 
 
-@pytest.fixture(scope="module")
-def data() -> ImageSet:
-    return make_synthetic(60, 1)[0]
+def cifar(shortcut: str, depth: int = 14, alpha: float = 1.0) -> Architecture:
+    return Architecture.paper(depth, shortcut, width=3, alpha=alpha)  # type: ignore[arg-type]
 
 
-@pytest.fixture(scope="module")
-def normalize(data: ImageSet) -> Normalizer:
-    return Normalizer(data, "pixel_mean")
-
-
-def make_network(shortcut: str, data: ImageSet, normalize: Normalizer, depth: int = 14, alpha: float = 1.0) -> Network:
-    network = Network(depth, shortcut, width=3, seed=1, alpha=alpha)  # type: ignore[arg-type]
-    with torch.no_grad():
-        for _ in range(3):
-            network(normalize(data.images))
-    return network
+def x_of(views: Views) -> Tensor:
+    return views.normalize(views.images.images)
 
 
 def run_by_hand(network: Network, x: Tensor, order: list[Callable[[Tensor], Tensor]]) -> Tensor:
     network.eval()
     with torch.no_grad():
-        x = F.relu(network.bn(network.stem(x)))
+        x = network.pool(F.relu(network.bn(network.stem(x))))
         for step in order:
             x = step(x)
         return network.head(x.mean((2, 3)))
 
 
 @pytest.mark.parametrize("shortcut", ["none", "A", "B", "C"])
-def test_the_blocks_under_study_are_the_same_in_every_arm(shortcut: str, data: ImageSet, normalize: Normalizer) -> None:
-    network = make_network(shortcut, data, normalize, 20)
+def test_the_blocks_under_study_are_the_same_in_every_arm(shortcut: str) -> None:
+    network = Network(cifar(shortcut, 20))
     names = deletable(network)
     assert len(names) == 7
     assert set(network.blocks()) - set(names) == {"stage2.block1", "stage3.block1"}
@@ -60,106 +52,135 @@ def test_the_blocks_under_study_are_the_same_in_every_arm(shortcut: str, data: I
     assert all(shapes[a] == shapes[b] for a, b in pairs)
 
 
-@pytest.mark.parametrize(("shortcut", "alpha"), [("none", 1.0), ("A", 1.0), ("A", 0.5), ("B", 1.0), ("C", 1.0)])
-def test_a_deleted_block_is_its_shortcut_alone(
-    shortcut: str, alpha: float, data: ImageSet, normalize: Normalizer
-) -> None:
-    network = make_network(shortcut, data, normalize, alpha=alpha).eval()
+@pytest.mark.parametrize(("depth", "pairs"), [(18, 1), (50, 1 + 3 + 10 + 1)])
+@pytest.mark.parametrize("shortcut", ["none", "A", "B", "C"])
+def test_first_blocks_stay_where_they_change_the_shape(shortcut: str, depth: int, pairs: int) -> None:
+    """Two 3x3 layers keep the shape in the first block of stage 1; bottlenecks widen there."""
+    network = Network(imagenet(depth, shortcut))
+    fixed = {f"stage{s}.block1" for s in range(1, 5)} - ({"stage1.block1"} if depth == 18 else set())
+    assert set(network.blocks()) - set(deletable(network)) == fixed
+    assert len(swappable(network)) == pairs
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name"),
+    [
+        *((cifar(shortcut), "stage2.block2") for shortcut in ("none", "A", "B", "C")),
+        (cifar("A", alpha=0.5), "stage2.block2"),
+        *((imagenet(*kind), "stage3.block2") for kind in IMAGENET),
+        (imagenet(18, "none"), "stage1.block1"),
+        (imagenet(50, "C"), "stage3.block2"),
+    ],
+    ids=named,
+)
+def test_a_deleted_block_is_its_shortcut_alone(architecture: Architecture, name: str, views: Views) -> None:
+    network, x = settle(architecture, views).eval(), x_of(views)
     blocks = network.blocks()
-    x = normalize(data.images)
 
     def alone(x: Tensor) -> Tensor:
-        projection = blocks["stage2.block2"].shortcut
-        return F.relu(projection(x)) if isinstance(projection, nn.Sequential) else alpha * x
+        projection = blocks[name].shortcut
+        return F.relu(projection(x)) if isinstance(projection, nn.Sequential) else architecture.alpha * x
 
-    order = [alone if name == "stage2.block2" else block for name, block in blocks.items()]
+    order = [alone if other == name else block for other, block in blocks.items()]
     expected = run_by_hand(network, x, order)
-    with deleted(network, ["stage2.block2"]), torch.no_grad():
-        found = network(x)
-    assert torch.equal(found, expected)
-    assert not torch.equal(found, network(x))
+    with torch.no_grad():
+        assert torch.equal(deleted(network, [name]).eval()(x), expected)
+        assert not torch.equal(network(x), expected)
 
 
-@pytest.mark.parametrize("shortcut", ["none", "A"])
-def test_swaps_follow_one_another(shortcut: str, data: ImageSet, normalize: Normalizer) -> None:
-    network = make_network(shortcut, data, normalize, 20)
-    b = network.blocks()
-    first, second, third = (b[f"stage1.block{i}"] for i in (1, 2, 3))
-    order = [third, first, second, *list(b.values())[3:]]
-    x = normalize(data.images)
-    expected = run_by_hand(network, x, order)
-    with swapped(network, [("stage1.block1", "stage1.block2"), ("stage1.block1", "stage1.block3")]), torch.no_grad():
-        assert torch.equal(network(x), expected)
-    assert not torch.equal(network(x), expected)
+@pytest.mark.parametrize(
+    ("architecture", "stage", "place"),
+    [(cifar("none", 20), 1, 1), (cifar("A", 20), 1, 1), (imagenet(34, "A"), 1, 1), (imagenet(50, "none"), 3, 2)],
+    ids=named,
+)
+def test_swaps_follow_one_another(architecture: Architecture, stage: int, place: int, views: Views) -> None:
+    network, x = settle(architecture, views), x_of(views)
+    blocks = network.blocks()
+    first, second, third = (f"stage{stage}.block{place + i}" for i in range(3))
+    order = {**blocks, first: blocks[third], second: blocks[first], third: blocks[second]}
+    expected = run_by_hand(network, x, list(order.values()))
+    with torch.no_grad():
+        assert torch.equal(swapped(network, [(first, second), (first, third)])(x), expected)
+        assert not torch.equal(network(x), expected)
 
 
-@pytest.mark.parametrize("shortcut", ["none", "A"])
-def test_deleting_or_swapping_nothing_is_evaluate(shortcut: str, data: ImageSet, normalize: Normalizer) -> None:
-    network = make_network(shortcut, data, normalize)
-    error, loss = evaluate(network, data, normalize, batch_size=20)
+@pytest.mark.parametrize("architecture", [cifar("none"), cifar("A"), imagenet(18, "B")], ids=named)
+def test_deleting_or_swapping_nothing_is_evaluate(architecture: Architecture, views: Views) -> None:
+    network = settle(architecture, views)
+    error, loss = evaluate(network, views)
     nothing = {"count": 0, "draw": 0, "blocks": "", "error": error, "loss": loss}
-    assert delete_random(network, data, normalize, [0], batch_size=20) == [{"kind": "delete", **nothing}]
-    assert swap_random(network, data, normalize, [0], batch_size=20) == [{"kind": "swap", **nothing}]
+    assert delete_random(network, views, [0]) == [{"kind": "delete", **nothing}]
+    assert swap_random(network, views, [0]) == [{"kind": "swap", **nothing}]
 
 
-def test_rows_are_those_of_evaluate_on_the_network_without_the_blocks(data: ImageSet, normalize: Normalizer) -> None:
-    network = make_network("A", data, normalize, 20)
-    rows = delete_each(network, data, normalize)
+@pytest.mark.parametrize("architecture", [cifar("A", 20), *(imagenet(*kind) for kind in IMAGENET)], ids=named)
+def test_rows_are_those_of_evaluate_on_the_network_without_the_blocks(architecture: Architecture, views: Views) -> None:
+    network = settle(architecture, views)
+    rows = delete_each(network, views)
     assert [row["blocks"] for row in rows] == deletable(network)
-    rows += delete_random(network, data, normalize, [2, 4], draws=2)
-    assert [(row["kind"], row["count"], row["draw"]) for row in rows[7:]] == [
+    assert [f"stage{row['stage']}" for row in rows] == [name.split(".")[0] for name in deletable(network)]
+    several = delete_random(network, views, [2, 4], draws=2)
+    assert [(row["kind"], row["count"], row["draw"]) for row in several] == [
         ("delete", 2, 0),
         ("delete", 2, 1),
         ("delete", 4, 0),
         ("delete", 4, 1),
     ]
-    for row in rows:
+    for row in rows + several:
         names = str(row["blocks"]).split("+")
         assert len(set(names)) == row["count"]
         assert names == [name for name in network.blocks() if name in names]
-        with deleted(network, names):
-            assert (row["error"], row["loss"]) == evaluate(network, data, normalize)
-    for row in swap_random(network, data, normalize, [1, 2], draws=2):
+        assert (row["error"], row["loss"]) == evaluate(deleted(network, names), views)
+    for row in swap_random(network, views, [1, 2] if len(swappable(network)) > 1 else [1], draws=2):
         names = str(row["blocks"]).split("+")
-        with swapped(network, list(zip(names[::2], names[1::2], strict=True))):
-            assert (row["error"], row["loss"]) == evaluate(network, data, normalize)
+        pairs = list(zip(names[::2], names[1::2], strict=True))
+        assert (row["error"], row["loss"]) == evaluate(swapped(network, pairs), views)
 
 
+@pytest.mark.parametrize("make", [lambda shortcut: cifar(shortcut, 20), lambda shortcut: imagenet(50, shortcut)])
 def test_both_arms_of_a_pair_get_the_same_draws_and_another_seed_gives_others(
-    data: ImageSet, normalize: Normalizer
+    make: Callable[[str], Architecture], views: Views
 ) -> None:
-    plain, residual = (make_network(shortcut, data, normalize, 20) for shortcut in ("none", "A"))
+    plain, residual, few = Network(make("none")), Network(make("A")), views.of(views.images[:4])
     for probe, counts in ((delete_random, [1, 3, 5]), (swap_random, [1, 2, 3])):
         drawn = [
-            [(row["count"], row["draw"], row["blocks"]) for row in probe(network, data, normalize, counts, seed=seed)]
+            [(row["count"], row["draw"], row["blocks"]) for row in probe(network, few, counts, seed=seed)]
             for network, seed in ((plain, 0), (residual, 0), (residual, 1))
         ]
         assert drawn[0] == drawn[1] != drawn[2]
 
 
+def test_draws_are_those_of_published_records(views: Views) -> None:
+    rows = delete_random(Network(cifar("A", 20)), views.of(views.images[:4]), [3], draws=2, seed=7)
+    drawn = ["stage2.block2+stage3.block2+stage3.block3", "stage1.block2+stage2.block2+stage3.block2"]
+    assert [row["blocks"] for row in rows] == drawn
+
+
 @pytest.mark.parametrize("training", [True, False])
-def test_the_network_is_as_it_was_afterwards(training: bool, data: ImageSet, normalize: Normalizer) -> None:
-    network = make_network("A", data, normalize).train(training)
-    blocks, values = network.blocks(), {key: value.clone() for key, value in network.state_dict().items()}
-    delete_each(network, data, normalize)
-    delete_random(network, data, normalize, [2])
-    swap_random(network, data, normalize, [1])
-    wrong = ImageSet(data.images[:, :2], data.labels)
+def test_the_network_is_as_it_was_afterwards(training: bool, views: Views) -> None:
+    network = settle(cifar("A"), views).train(training)
+    blocks, values = network.blocks(), tensors_of(network)
+    delete_each(network, views)
+    delete_random(network, views, [2])
+    swap_random(network, views, [1])
+    wrong = views.of(ImageSet(views.images.images[:, :2], views.images.labels))
     for fail in (delete_each, lambda *a: delete_random(*a, [2]), lambda *a: swap_random(*a, [1])):
         with pytest.raises(RuntimeError):
-            fail(network, wrong, normalize)  # type: ignore[operator]
+            fail(network, wrong)  # type: ignore[operator]
     assert list(network.blocks().items()) == list(blocks.items())
-    assert all(isinstance(block, Block) and block.training is training for block in network.blocks().values())
-    assert all(torch.equal(values[key], value) for key, value in network.state_dict().items())
+    assert all(block.training is training for block in network.blocks().values())
+    assert_unchanged(network, values)
 
 
-def test_what_cannot_be_done_is_said(data: ImageSet, normalize: Normalizer) -> None:
-    network = make_network("A", data, normalize, 8)
+def test_what_cannot_be_done_is_said(views: Views) -> None:
+    network = Network(cifar("A", 8))
     with pytest.raises(ValueError, match=r"stage2\.block1 cannot be deleted; these can: stage1\.block1"):
-        deleted(network, ["stage2.block1"]).__enter__()
+        deleted(network, ["stage2.block1"])
+    with pytest.raises(ValueError, match=r"stage1\.block1 cannot be deleted; these can: stage1\.block2"):
+        deleted(Network(imagenet(50, "A")), ["stage1.block1"])
     with pytest.raises(ValueError, match=r"stage1\.block1 and stage2\.block1 cannot change places"):
-        swapped(network, [("stage1.block1", "stage2.block1")]).__enter__()
+        swapped(network, [("stage1.block1", "stage2.block1")])
     with pytest.raises(ValueError, match="count=2, but there are 1 blocks that can be deleted"):
-        delete_random(network, data, normalize, [2])
+        delete_random(network, views, [2])
     with pytest.raises(ValueError, match="count=1, but there are 0 pairs"):
-        swap_random(network, data, normalize, [1])
+        swap_random(network, views, [1])
