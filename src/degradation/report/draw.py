@@ -21,14 +21,15 @@ from matplotlib.ticker import MaxNLocator
 from degradation.record import load_metrics, load_responses
 from degradation.report.table import ARMS, PROTOCOLS, finished, gather, select
 
-# Of 8 layers and of 110: the lighter one has a contrast of 3.3 to 1 on white, the darker one of 17.
-HUES = {"plain": ("#e2605a", "#40060d"), "residual": ("#4a90d0", "#0a1c33")}
+# Of 8, 50 and 110 layers: the lightest has a contrast of 3.3 to 1 on white, the darkest one of 18.
+HUES = {"plain": ("#e2605a", "#a31c2a", "#2e0308"), "residual": ("#4a90d0", "#1b5199", "#051226")}
+SHARES = {8: 0.0, 20: 0.2, 50: 1.0, 110: 2.0}  # depth -> how far along the three; in between by its logarithm
 MARKERS = {"plain": "o", "residual": "s"}
 DASHED: Any = (0, (3, 1.5))
 NEUTRAL: tuple[dict[str, Any], ...] = (
     {"color": "0.0", "linestyle": "-", "marker": "^"},
-    {"color": "0.45", "linestyle": "-.", "marker": "D"},
-    {"color": "0.6", "linestyle": ":", "marker": "v"},
+    {"color": "0.4", "linestyle": "-.", "marker": "D"},
+    {"color": "0.55", "linestyle": ":", "marker": "v"},
 )
 STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
@@ -44,9 +45,9 @@ STYLE: dict[Any, Any] = {
 
 def colour_of(network: str, depth: int = 20) -> str:
     """An arm's hue at the luminance of a depth, the same in every figure."""
-    light, dark = (np.array(to_rgb(end)) for end in HUES[network])
-    share = float(np.clip(np.log(depth / 8) / np.log(110 / 8), 0, 1))
-    return to_hex(light + share * (dark - light))
+    share = np.interp(np.log(depth), np.log(list(SHARES)), list(SHARES.values()))
+    channels = np.array([to_rgb(colour) for colour in HUES[network]]).T
+    return to_hex([np.interp(share, (0, 1, 2), channel) for channel in channels])
 
 
 def style_of(network: str, depth: int = 20, points: int = 0) -> dict[str, Any]:
@@ -81,7 +82,7 @@ def save_png(figure: Figure, to: Path | IO[bytes]) -> None:
 
 def write_caption(figure: Figure, text: str) -> None:
     """The line under every figure, broken where the figure is too narrow for it."""
-    figure.supxlabel(textwrap.fill(text, int(13 * figure.get_figwidth())), fontsize=8, color="0.35")
+    figure.supxlabel(textwrap.fill(text, int(16 * figure.get_figwidth())), fontsize=8, color="0.35")
 
 
 def describe(runs: pd.DataFrame, what: str = "") -> str:
@@ -89,10 +90,11 @@ def describe(runs: pd.DataFrame, what: str = "") -> str:
     condition = runs["condition"].iloc[0]
     counts = runs.groupby("label")["seed"].nunique()
     n = " to ".join(str(n) for n in sorted({counts.min(), counts.max()}))
-    lengths = " to ".join(f"{n:,}" for n in sorted({runs["iterations"].min(), runs["iterations"].max()}))
+    lengths = sorted(runs["iterations"].unique())
+    trained = f": {' or '.join(f'{n:,}' for n in lengths)} iteration{'s' if lengths != [1] else ''}"
     diverged = (runs["outcome"] != "finished").sum()
     parts = [
-        f"protocol {condition}: {lengths} iterations on {' and '.join(sorted(runs['data'].unique()))}",
+        f"protocol {condition}{trained if len(lengths) < 3 else ''} on {' and '.join(sorted(runs['data'].unique()))}",
         f"n = {n} seed{'s' if counts.max() > 1 else ''} each",
         f"{diverged} diverged (their error is that of guessing)" if diverged else "",
         what,
@@ -147,7 +149,14 @@ def draw_points(ax: Axes, rows: pd.DataFrame, x: str, column: str, label: str, n
     if names:
         ax.set_xticks(range(len(names)), list(names.values()))
         ax.set_xlim(-0.5, len(names) - 0.5)
-    ax.set_ylim(bottom=0)
+
+
+def from_zero(axes: Sequence[Axes], label: str) -> None:
+    """Vertical axes alike, from 0 to a little above all that is drawn."""
+    axes[0].set_ylabel(label)
+    top = max(ax.dataLim.ymax for ax in axes)
+    for ax in axes:
+        ax.set_ylim(0, 1.12 * top)
 
 
 def whole_numbers(ax: Axes, label: str) -> None:
@@ -250,9 +259,9 @@ def draw_error_by_depth(table: pd.DataFrame) -> Figure | None:
         for network, rows in runs.groupby("network"):
             draw_points(ax, rows, "depth", column, network, {depth: str(depth) for depth in depths})
         ax.set_xlabel("depth (weighted layers)")
-        ax.set_ylabel("error (%)")
         ax.set_title(f"final {title}")
         ax.legend()
+    from_zero(axes, "error (%)")
     write_caption(figure, describe(runs, left_out(table)))
     return figure
 
@@ -285,15 +294,21 @@ def draw_responses(rows: pd.DataFrame, caption: str, names: dict[tuple[str, int]
     if alone:
         mark_stages(axes[0], rows["stage"])
         if rows["gamma_rms"].notna().any():
-            draw_band(axes[0], rows, "layer", "gamma_rms", label="BN gamma, root mean square", **NEUTRAL[1])
+            draw_band(
+                axes[0],
+                rows,
+                "layer",
+                "gamma_rms",
+                label="BN gamma, root mean square",
+                **{**NEUTRAL[1], "marker": None},
+            )
             axes[0].legend()
     whole_numbers(axes[0], "layer index (original order)")
     whole_numbers(axes[1], "layer index (sorted by std)")
-    axes[0].set_ylabel("std of responses")
+    from_zero(axes, "std of responses")
     if rows["std"].max() > 30 * rows["std"].min() > 0:  # plain-110's would hide all others'
         axes[0].set_yscale("log")
-    else:
-        axes[0].set_ylim(bottom=0)
+        axes[0].autoscale(axis="y")
     if names:
         axes[1].legend(axes[1].get_lines(), names.values(), ncols=2)
     axes[0].set_title("3x3 layers, after BN, before ReLU or addition", fontsize=10, pad=16 if alone else None)

@@ -221,9 +221,15 @@ def _ledger(table: pd.DataFrame) -> str:
         rows.append(row)
     if not rows:
         return ""
-    spread = usual[usual["label"].isin([row["network"] for row in rows])].groupby("label")[["train_error", "test_error"]]
-    spreads = [f"{row.Index} {row.train_error:.1f} and {row.test_error:.1f}" for row in spread.std().dropna().itertuples()]
-    scale = f" For scale, the standard deviation over seeds without any change: {', '.join(spreads)}." if spreads else ""
+    spread = usual[usual["label"].isin([row["network"] for row in rows])].groupby("label")[
+        ["train_error", "test_error"]
+    ]
+    spreads = [
+        f"{row.Index} {row.train_error:.1f} and {row.test_error:.1f}" for row in spread.std().dropna().itertuples()
+    ]
+    scale = (
+        f" For scale, the standard deviation over seeds without any change: {', '.join(spreads)}." if spreads else ""
+    )
     return (
         "### Deviation ledger\n\nChange of the final error in points at equal seed (mean ± standard deviation over"
         f" seeds) when one choice that the paper leaves open is made the other way.{scale}\n\n"

@@ -20,6 +20,7 @@ from degradation.report.draw import (
     describe,
     draw_band,
     draw_points,
+    from_zero,
     left_out,
     mark_stages,
     new_figure,
@@ -34,7 +35,7 @@ from degradation.report.statistics import RATIOS, first_below, growth_per_layer
 from degradation.report.table import ARMS, Filter, finished, gather, load_probe, probed_images, select
 from degradation.report.verdicts import judge, load_claims
 
-VERDICTS = {"supported": ("#2f6b4f", "o"), "refuted": ("0.0", "X"), "undecided": ("0.5", "D")}  # no arm's colours
+VERDICTS = {"supported": ("#2f6b4f", "o"), "refuted": ("0.0", "X"), "undecided": ("0.42", "D")}  # no arm's colours
 
 
 def _grid(keys: Iterable[tuple[Any, Any]], width: float, height: float) -> tuple[Figure, dict[tuple[Any, Any], Axes]]:
@@ -49,13 +50,13 @@ def _grid(keys: Iterable[tuple[Any, Any]], width: float, height: float) -> tuple
     return figure, panels
 
 
-def _one_legend(figure: Figure, axes: Iterable[Axes], **style: Any) -> None:
+def _one_legend(figure: Figure, axes: Iterable[Axes]) -> None:
     found = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    figure.legend(found.values(), found.keys(), ncols=4, loc="outside upper center", **style)
+    figure.legend(found.values(), found.keys(), ncols=4, loc="outside upper center")
 
 
 def _draw_by_setting(
-    table: pd.DataFrame, setting: str, where: Filter, label: str, names: dict[Any, str]
+    table: pd.DataFrame, setting: str, where: Filter, title: str, names: dict[Any, str]
 ) -> Figure | None:
     # Final errors against one setting, the protocol's others, a panel per depth at which it was varied.
     rows = select(table, where, (setting,))
@@ -74,10 +75,10 @@ def _draw_by_setting(
         if "network" in where and len(plain):
             ax.axhline(plain.mean(), color=colour_of("plain"), linestyle=DASHED, label=f"plain-{depth}, training")
             ax.axhspan(plain.min(), plain.max(), color=colour_of("plain"), alpha=0.15, linewidth=0)
-        ax.set_xlabel(label)
-        ax.set_title(f"{depth} layers")
+        ax.set_xlabel("" if names else setting.split(".")[-1])
+        ax.set_title(f"{title}, {depth} layers")
         ax.legend()
-    axes[0].set_ylabel("final error (%)")
+    from_zero(axes, "final error (%)")
     write_caption(figure, describe(rows))
     return figure
 
@@ -89,7 +90,7 @@ def draw_shortcut_options(table: pd.DataFrame) -> Figure | None:
     projections are not essential. Every run a point, filled and dashed training error, open and solid test error.
     """
     names = {"A": "A (zeros)", "B": "B (some projections)", "C": "C (all)"}
-    return _draw_by_setting(table, "network.shortcut", {"network": "residual"}, "", names)
+    return _draw_by_setting(table, "network.shortcut", {"network": "residual"}, "shortcut options", names)
 
 
 def draw_without_bn(table: pd.DataFrame) -> Figure | None:
@@ -98,7 +99,7 @@ def draw_without_bn(table: pd.DataFrame) -> Figure | None:
     Section 4.1 gives BN the credit for healthy signals. Points are runs; filled and dashed training error, open and
     solid test error.
     """
-    return _draw_by_setting(table, "network.norm", {}, "", {"batch": "with BN", "none": "without"})
+    return _draw_by_setting(table, "network.norm", {}, "batch normalisation", {"batch": "with", "none": "without"})
 
 
 def draw_shortcut_strength(table: pd.DataFrame) -> Figure | None:
@@ -107,7 +108,7 @@ def draw_shortcut_strength(table: pd.DataFrame) -> Figure | None:
     Beyond the paper: how much shortcut it takes for degradation to vanish. The horizontal line is the plain network's
     training error.
     """
-    return _draw_by_setting(table, "network.alpha", {"network": "residual"}, "alpha", {})
+    return _draw_by_setting(table, "network.alpha", {"network": "residual"}, "alpha x + F(x)", {})
 
 
 def draw_warmup(table: pd.DataFrame) -> Figure | None:
@@ -245,13 +246,12 @@ def _signals_in_training(table: pd.DataFrame, column: str, ylabel: str) -> Figur
         signals = gather(part, load_gradients)
         moments = sorted(signals["iteration"].unique())
         chosen = [moments[round(share * (len(moments) - 1))] for share in (0, 0.1, 0.5, 1)]
-        for moment, grey in dict(zip(chosen, ("0.75", "0.55", "0.3", "0.0"), strict=True)).items():
+        for moment, grey in dict(zip(chosen, ("0.58", "0.42", "0.25", "0.0"), strict=True)).items():
             at = signals[signals["iteration"] == moment]
             draw_band(ax, at, "layer", column, color=grey, linewidth=1.4, label=f"iteration {moment:,}")
         ax.set_yscale("log")
         whole_numbers(ax, "layer index")
-        ax.set_ylabel(ylabel)
-        ax.label_outer()
+    figure.supylabel(ylabel, fontsize=10)
     _one_legend(figure, panels.values())
     write_caption(figure, describe(rows, "one fixed batch, training mode, mean and range over seeds"))
     return figure
@@ -271,12 +271,17 @@ def draw_learning_rates(table: pd.DataFrame) -> Figure | None:
     for ax, network in zip(axes, ARMS, strict=True):
         cells = rows[rows["network"] == network].groupby(["depth", "protocol.lr"])["train_error"]
         grid = cells.mean().unstack().reindex(index=depths, columns=rates).astype(float)
-        image = ax.imshow(grid, cmap="cividis", vmin=0, vmax=90, aspect="auto")
+        image = ax.imshow(grid, cmap="cividis", vmin=0, vmax=rows["guessing"].max(), aspect="auto")
         for (i, depth), (j, rate) in product(enumerate(depths), enumerate(rates)):
             if (value := grid.loc[depth, rate]) == value:
                 errors = cells.get_group((depth, rate))
                 spread = f" ± {errors.std():.1f}" if len(errors) > 1 else ""
-                style = {"fontsize": 8, "color": "white" if value < 45 else "black", "ha": "center", "va": "center"}
+                style = {
+                    "fontsize": 8,
+                    "color": "white" if value < rows["guessing"].max() / 2 else "black",
+                    "ha": "center",
+                    "va": "center",
+                }
                 ax.text(j, i, f"{value:.1f}{spread}\nn = {len(errors)}", **style)
         for i, row in enumerate(grid.to_numpy()):
             if np.isfinite(row).sum() > 1:
@@ -321,8 +326,7 @@ def draw_convergence(table: pd.DataFrame) -> Figure | None:
         ax.legend(loc="lower right")
     for ax in axes:
         ax.set_xlim(85, lowest - 5)
-    axes[0].set_ylabel("iterations until then")
-    axes[0].set_ylim(bottom=0)
+    from_zero(axes, "iterations until then")
     write_caption(figure, describe(runs, left_out(table)))
     return figure
 
@@ -347,7 +351,7 @@ def draw_longer(table: pd.DataFrame) -> Figure | None:
         ax.set_xlabel("depth of the plain network")
         ax.set_title(f"{rows['iterations'].iloc[0]:,} iterations")
         ax.legend()
-    axes[0].set_ylabel("final error (%)")
+    from_zero(axes, "final error (%)")
     write_caption(figure, describe(pd.concat(parts)))
     return figure
 
@@ -375,8 +379,7 @@ def draw_response_parts(table: pd.DataFrame) -> Figure | None:
                 draw_band(ax, layers, "layer", column, label=name, **{**style, "marker": None}, linewidth=1.5)
         ax.set_yscale("log")
         whole_numbers(ax, "layer index")
-        ax.set_ylabel("test set, eval mode")
-        ax.label_outer()
+    figure.supylabel("test set, eval mode", fontsize=10)
     _one_legend(figure, panels.values())
     write_caption(figure, describe(rows))
     return figure
@@ -450,7 +453,7 @@ def draw_lesion_study(table: pd.DataFrame) -> Figure | None:
         whole_numbers(ax, "blocks deleted" if kind == "delete" else "pairs of blocks swapped")
         ax.set_title(f"{depth} layers" if kind == "delete" else "")
         ax.set_ylim(0, 100)
-        ax.set_ylabel("test error (%)")
+    figure.supylabel("test error (%)", fontsize=10)
     images = " or ".join(f"{n:,}" for n in sorted({probed_images(folder, "lesions") for folder in runs["folder"]}))
     write_caption(figure, describe(runs, f"{images} test images"))
     return figure
