@@ -5,7 +5,8 @@ solid anything else. Whatever else a figure compares (settings, moments, parts) 
 """
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,25 +36,27 @@ STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.titlesize": 10,
     "grid.alpha": 0.25,
     "font.size": 10,
     "legend.fontsize": 8,
     "svg.fonttype": "none",
     "svg.hashsalt": "degradation",
 }
+KINDS = {"train_error": "training", "test_error": "test"}
 
 
 def colour_of(network: str, depth: int = 20) -> str:
     """An arm's hue at the luminance of a depth, the same in every figure."""
     share = np.interp(np.log(depth), np.log(list(SHARES)), list(SHARES.values()))
     channels = np.array([to_rgb(colour) for colour in HUES[network]]).T
-    return to_hex([np.interp(share, (0, 1, 2), channel) for channel in channels])
+    return to_hex(tuple(float(np.interp(share, (0, 1, 2), channel)) for channel in channels))  # type: ignore[arg-type]
 
 
 def style_of(network: str, depth: int = 20, points: int = 0) -> dict[str, Any]:
     """Colour and marker of a network's line; with `points`, about ten markers on a line of so many."""
-    style = {"color": colour_of(network, depth), "marker": MARKERS[network], "markersize": 4}
-    return {**style, "markevery": max(1, points // 10)} if points else style
+    every = max(1, points // 10)
+    return {"color": colour_of(network, depth), "marker": MARKERS[network], "markersize": 4, "markevery": every}
 
 
 def new_figure(
@@ -87,10 +90,9 @@ def write_caption(figure: Figure, text: str) -> None:
 
 def describe(runs: pd.DataFrame, what: str = "") -> str:
     """The line on every figure, of the runs in it: protocol, iterations, data, n seeds, who diverged."""
-    condition = runs["condition"].iloc[0]
+    condition, lengths = runs["condition"].iloc[0], sorted(runs["iterations"].unique())
     counts = runs.groupby("label")["seed"].nunique()
     n = " to ".join(str(n) for n in sorted({counts.min(), counts.max()}))
-    lengths = sorted(runs["iterations"].unique())
     trained = f": {' or '.join(f'{n:,}' for n in lengths)} iteration{'s' if lengths != [1] else ''}"
     diverged = (runs["outcome"] != "finished").sum()
     parts = [
@@ -121,34 +123,86 @@ def with_n(runs: pd.DataFrame) -> dict[tuple[str, int], str]:
     return {key: f"{key[0]}-{key[1]}" + (f" (n = {n})" if counts.nunique() > 1 else "") for key, n in counts.items()}
 
 
-def draw_band(ax: Axes, rows: pd.DataFrame, x: str, y: str, **style: Any) -> Line2D | None:
-    """The mean of y at every x as a line, and its range as a band where there are several values; None of no rows."""
+def draw_band(ax: Axes, rows: pd.DataFrame, x: str, y: str, **style: Any) -> None:
+    """The mean of y at every x as a line, and its range as a band where there are several values."""
     values = rows.dropna(subset=[y]).groupby(x)[y].agg(["mean", "min", "max"])
-    if values.empty:
-        return None
-    (line,) = ax.plot(values.index, values["mean"], **style)
+    ax.plot(values.index, values["mean"], **style)
     if (values["max"] > values["min"]).any():
-        ax.fill_between(values.index, values["min"], values["max"], color=line.get_color(), alpha=0.18, linewidth=0)
-    return line
+        ax.fill_between(values.index, values["min"], values["max"], color=style["color"], alpha=0.18, linewidth=0)
 
 
-def draw_points(ax: Axes, rows: pd.DataFrame, x: str, column: str, label: str, names: dict[Any, str]) -> None:
-    """Errors of one arm by the values of x: every run a point, their mean a line; training filled and dashed.
+def draw_facets(
+    rows: pd.DataFrame,
+    x: str,
+    y: str,
+    style: Callable[[pd.DataFrame], dict[str, Any]],
+    labels: tuple[str, Any],
+    size: tuple[float, float] = (4.2, 3.2),
+    sharey: Any = True,
+) -> tuple[Figure, list[Axes]]:
+    """A panel for each `row` and `column` of the rows, in the order of their coming; in it a band for each `line`.
 
-    Values of x that have `names` are evenly spaced in that order, numbers without stand where they belong.
+    Panels without data are left out. A panel's title is its `title`, else its column; `style` is given a line's rows;
+    labels are those of the axes, the second one for all rows or a dict; size is that of a panel in inches.
     """
-    (network,) = rows["network"].unique()
-    place = rows[x].map({value: place for place, value in enumerate(names)}) if names else rows[x]
-    colour, training = colour_of(network), column == "train_error"
-    style = {"marker": MARKERS[network], "markerfacecolor": colour if training else "white", "color": colour}
-    dashes = DASHED if training else "-"
-    means = rows.groupby(place)[column].mean()
-    ax.plot(place, rows[column], linestyle="none", markersize=5, **style)
-    ax.plot(means.index, means, color=colour, linestyle=dashes, linewidth=1.2)
-    ax.plot([], [], linestyle=dashes, linewidth=1.2, markersize=5, label=label, **style)
-    if names:
-        ax.set_xticks(range(len(names)), list(names.values()))
-        ax.set_xlim(-0.5, len(names) - 0.5)
+    rows = rows.assign(row=rows.get("row", ""), title=rows.get("title", rows["column"]))
+    down, along = (list(dict.fromkeys(rows[place])) for place in ("row", "column"))
+    figure, axes = new_figure(1 + size[0] * len(along), 0.8 + size[1] * len(down), len(along), sharey, len(down))
+    panels, shown = dict(zip(product(down, along), axes, strict=True)), []
+    for place, part in rows.groupby(["row", "column"], sort=False):
+        ax = panels.pop(place)
+        for _, line in part.groupby("line", sort=False):
+            draw_band(ax, line, x, y, **style(line))
+        ax.set_title(part["title"].iloc[0])
+        ax.set_xlabel(labels[0])
+        if x != "thousands":
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if place[1] == along[0]:
+            ax.set_ylabel(labels[1] if isinstance(labels[1], str) else labels[1][place[0]])
+        shown.append(ax)
+    for ax in panels.values():
+        ax.remove()
+    return figure, [ax for ax in axes if ax in shown]
+
+
+def one_legend(figure: Figure, axes: Iterable[Axes]) -> None:
+    """Above all panels, what stands for the same in each."""
+    found = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(found.values(), found.keys(), ncols=4, loc="outside upper center")
+
+
+def melt_errors(runs: pd.DataFrame) -> pd.DataFrame:
+    """A row for each training and test error: `kind` names it, `error` is its value (%)."""
+    return pd.concat([runs.assign(kind=kind, error=runs[column]) for column, kind in KINDS.items()])
+
+
+def draw_errors(rows: pd.DataFrame, x: str, names: dict[Any, str], xlabel: str) -> tuple[Figure, list[Axes]]:
+    """Final errors by the values of x, a panel per `column`: every run a point, their mean a line; training filled.
+
+    The rows are those of melt_errors; `line` is said in the legend. Values of x that have `names` are evenly spaced in
+    that order, numbers without stand where they belong.
+    """
+    columns = list(dict.fromkeys(rows["column"]))
+    figure, axes = new_figure(1.5 + 4 * len(columns), 3.8, len(columns), sharey=True)
+    rows = rows.assign(place=rows[x].map({value: place for place, value in enumerate(names)}) if names else rows[x])
+    for ax, column in zip(axes, columns, strict=True):
+        for label, part in rows[rows["column"] == column].groupby("line", sort=False):
+            network, kind = part[["network", "kind"]].iloc[0]
+            style: dict[str, Any] = {"color": colour_of(network), "marker": MARKERS[network], "markersize": 5}
+            style["markerfacecolor"] = style["color"] if kind == "training" else "white"
+            line: dict[str, Any] = {"linestyle": DASHED if kind == "training" else "-", "linewidth": 1.2}
+            means = part.groupby("place")["error"].mean()
+            ax.plot(means.index, means, color=style["color"], **line)
+            ax.plot(part["place"], part["error"], linestyle="none", **style)
+            ax.plot([], [], label=label, **style, **line)
+        if names:
+            ax.set_xticks(range(len(names)), list(names.values()))
+            ax.set_xlim(-0.5, len(names) - 0.5)
+        ax.set_title(column)
+        ax.set_xlabel(xlabel)
+        ax.legend()
+    from_zero(axes, "final error (%)")
+    return figure, axes
 
 
 def from_zero(axes: Sequence[Axes], label: str) -> None:
@@ -159,35 +213,29 @@ def from_zero(axes: Sequence[Axes], label: str) -> None:
         ax.set_ylim(0, 1.12 * top)
 
 
-def whole_numbers(ax: Axes, label: str) -> None:
-    """An axis of layers or blocks."""
-    ax.set_xlabel(label)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+def read_curves(runs: pd.DataFrame) -> pd.DataFrame:
+    """melt_errors of every row of metrics.csv, with iterations in thousands, and network, depth and seed."""
+    curves = melt_errors(gather(runs, load_metrics)).dropna(subset=["error"])
+    line = curves["network"] + "-" + curves["depth"].astype(str) + " " + curves["kind"]
+    return curves.assign(thousands=curves["iteration"] / 1000, line=line)
 
 
-def _curves(ax: Axes, curves: pd.DataFrame, network: str, depth: int, column: str) -> Line2D | None:
-    training = column == "train_error"
-    rows = curves[(curves["network"] == network) & (curves["depth"] == depth)]
-    style = {"linestyle": DASHED, "linewidth": 1.2} if training else {"linestyle": "-", "linewidth": 1.8}
-    label = f"{network}-{depth} {'training' if training else 'test'}"
-    return draw_band(ax, rows, "thousands", column, color=colour_of(network, depth), label=label, **style)
+def style_of_error(rows: pd.DataFrame) -> dict[str, Any]:
+    """Of a curve of read_curves: dashed training error, solid test error."""
+    network, depth, kind, line = rows[["network", "depth", "kind", "line"]].iloc[0]
+    dashes = {"linestyle": DASHED, "linewidth": 1.2} if kind == "training" else {"linestyle": "-", "linewidth": 1.8}
+    return {"color": colour_of(network, depth), "label": line, **dashes}
 
 
-def _read_curves(runs: pd.DataFrame) -> pd.DataFrame:
-    return gather(runs, lambda folder: load_metrics(folder).assign(thousands=lambda rows: rows["iteration"] / 1000))
-
-
-def _zoom(ax: Axes, curves: pd.DataFrame, condition: str) -> None:
+def _draw_curves(curves: pd.DataFrame, condition: str) -> tuple[Figure, list[Axes]]:
+    labels = ("iterations (thousands)", "error (%)")
+    figure, axes = draw_facets(curves, "thousands", "error", style_of_error, labels, (4.6, 3.3))
     # The paper shows 0 to 20 %. Other protocols end elsewhere: from 0 to a little above where the second half starts.
-    half = curves["iteration"] >= 0.3 * curves["iteration"].max()
-    top = curves.loc[half, ["train_error", "test_error"]].max().max()
-    ax.set_ylim(0, 20 if condition == "paper" else min(100, 1.08 * top))
-
-
-def time_axis(ax: Axes) -> None:
-    """An axis of thousands of iterations."""
-    ax.set_xlabel("iterations (thousands)")
-    ax.set_xlim(left=0)
+    top = curves.loc[curves["iteration"] >= 0.3 * curves["iteration"].max(), "error"].max()
+    axes[0].set_ylim(0, 20 if condition == "paper" else min(100, 1.08 * top))
+    for ax in axes:
+        ax.set_xlim(left=0)
+    return figure, axes
 
 
 def draw_figure1(table: pd.DataFrame) -> Figure | None:
@@ -201,19 +249,14 @@ def draw_figure1(table: pd.DataFrame) -> Figure | None:
     depths = two_depths(runs, ("plain",))
     if len(depths) < 2:
         return None
-    curves = _read_curves(runs)
-    figure, axes = new_figure(8.5, 3.6, 2, sharey=True)
-    for ax, column, title in zip(axes, ("train_error", "test_error"), ("training error", "test error"), strict=True):
-        for depth in depths:
-            line = _curves(ax, curves, "plain", depth, column)
-            if line is not None:
-                end, style = line.get_xydata()[-1], {"color": colour_of("plain", depth), "ha": "right"}  # type: ignore[index]
-                ax.annotate(f"{depth} layers", end, xytext=(-4, 11), textcoords="offset points", **style)
-        time_axis(ax)
-        ax.set_title(f"plain networks, {title}")
-    axes[0].set_ylabel("error (%)")
-    _zoom(axes[0], curves, table["condition"].iloc[0])
-    write_caption(figure, describe(runs[runs["depth"].isin(depths)], left_out(table)))
+    runs = runs[runs["depth"].isin(depths)]
+    curves = read_curves(runs).assign(column=lambda rows: "plain networks, " + rows["kind"] + " error")
+    figure, axes = _draw_curves(curves, table["condition"].iloc[0])
+    for line in (line for ax in axes for line in ax.get_lines()):
+        (x, y), name = np.asarray(line.get_xydata())[-1], str(line.get_label()).split(" ")[0]
+        told = f"{name.split('-')[1]} layers"
+        line.axes.annotate(told, (x, y), (-4, 11), textcoords="offset points", ha="right", color=line.get_color())  # type: ignore[union-attr]
+    write_caption(figure, describe(runs, left_out(table)))
     return figure
 
 
@@ -226,21 +269,14 @@ def draw_figure6(table: pd.DataFrame) -> Figure | None:
     runs = finished(table)
     if runs.empty:
         return None
-    curves, names = _read_curves(runs), with_n(runs)
-    figure, axes = new_figure(10, 4.2, 2, sharey=True)
-    for ax, network in zip(axes, ARMS, strict=True):
-        depths = sorted(runs.loc[runs["network"] == network, "depth"].unique())
-        for depth in depths:
-            for column in ("train_error", "test_error"):
-                _curves(ax, curves, network, depth, column)
-        key = [Line2D([], [], color=colour_of(network, d), linewidth=3, label=names[network, d]) for d in depths]
-        dashes = [("training", DASHED, 1.2), ("test", "-", 1.8)]
-        key += [Line2D([], [], color="0.3", linestyle=dash, linewidth=w, label=name) for name, dash, w in dashes]
-        ax.legend(handles=key, loc="lower left", ncols=2)
+    figure, axes = _draw_curves(read_curves(runs).assign(column=lambda r: r["network"]), table["condition"].iloc[0])
+    dashes = [("training", DASHED, 1.2), ("test", "-", 1.8)]
+    key = [Line2D([], [], color="0.3", linestyle=dash, linewidth=width, label=name) for name, dash, width in dashes]
+    for ax, network in zip(axes, sorted(runs["network"].unique()), strict=True):
+        arms = {key: name for key, name in with_n(runs).items() if key[0] == network}
+        shades = [Line2D([], [], color=colour_of(*arm), linewidth=3, label=name) for arm, name in arms.items()]
+        ax.legend(handles=[*shades, *key], loc="lower left", ncols=2)
         ax.set_title(f"{network} networks")
-        time_axis(ax)
-    axes[0].set_ylabel("error (%)")
-    _zoom(axes[0], curves, table["condition"].iloc[0])
     write_caption(figure, describe(runs, left_out(table)))
     return figure
 
@@ -251,17 +287,11 @@ def draw_error_by_depth(table: pd.DataFrame) -> Figure | None:
     Fig. 6 in one look: each point is a seed's error at the last iteration, each line the mean of an arm.
     """
     runs = finished(table)
-    depths = sorted(runs["depth"].unique())
+    depths = {depth: str(depth) for depth in sorted(runs["depth"].unique())}
     if len(depths) < 2:
         return None
-    figure, axes = new_figure(8.5, 3.6, 2)
-    for ax, column, title in zip(axes, ("train_error", "test_error"), ("training error", "test error"), strict=True):
-        for network, rows in runs.groupby("network"):
-            draw_points(ax, rows, "depth", column, network, {depth: str(depth) for depth in depths})
-        ax.set_xlabel("depth (weighted layers)")
-        ax.set_title(f"final {title}")
-        ax.legend()
-    from_zero(axes, "error (%)")
+    errors = melt_errors(runs).assign(column=lambda rows: rows["kind"] + " error", line=lambda rows: rows["network"])
+    figure, _ = draw_errors(errors, "depth", depths, "depth (weighted layers)")
     write_caption(figure, describe(runs, left_out(table)))
     return figure
 
@@ -279,40 +309,34 @@ def draw_figure7(table: pd.DataFrame) -> Figure | None:
 
 
 def draw_responses(rows: pd.DataFrame, caption: str, names: dict[tuple[str, int], str] | None = None) -> Figure:
-    """Fig. 7 of one network or several: rows of responses.csv, of several with columns network, depth and seed.
+    """Fig. 7 of one network, or of the several `names`: rows of responses.csv, of several with network, depth and seed.
 
     Of one network BN's gamma stands beside the std, and lines where its stages begin.
     """
-    figure, axes = new_figure(10, 4.0, 2, sharey=True)
-    alone = "network" not in rows
-    rows = rows.assign(network="", depth=0, seed=0) if alone else rows
-    rows = rows.assign(rank=rows.groupby(["network", "depth", "seed"])["std"].rank(method="first", ascending=False))
-    for (network, depth), part in rows.groupby(["network", "depth"]):
-        style = {"color": "0.1", "marker": "."} if alone else style_of(network, depth, part["layer"].nunique())
-        for ax, x in zip(axes, ("layer", "rank"), strict=True):
-            draw_band(ax, part, x, "std", linewidth=1.5, label=f"{network}-{depth}" if names else "std", **style)
-    if alone:
-        mark_stages(axes[0], rows["stage"])
-        if rows["gamma_rms"].notna().any():
-            draw_band(
-                axes[0],
-                rows,
-                "layer",
-                "gamma_rms",
-                label="BN gamma, root mean square",
-                **{**NEUTRAL[1], "marker": None},
-            )
-            axes[0].legend()
-    whole_numbers(axes[0], "layer index (original order)")
-    whole_numbers(axes[1], "layer index (sorted by std)")
+    rows = rows if names else rows.assign(network="std", depth="", seed=0)
+    rows = rows.assign(line=rows["network"] + "-" + rows["depth"].astype(str)).sort_values(["network", "depth"])
+    ranks = rows.groupby(["line", "seed"])["std"].rank(method="first", ascending=False)
+    both = pd.concat([rows.assign(column=0, place=rows["layer"]), rows.assign(column=1, place=ranks)])
+
+    def style(part: pd.DataFrame) -> dict[str, Any]:
+        (network, depth), points = part[["network", "depth"]].iloc[0], part["place"].nunique()
+        told = style_of(network, depth, points) if names else {"color": "0.1", "marker": "."}
+        return {**told, "linewidth": 1.5, "label": part["line"].iloc[0].strip("-")}
+
+    figure, axes = draw_facets(both, "place", "std", style, ("layer index", "std of responses"), (4.6, 3.3))
     from_zero(axes, "std of responses")
     if rows["std"].max() > 30 * rows["std"].min() > 0:  # plain-110's would hide all others'
         axes[0].set_yscale("log")
         axes[0].autoscale(axis="y")
     if names:
         axes[1].legend(axes[1].get_lines(), names.values(), ncols=2)
-    axes[0].set_title("3x3 layers, after BN, before ReLU or addition", fontsize=10, pad=16 if alone else None)
-    axes[1].set_title("the same, sorted", fontsize=10)
+    else:
+        mark_stages(axes[0], rows["stage"])
+        if rows["gamma_rms"].notna().any():
+            axes[0].plot(rows["layer"], rows["gamma_rms"], "-.", color="0.4", label="BN gamma, root mean square")
+        axes[0].legend()
+    axes[0].set_title("3x3 layers, after BN, before ReLU or addition", pad=6 if names else 16)
+    axes[1].set_title("the same, sorted by std")
     write_caption(figure, caption)
     return figure
 
@@ -324,5 +348,4 @@ def mark_stages(ax: Axes, stages: pd.Series) -> None:
         places = np.flatnonzero(numbers == stage) + 1
         if (numbers[: places[0] - 1] > 0).any():
             ax.axvline(places[0] - 0.5, color="0.75", linewidth=0.8)
-        where = {"xycoords": ("data", "axes fraction"), "xytext": (0, 3), "textcoords": "offset points"}
-        ax.annotate(f"stage {stage}", (places.mean(), 1), ha="center", fontsize=8, color="0.35", **where)
+        ax.text(places.mean(), 1.01, f"stage {stage}", {"size": 8, "color": "0.35"}, ha="center", transform=ax.get_xaxis_transform())

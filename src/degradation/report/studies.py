@@ -2,35 +2,18 @@
 
 import math
 import textwrap
-from collections.abc import Iterable
 from itertools import product
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from degradation.record import load_gradients, load_metrics, load_responses
-from degradation.report.draw import (
-    DASHED,
-    NEUTRAL,
-    colour_of,
-    describe,
-    draw_band,
-    draw_points,
-    from_zero,
-    left_out,
-    mark_stages,
-    new_figure,
-    style_of,
-    time_axis,
-    two_depths,
-    whole_numbers,
-    with_n,
-    write_caption,
-)
+from degradation.report import draw
+from degradation.report.draw import DASHED, NEUTRAL, describe, draw_band, draw_facets, left_out, write_caption
 from degradation.report.statistics import RATIOS, first_below, growth_per_layer
 from degradation.report.table import ARMS, Filter, finished, gather, load_probe, probed_images, select
 from degradation.report.verdicts import judge, load_claims
@@ -38,47 +21,27 @@ from degradation.report.verdicts import judge, load_claims
 VERDICTS = {"supported": ("#2f6b4f", "o"), "refuted": ("0.0", "X"), "undecided": ("0.42", "D")}  # no arm's colours
 
 
-def _grid(keys: Iterable[tuple[Any, Any]], width: float, height: float) -> tuple[Figure, dict[tuple[Any, Any], Axes]]:
-    # A panel for every (row, column) that has data, in its place; sizes in inches, of a panel.
-    keys = list(keys)
-    rows, columns = (list(dict.fromkeys(key[place] for key in keys)) for place in (0, 1))
-    size = (1.5 + width * len(columns), 1 + height * len(rows))
-    figure, axes = new_figure(*size, len(columns), "all", len(rows))
-    panels = dict(zip(product(rows, columns), axes, strict=True))
-    for key in set(panels) - set(keys):
-        panels.pop(key).remove()
-    return figure, panels
-
-
-def _one_legend(figure: Figure, axes: Iterable[Axes]) -> None:
-    found = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    figure.legend(found.values(), found.keys(), ncols=4, loc="outside upper center")
-
-
 def _draw_by_setting(
     table: pd.DataFrame, setting: str, where: Filter, title: str, names: dict[Any, str]
 ) -> Figure | None:
     # Final errors against one setting, the protocol's others, a panel per depth at which it was varied.
     rows = select(table, where, (setting,))
-    rows = rows[rows.groupby("depth")[setting].transform("nunique") > 1]
-    depths = sorted(rows["depth"].unique())
-    if not depths:
+    rows = rows[rows.groupby("depth")[setting].transform("nunique") > 1].sort_values(["depth", "network"])
+    if rows.empty:
         return None
-    figure, axes = new_figure(2.4 + 4 * len(depths), 3.8, len(depths), sharey=True)
-    for ax, depth in zip(axes, depths, strict=True):
-        part = rows[rows["depth"] == depth]
-        shown = {value: name for value, name in names.items() if (part[setting] == value).any()}
-        for network, runs in part.groupby("network"):
-            for column, what in (("train_error", "training"), ("test_error", "test")):
-                draw_points(ax, runs, setting, column, f"{network}-{depth}, {what}", shown)
+    depth = rows["depth"].astype(str)
+    rows = rows.assign(column=f"{title}, " + depth + " layers", line=rows["network"] + "-" + depth)
+    errors = draw.melt_errors(rows).assign(line=lambda rows: rows["line"] + ", " + rows["kind"])
+    shown = {value: name for value, name in names.items() if (rows[setting] == value).any()}
+    figure, axes = draw.draw_errors(errors, setting, shown, "" if names else setting.split(".")[-1])
+    for ax, depth in zip(axes, sorted(rows["depth"].unique()), strict=True):
         plain = select(table, {"network": "plain", "depth": depth})["train_error"]
         if "network" in where and len(plain):
-            ax.axhline(plain.mean(), color=colour_of("plain"), linestyle=DASHED, label=f"plain-{depth}, training")
-            ax.axhspan(plain.min(), plain.max(), color=colour_of("plain"), alpha=0.15, linewidth=0)
-        ax.set_xlabel("" if names else setting.split(".")[-1])
-        ax.set_title(f"{title}, {depth} layers")
-        ax.legend()
-    from_zero(axes, "final error (%)")
+            colour = draw.colour_of("plain")
+            ax.axhline(plain.mean(), color=colour, linestyle=DASHED, label=f"plain-{depth}, training")
+            ax.axhspan(plain.min(), plain.max(), color=colour, alpha=0.15, linewidth=0)
+            ax.legend()
+    draw.from_zero(axes, "final error (%)")
     write_caption(figure, describe(rows))
     return figure
 
@@ -96,8 +59,7 @@ def draw_shortcut_options(table: pd.DataFrame) -> Figure | None:
 def draw_without_bn(table: pd.DataFrame) -> Figure | None:
     """Final error with and without batch normalisation (section 4.1)
 
-    Section 4.1 gives BN the credit for healthy signals. Points are runs; filled and dashed training error, open and
-    solid test error.
+    Points are runs; filled and dashed training error, open and solid test error.
     """
     return _draw_by_setting(table, "network.norm", {}, "batch normalisation", {"batch": "with", "none": "without"})
 
@@ -105,8 +67,8 @@ def draw_without_bn(table: pd.DataFrame) -> Figure | None:
 def draw_shortcut_strength(table: pd.DataFrame) -> Figure | None:
     """From plain to residual: final error against alpha in alpha x + F(x)
 
-    Beyond the paper: how much shortcut it takes for degradation to vanish. The horizontal line is the plain network's
-    training error.
+    Beyond the paper: how much shortcut degradation takes to vanish. The line across is the plain network's training
+    error.
     """
     return _draw_by_setting(table, "network.alpha", {"network": "residual"}, "alpha x + F(x)", {})
 
@@ -114,32 +76,32 @@ def draw_shortcut_strength(table: pd.DataFrame) -> Figure | None:
 def draw_warmup(table: pd.DataFrame) -> Figure | None:
     """With and without warm-up: running training error (section 4.2)
 
-    The paper warms residual-110 up at 0.01, and finds that 0.1 from the start only begins later. A line per run.
+    The paper warms residual-110 up at 0.01, and finds that 0.1 from the start only begins later.
     """
     rows = select(table, {}, ("protocol.warmup.min_depth",))
     rows = rows.assign(warm=rows["depth"] >= rows["protocol.warmup.min_depth"])
     rows = rows[rows.groupby("depth")["warm"].transform("nunique") > 1]
     if rows.empty:
         return None
-    arms = sorted({*rows[["network", "depth"]].itertuples(index=False, name=None)}, key=lambda arm: arm[::-1])
-    figure, axes = new_figure(1 + 4.5 * len(arms), 3.8, len(arms), sharey=True)
-    for ax, (network, depth) in zip(axes, arms, strict=True):
-        part = rows[(rows["network"] == network) & (rows["depth"] == depth)]
-        for warm, style in ((True, NEUTRAL[0]), (False, NEUTRAL[1])):
-            runs = part[part["warm"] == warm]
-            ended = " (diverged)" if (runs["outcome"] != "finished").any() else ""
-            said = f"{'with' if warm else 'without'} warm-up{ended}: test error {runs['test_error'].mean():.1f} %"
-            for number, folder in enumerate(runs["folder"]):
-                curve = load_metrics(folder)
-                told = {**style, "linestyle": DASHED, "markevery": max(1, len(curve) // 10), "markersize": 4}
-                label = None if number else said
-                ax.plot(curve["iteration"] / 1000, curve["train_error"], linewidth=1.2, label=label, **told)
-        ax.set_title(f"{network}-{depth}")
-        time_axis(ax)
+    groups = rows.groupby(["network", "depth", "warm"])
+    ended = groups["outcome"].transform(lambda outcomes: "" if (outcomes == "finished").all() else " (diverged)")
+    error = groups["test_error"].transform("mean").map("{:.1f} %".format)
+    line = rows["warm"].map({True: "with warm-up", False: "without warm-up"}) + ended + ": test error " + error
+    rows = rows.assign(line=line, column=rows["network"] + "-" + rows["depth"].astype(str))
+    curves = gather(rows, load_metrics, ("warm", "line", "column"))
+    curves["thousands"] = curves["iteration"] / 1000
+
+    def style(part: pd.DataFrame) -> dict[str, Any]:
+        told = {"linestyle": DASHED, "markersize": 4, "markevery": max(1, part["iteration"].nunique() // 10)}
+        return {**NEUTRAL[0 if part["warm"].iloc[0] else 1], **told, "label": part["line"].iloc[0]}
+
+    labels = ("iterations (thousands)", "training error, running (%)")
+    figure, axes = draw_facets(curves, "thousands", "train_error", style, labels, (4.4, 3.0))
+    for ax in axes:
+        ax.set_xlim(left=0)
+        ax.set_ylim(0, 100)
         ax.legend(loc="lower left")
-    axes[0].set_ylabel("training error, running (%)")
-    axes[0].set_ylim(0, 100)
-    write_caption(figure, describe(rows, "a line per seed"))
+    write_caption(figure, describe(rows))
     return figure
 
 
@@ -154,30 +116,29 @@ def draw_constructed(table: pd.DataFrame) -> Figure | None:
     kinds = built.groupby(["network", "depth", "network.parent_depth"])
     if built.empty:
         return None
-    figure, axes = new_figure(1.5 + 4.2 * len(kinds), 4.0, len(kinds), sharey=True)
+    figure, axes = draw.new_figure(1.5 + 4.2 * len(kinds), 4.0, len(kinds), sharey=True)
     drawn = []
     for ax, ((network, deep, parent), children) in zip(axes, kinds, strict=True):
         shallow, ours = int(parent), scratch[scratch["network"] == network]
         for label, runs, style in (
-            (f"{network}-{deep} from scratch", ours[ours["depth"] == deep], style_of(network, deep)),
+            (f"{network}-{deep} from scratch", ours[ours["depth"] == deep], draw.style_of(network, deep)),
             (f"{network}-{deep} built from {network}-{shallow}", children, NEUTRAL[1]),
-            (f"{network}-{shallow}, the parent", ours[ours["depth"] == shallow], style_of(network, shallow)),
+            (f"{network}-{shallow}, the parent", ours[ours["depth"] == shallow], draw.style_of(network, shallow)),
         ):
             drawn.append(runs)
             line = {**style, "linestyle": "-", "linewidth": 1.3, "markersize": 4, "markevery": 4}
             end = {"marker": "_", "markersize": 14, "markeredgewidth": 2, "color": style["color"]}
             for number, run in enumerate(runs.to_dict("records")):
-                curve = load_metrics(run["folder"])[["iteration", "test_error"]].dropna()
-                if not math.isnan(run.get("initial.test_error", math.nan)):
-                    first = pd.DataFrame({"iteration": [0], "test_error": [run["initial.test_error"]]})
-                    curve = pd.concat([first, curve])
+                start = pd.DataFrame({"iteration": [0], "test_error": [run.get("initial.test_error", math.nan)]})
+                curve = pd.concat([start, load_metrics(run["folder"])])[["iteration", "test_error"]].dropna()
                 ax.plot(curve["iteration"] / 1000, curve["test_error"], label=None if number else label, **line)
                 ax.plot([curve["iteration"].max() / 1000], [run["train_error_eval"]], **end)
-        time_axis(ax)
+        ax.set_xlabel("iterations (thousands)")
+        ax.set_xlim(left=0)
+        ax.set_ylim(0, 100)
         ax.set_title(f"{network} networks")
         ax.legend()
     axes[0].set_ylabel("error (%)")
-    axes[0].set_ylim(0, 100)
     write_caption(figure, describe(pd.concat(drawn), "lines: test error; bars at the end: training error in eval mode"))
     return figure
 
@@ -188,27 +149,27 @@ def draw_initial_signals(table: pd.DataFrame) -> Figure | None:
     Top, the std of each layer's response on one batch; bottom, the norm of the gradient there. In the legends the
     factor by which gradients grow from layer to layer backward: below 1 they vanish, above they explode.
     """
-    rows = select(table, {"study": "gradients"})
-    norms = [norm for norm in ("batch", "none") if (rows["network.norm"] == norm).any()]
-    if not norms:
+    rows = select(table, {"study": "gradients"}).sort_values(["network.norm", "network", "depth"])
+    if rows.empty:
         return None
-    figure, panels = new_figure(1 + 5 * len(norms), 6.4, len(norms), sharey="row", rows=2)
-    axes = np.array(panels).reshape(2, len(norms))
-    for (above, below), norm in zip(axes.T, norms, strict=True):
-        for (depth, network), part in rows[rows["network.norm"] == norm].groupby(["depth", "network"]):
-            signals = gather(part, load_gradients)
-            signals = signals[signals["iteration"] == 0]
-            mean = signals.groupby(["layer", "stage"]).mean(numeric_only=True).reset_index()
-            style = {**style_of(network, depth, len(mean)), "linewidth": 1.3}
-            draw_band(above, signals, "layer", "std", **style)
-            label = f"{network}-{depth}: x{growth_per_layer(mean):.2f}"
-            draw_band(below, signals, "layer", "grad_response", label=label, **style)
-        above.set_title("with batch normalisation" if norm == "batch" else "without")
-        whole_numbers(below, "layer index")
-        below.legend(fontsize=7, ncols=2, title="gradient growth per layer backward", title_fontsize=7)
-    for ax, text in zip(axes[:, 0], ("std of responses", "gradient norm of responses"), strict=True):
-        ax.set_ylabel(text)
+    signals = gather(rows, load_gradients, ("network.norm",))
+    signals = signals[signals["iteration"] == 0].rename(columns={"network.norm": "norm"})
+    signals["line"] = signals["network"] + "-" + signals["depth"].astype(str)
+    signals["column"] = signals["norm"].map({"batch": "with batch normalisation", "none": "without"})
+    texts = {"std": "std of responses", "grad_response": "gradient norm of responses"}
+    both = pd.concat([signals.assign(row=row, value=signals[row]) for row in texts])
+
+    def style(part: pd.DataFrame) -> dict[str, Any]:
+        network, depth, line = part[["network", "depth", "line"]].iloc[0]
+        mean = part.groupby(["layer", "stage"]).mean(numeric_only=True).reset_index()
+        factor = f"{line}: x{growth_per_layer(mean):.2f}"
+        return {**draw.style_of(network, depth, len(mean)), "linewidth": 1.3, "label": factor}
+
+    figure, axes = draw_facets(both, "layer", "value", style, ("layer index", texts), (5, 2.8), "row")
+    for ax in axes:
         ax.set_yscale("log")
+    for ax in axes[len(axes) // 2 :]:
+        ax.legend(fontsize=7, ncols=2, title="gradient growth per layer backward", title_fontsize=7)
     write_caption(figure, describe(rows, "at initialisation, mean and range over seeds"))
     return figure
 
@@ -231,29 +192,48 @@ def draw_signals_in_training(table: pd.DataFrame) -> Figure | None:
 
 def _signals_in_training(table: pd.DataFrame, column: str, ylabel: str) -> Figure | None:
     # A column of gradients.csv by layer: a row per depth, a column per arm and norm; moments are told apart by grey.
-    rows = select(table, {}, ("network.norm",))
+    rows = select(table, {}, ("network.norm",)).sort_values(["depth", "network.norm", "network"])
     rows = rows[[(folder / "gradients.csv").exists() for folder in rows["folder"]]]
     if rows.empty:
         return None
-    arms = [(network, norm) for norm in ("batch", "none") for network in ARMS]
-    kinds = dict(list(rows.groupby(["depth", "network", "network.norm"])))
-    keys = [(depth, arm) for depth in sorted(rows["depth"].unique()) for arm in arms if (depth, *arm) in kinds]
-    figure, panels = _grid(sorted(keys, key=lambda key: (key[0], arms.index(key[1]))), 3.4, 2.6)
-    for (depth, (network, norm)), ax in panels.items():
-        part = kinds[depth, network, norm]
-        diverged = ", diverged" if (part["outcome"] == "diverged").any() else ""
-        ax.set_title(f"{network}-{depth}{', no BN' if norm == 'none' else ''}{diverged}", fontsize=10)
-        signals = gather(part, load_gradients)
-        moments = sorted(signals["iteration"].unique())
+    norm = rows["network.norm"].map({"batch": "", "none": ", no BN"})
+    kind = rows["network"] + "-" + rows["depth"].astype(str) + norm
+    diverged = (rows["outcome"] == "diverged").groupby(kind).transform("any").map({True: ", diverged", False: ""})
+    rows = rows.assign(row=rows["depth"], column=rows["network"] + norm, title=kind + diverged)
+    parts = []
+    for _, part in gather(rows, load_gradients, ("row", "column", "title")).groupby("title", sort=False):
+        moments = sorted(part["iteration"].unique())
         chosen = [moments[round(share * (len(moments) - 1))] for share in (0, 0.1, 0.5, 1)]
-        for moment, grey in dict(zip(chosen, ("0.58", "0.42", "0.25", "0.0"), strict=True)).items():
-            at = signals[signals["iteration"] == moment]
-            draw_band(ax, at, "layer", column, color=grey, linewidth=1.4, label=f"iteration {moment:,}")
-        ax.set_yscale("log")
-        whole_numbers(ax, "layer index")
-    figure.supylabel(ylabel, fontsize=10)
-    _one_legend(figure, panels.values())
+        greys = dict(zip(chosen, ("0.58", "0.42", "0.25", "0.0"), strict=True))
+        part = part[part["iteration"].isin(chosen)]
+        parts.append(part.assign(grey=part["iteration"].map(greys), line=part["iteration"].map("iteration {:,}".format)))
+
+    def style(part: pd.DataFrame) -> dict[str, Any]:
+        return {"color": part["grey"].iloc[0], "linewidth": 1.4, "label": part["line"].iloc[0]}
+
+    figure, axes = draw_facets(pd.concat(parts), "layer", column, style, ("layer index", ylabel), (3.4, 2.6), "all")
+    axes[0].set_yscale("log")
+    draw.one_legend(figure, axes)
     write_caption(figure, describe(rows, "one fixed batch, training mode, mean and range over seeds"))
+    return figure
+
+
+def draw_longer(table: pd.DataFrame) -> Figure | None:
+    """Longer training (section 4.1, footnote): plain networks after the protocol's iterations and after more
+
+    If degradation were slow convergence, the right-hand lines would not rise with depth. Points are runs; filled and
+    dashed training error, open and solid test error.
+    """
+    lengths = sorted(table.loc[table["network"] == "plain", "length"].unique())
+    rows = pd.concat([select(table, {"network": "plain", "length": length}) for length in lengths] or [table])
+    rows = rows[rows.groupby("depth")["length"].transform("nunique") > 1]
+    if rows.empty:
+        return None
+    rows = rows.assign(column=rows["iterations"].map("{:,} iterations".format))
+    errors = draw.melt_errors(rows).assign(line=lambda rows: rows["kind"])
+    depths = {depth: str(depth) for depth in sorted(rows["depth"].unique())}
+    figure, _ = draw.draw_errors(errors, "depth", depths, "depth of the plain network")
+    write_caption(figure, describe(rows))
     return figure
 
 
@@ -267,25 +247,20 @@ def draw_learning_rates(table: pd.DataFrame) -> Figure | None:
     if rows.empty:
         return None
     rates, depths = sorted(rows["protocol.lr"].unique()), sorted(rows["depth"].unique())
-    figure, axes = new_figure(10, 1.8 + 0.7 * len(depths), 2)
+    figure, axes = draw.new_figure(10, 1.8 + 0.7 * len(depths), 2)
     for ax, network in zip(axes, ARMS, strict=True):
         cells = rows[rows["network"] == network].groupby(["depth", "protocol.lr"])["train_error"]
-        grid = cells.mean().unstack().reindex(index=depths, columns=rates).astype(float)
-        image = ax.imshow(grid, cmap="cividis", vmin=0, vmax=rows["guessing"].max(), aspect="auto")
-        for (i, depth), (j, rate) in product(enumerate(depths), enumerate(rates)):
-            if (value := grid.loc[depth, rate]) == value:
-                errors = cells.get_group((depth, rate))
-                spread = f" ± {errors.std():.1f}" if len(errors) > 1 else ""
-                style = {
-                    "fontsize": 8,
-                    "color": "white" if value < rows["guessing"].max() / 2 else "black",
-                    "ha": "center",
-                    "va": "center",
-                }
-                ax.text(j, i, f"{value:.1f}{spread}\nn = {len(errors)}", **style)
-        for i, row in enumerate(grid.to_numpy()):
+        grid = cells.mean().unstack().reindex(index=depths, columns=rates).to_numpy(dtype=float)
+        most = rows["guessing"].max()
+        image = ax.imshow(grid, cmap="cividis", vmin=0, vmax=most, aspect="auto")
+        for (depth, rate), errors in cells:
+            spread = f" ± {errors.std():.1f}" if len(errors) > 1 else ""
+            font = {"size": 8, "color": "white" if errors.mean() < most / 2 else "black"}
+            place = (rates.index(rate), depths.index(depth))
+            ax.text(*place, f"{errors.mean():.1f}{spread}\nn = {len(errors)}", font, ha="center", va="center")
+        for line, row in enumerate(grid):
             if np.isfinite(row).sum() > 1:
-                corner = (int(np.nanargmin(row)) - 0.46, i - 0.46)
+                corner = (int(np.nanargmin(row)) - 0.46, line - 0.46)
                 ax.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, edgecolor="white", linewidth=2.5))
         ax.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
         ax.set_yticks(range(len(depths)), [str(depth) for depth in depths])
@@ -303,56 +278,29 @@ def draw_convergence(table: pd.DataFrame) -> Figure | None:
 
     Every seed a point, lines are means; a level that a network never reached has no point.
     """
-    levels = range(80, 0, -10)
-    runs = finished(table)
-    depths = two_depths(runs)
+    levels, runs = list(range(80, 0, -10)), finished(table)
+    depths = draw.two_depths(runs)
     runs = runs[runs["depth"].isin(depths)]
     if runs.empty:
         return None
-    lowest, names = levels[0], with_n(runs)
-    figure, axes = new_figure(1.5 + 4 * len(depths), 3.8, len(depths), sharey=True)
+    lowest, names = levels[0], draw.with_n(runs)
+    figure, axes = draw.new_figure(1.5 + 4 * len(depths), 3.8, len(depths), sharey=True)
     for (ax, depth), network in product(zip(axes, depths, strict=True), ARMS):
         folders = runs.loc[(runs["network"] == network) & (runs["depth"] == depth), "folder"]
-        metrics = [load_metrics(folder) for folder in folders]
-        reached = pd.DataFrame({level: [first_below(m, level) for m in metrics] for level in levels}, dtype=float)
-        style = style_of(network, depth)
-        for _, seed in reached.iterrows():
-            ax.plot(seed.index, seed, linestyle="none", alpha=0.5, **style)
+        found = [[first_below(load_metrics(folder), level) for level in levels] for folder in folders]
+        reached = pd.DataFrame(found, columns=levels, dtype=float)
+        style = draw.style_of(network, depth)
+        ax.plot(levels, reached.T, linestyle="none", alpha=0.5, **style)
+        # A mean of those seeds alone that got there would flatter.
+        ax.plot(levels, reached.mean(skipna=False), linestyle=DASHED, label=names[network, depth], **style)
         lowest = min([lowest, *reached.columns[reached.notna().any()]])
-        everywhere = reached.mean(skipna=False)  # a mean of those seeds alone that got there would flatter
-        ax.plot(everywhere.index, everywhere, linestyle=DASHED, label=names[network, depth], **style)
         ax.set_xlabel("training error (%), running, falls to")
         ax.set_title(f"{depth} layers")
         ax.legend(loc="lower right")
     for ax in axes:
         ax.set_xlim(85, lowest - 5)
-    from_zero(axes, "iterations until then")
+    draw.from_zero(axes, "iterations until then")
     write_caption(figure, describe(runs, left_out(table)))
-    return figure
-
-
-def draw_longer(table: pd.DataFrame) -> Figure | None:
-    """Longer training (section 4.1, footnote): plain networks after the protocol's iterations and after more
-
-    If degradation were slow convergence, the right-hand panels would not rise with depth. Points are runs; filled and
-    dashed training error, open and solid test error.
-    """
-    lengths = sorted(table.loc[table["network"] == "plain", "length"].unique())
-    parts = [select(table, {"network": "plain", "length": length}) for length in lengths]
-    parts = [part for part in parts if len(part)]
-    if len(parts) < 2:
-        return None
-    depths = {depth: str(depth) for depth in sorted(pd.concat(parts[1:])["depth"].unique())}
-    parts = [part[part["depth"].isin(depths)] for part in parts]
-    figure, axes = new_figure(1 + 4 * len(parts), 3.8, len(parts), sharey=True)
-    for ax, rows in zip(axes, parts, strict=True):
-        for column, what in (("train_error", "training"), ("test_error", "test")):
-            draw_points(ax, rows, "depth", column, what, depths)
-        ax.set_xlabel("depth of the plain network")
-        ax.set_title(f"{rows['iterations'].iloc[0]:,} iterations")
-        ax.legend()
-    from_zero(axes, "final error (%)")
-    write_caption(figure, describe(pd.concat(parts)))
     return figure
 
 
@@ -362,76 +310,27 @@ def draw_response_parts(table: pd.DataFrame) -> Figure | None:
     In training mode the variance of a response is that of beta over channels plus the mean square of gamma, so decay on
     gamma may shape Fig. 7. Test set, eval mode; mean over seeds, bands their range.
     """
-    rows = select(table, {}, ("protocol.decay_batchnorm",))
-    rows = rows[(rows["outcome"] == "finished") & rows["depth"].isin(two_depths(finished(table)))]
+    decay = "protocol.decay_batchnorm"
+    rows = select(table, {}, (decay,)).sort_values(["depth", "network", decay], ascending=[True, True, False])
+    rows = rows[(rows["outcome"] == "finished") & rows["depth"].isin(draw.two_depths(finished(table)))]
     if rows.empty:
         return None
-    kinds = dict(list(rows.groupby(["depth", "network", "protocol.decay_batchnorm"])))
-    arms = [(network, decayed) for network in ARMS for decayed in (True, False)]
-    keys = [(depth, arm) for depth in sorted(rows["depth"].unique()) for arm in arms if (depth, *arm) in kinds]
-    figure, panels = _grid(keys, 3, 2.6)
+    without = rows[decay].map({True: "", False: ", no weight decay on BN"})
+    rows = rows.assign(row=rows["depth"], column=rows["network"] + without)
+    rows["title"] = rows["network"] + "-" + rows["depth"].astype(str) + without
+    layers = gather(rows, load_responses, ("row", "column", "title"))
     names = {"std": "std of the response", "gamma_rms": "gamma, root mean square", "beta_rms": "beta, root mean square"}
-    for (depth, (network, decayed)), ax in panels.items():
-        ax.set_title(f"{network}-{depth}" + ("" if decayed else ", no weight decay on BN"), fontsize=10)
-        layers = gather(kinds[depth, network, decayed], load_responses)
-        for (column, name), style in zip(names.items(), NEUTRAL, strict=True):
-            if column in layers:
-                draw_band(ax, layers, "layer", column, label=name, **{**style, "marker": None}, linewidth=1.5)
-        ax.set_yscale("log")
-        whole_numbers(ax, "layer index")
-    figure.supylabel("test set, eval mode", fontsize=10)
-    _one_legend(figure, panels.values())
+    parts = pd.concat([layers.assign(line=name, value=layers.get(name)) for name in names])
+    styles = {
+        name: {**style, "marker": None, "label": names[name]} for name, style in zip(names, NEUTRAL, strict=True)
+    }
+    labels = ("layer index", "test set, eval mode")
+    parts = parts.dropna(subset=["value"])
+    figure, axes = draw_facets(parts, "layer", "value", lambda p: styles[p["line"].iloc[0]], labels, (3, 2.6), "all")
+    axes[0].set_yscale("log")
+    draw.one_legend(figure, axes)
     write_caption(figure, describe(rows))
     return figure
-
-
-def draw_gradients(rows: pd.DataFrame, caption: str) -> Figure:
-    """Section 4.1 of one network: norms of the backward signal by layer, at the responses and at the weights."""
-    figure, axes = new_figure(9.5, 3.6, 2)
-    for ax, column, of in zip(axes, ("grad_response", "grad_weight"), ("responses", "weights"), strict=True):
-        draw_band(ax, rows, "layer", column, color="0.1", marker=".")
-        mark_stages(ax, rows["stage"])
-        whole_numbers(ax, "layer index (1 is the stem)")
-        ax.set_ylabel(f"gradient norm at the {of}")
-        if (rows[column] > 0).all():
-            ax.set_yscale("log")  # whole decades: a change by half must not look like a collapse
-            ends = np.log10(rows[column].agg(["min", "max"]))
-            ax.set_ylim(10 ** math.floor(ends["min"]), 10 ** math.ceil(ends["max"]))
-    write_caption(figure, caption)
-    return figure
-
-
-def draw_lesions(rows: pd.DataFrame, caption: str) -> Figure:
-    """Veit et al., Fig. 3 and 5 of one network: error with each block deleted (left), with several (right).
-
-    Right, lines are means over draws and bands their range; both panels show the intact network dotted.
-    """
-    figure, (each, several) = new_figure(10.5, 3.8, 2, sharey=True)
-    one = rows[rows["kind"] == "delete_one"].reset_index(drop=True)
-    each.plot(one.index + 1, one["error"], color="0.0", marker="o", linestyle="none", label="one block deleted")
-    mark_stages(each, stages_of(one))
-    whole_numbers(each, "which block (of those that keep the shape)")
-    each.set_ylabel("error (%)")
-    each.set_xlim(0.4, len(one) + 0.6)
-    for kind, label, style in (("delete", "deleted", NEUTRAL[0]), ("swap", "pairs swapped", NEUTRAL[1])):
-        by_count = rows[rows["kind"] == kind]
-        if by_count["count"].nunique() > 1:  # not the intact network alone
-            label = f"{label}, {rows['draw'].max() + 1} draws"
-            draw_band(several, by_count, "count", "error", label=label, markersize=4, **style)
-    whole_numbers(several, "blocks deleted, or pairs of blocks swapped")
-    for ax in (each, several):
-        ax.axhline(rows.loc[rows["count"] == 0, "error"].iloc[0], color="0.35", linestyle=":", label="intact")
-        ax.legend()
-    each.set_ylim(0, 100)  # so that figures of two networks compare
-    write_caption(figure, caption)
-    return figure
-
-
-def stages_of(lesions: pd.DataFrame) -> pd.Series:
-    """The stage of each block; tables of earlier versions tell it in the block's name alone."""
-    if "stage" in lesions:
-        return lesions["stage"]
-    return lesions["blocks"].str.extract(r"^stage(\d+)")[0].fillna(0).astype(int)
 
 
 def draw_lesion_study(table: pd.DataFrame) -> Figure | None:
@@ -444,19 +343,74 @@ def draw_lesion_study(table: pd.DataFrame) -> Figure | None:
     runs = runs[[len(load_probe(folder, "lesions")) > 0 for folder in runs["folder"]]]
     if runs.empty:
         return None
-    lesions = gather(runs, lambda folder: load_probe(folder, "lesions"))
-    figure, panels = _grid(product(("delete", "swap"), sorted(runs["depth"].unique())), 4, 2.8)
-    for ((kind, depth), ax), network in product(panels.items(), ARMS):
-        part = lesions[(lesions["depth"] == depth) & (lesions["network"] == network) & (lesions["kind"] == kind)]
-        if draw_band(ax, part, "count", "error", label=network, **style_of(network, depth)) is not None:
-            ax.legend()
-        whole_numbers(ax, "blocks deleted" if kind == "delete" else "pairs of blocks swapped")
-        ax.set_title(f"{depth} layers" if kind == "delete" else "")
+    lesions = gather(runs.sort_values("depth"), lambda folder: load_probe(folder, "lesions"))
+    lesions = lesions[lesions["kind"].isin(("delete", "swap"))].sort_values("kind", kind="stable")
+    title = lesions["depth"].astype(str) + " layers, " + lesions["kind"].map({"delete": "deleted", "swap": "swapped"})
+    lesions = lesions.assign(row=lesions["kind"], column=lesions["depth"], title=title, line=lesions["network"])
+
+    def style(part: pd.DataFrame) -> dict[str, Any]:
+        network, depth = part[["network", "depth"]].iloc[0]
+        return {**draw.style_of(network, depth), "label": f"{network}-{depth}"}
+
+    labels = ("blocks deleted, or pairs of blocks swapped", "test error (%)")
+    figure, axes = draw_facets(lesions, "count", "error", style, labels, (4, 2.8))
+    for ax in axes:
         ax.set_ylim(0, 100)
-    figure.supylabel("test error (%)", fontsize=10)
+        ax.legend()
     images = " or ".join(f"{n:,}" for n in sorted({probed_images(folder, "lesions") for folder in runs["folder"]}))
     write_caption(figure, describe(runs, f"{images} test images"))
     return figure
+
+
+def draw_gradients(rows: pd.DataFrame, caption: str) -> Figure:
+    """Section 4.1 of one network: norms of the backward signal by layer, at the responses and at the weights."""
+    texts = {"grad_response": "gradient norm at the responses", "grad_weight": "gradient norm at the weights"}
+    both = pd.concat([rows.assign(column=text, line="", value=rows[name]) for name, text in texts.items()])
+    style = {"color": "0.1", "marker": "."}
+    labels = ("layer index (1 is the stem)", "norm")
+    figure, axes = draw_facets(both, "layer", "value", lambda _: style, labels, sharey=False)
+    for ax, name in zip(axes, texts, strict=True):
+        draw.mark_stages(ax, rows["stage"])
+        ax.set_title(ax.get_title(), pad=16)
+        if (rows[name] > 0).all():
+            ax.set_yscale("log")  # whole decades: a change by half must not look like a collapse
+            ends = np.log10(rows[name].agg(["min", "max"]))
+            ax.set_ylim(10 ** math.floor(ends["min"]), 10 ** math.ceil(ends["max"]))
+    write_caption(figure, caption)
+    return figure
+
+
+def draw_lesions(rows: pd.DataFrame, caption: str) -> Figure:
+    """Veit et al., Fig. 3 and 5 of one network: error with each block deleted (left), with several (right).
+
+    Right, lines are means over draws and bands their range; both panels show the intact network dotted.
+    """
+    figure, (each, several) = draw.new_figure(10.5, 3.8, 2, sharey=True)
+    one = rows[rows["kind"] == "delete_one"].reset_index(drop=True)
+    each.plot(one.index + 1, one["error"], color="0.0", marker="o", linestyle="none", label="one block deleted")
+    draw.mark_stages(each, stages_of(one))
+    for kind, label, style in (("delete", "deleted", NEUTRAL[0]), ("swap", "pairs swapped", NEUTRAL[1])):
+        by_count = rows[rows["kind"] == kind]
+        if by_count["count"].nunique() > 1:  # not the intact network alone
+            label = f"{label}, {rows['draw'].max() + 1} draws"
+            draw_band(several, by_count, "count", "error", label=label, markersize=4, **style)
+    each.set_xlabel("which block (of those that keep the shape)")
+    several.set_xlabel("blocks deleted, or pairs of blocks swapped")
+    for ax in (each, several):
+        ax.axhline(rows.loc[rows["count"] == 0, "error"].iloc[0], color="0.35", linestyle=":", label="intact")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.legend()
+    each.set_ylabel("error (%)")
+    each.set_ylim(0, 100)  # so that figures of two networks compare
+    write_caption(figure, caption)
+    return figure
+
+
+def stages_of(lesions: pd.DataFrame) -> pd.Series:
+    """The stage of each block; tables of earlier versions tell it in the block's name alone."""
+    if "stage" in lesions:
+        return lesions["stage"]
+    return lesions["blocks"].str.extract(r"^stage(\d+)")[0].fillna(0).astype(int)
 
 
 def draw_verdicts(table: pd.DataFrame) -> Figure | None:
@@ -469,7 +423,7 @@ def draw_verdicts(table: pd.DataFrame) -> Figure | None:
     if not verdicts:
         return None
     lines = math.ceil(len(verdicts) / 2)
-    figure, axes = new_figure(12, 0.6 + 1.15 * lines, 2, rows=lines)
+    figure, axes = draw.new_figure(12, 0.6 + 1.15 * lines, 2, rows=lines)
     for ax in axes[len(verdicts) :]:
         ax.set_axis_off()
     for ax, verdict in zip(axes, verdicts, strict=False):

@@ -106,9 +106,10 @@ def finished(table: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["outcome"] == "finished"]
 
 
-def gather(runs: pd.DataFrame, load: Callable[[Path], pd.DataFrame]) -> pd.DataFrame:
-    """What `load` reads from the folder of each run, in one table with network, depth and seed; empty of no runs."""
-    parts = [load(run.folder).assign(network=run.network, depth=run.depth, seed=run.seed) for run in runs.itertuples()]
+def gather(runs: pd.DataFrame, load: Callable[[Path], pd.DataFrame], more: tuple[str, ...] = ()) -> pd.DataFrame:
+    """What `load` reads from the folder of each run, as one table; with network, depth, seed and `more` of the run."""
+    keep = ["network", "depth", "seed", *more]
+    parts = [load(run["folder"]).assign(**{key: run[key] for key in keep}) for run in runs.to_dict("records")]
     return pd.concat([part for part in parts if len(part)] or [pd.DataFrame()], ignore_index=True)
 
 
