@@ -24,7 +24,7 @@ import yaml
 
 from degradation.config import LATER, Config, run_id
 
-COLUMNS = "iteration lr train_error train_loss test_error test_loss val_error val_loss seconds".split()
+COLUMNS = ["iteration", "lr", "train_error", "train_loss", "test_error", "test_loss", "val_error", "val_loss", "seconds"]
 NEEDED = {"iteration", "train_error", "test_error"}  # records of other versions may lack or add the others
 
 

@@ -83,15 +83,16 @@ def save_png(figure: Figure, to: Path | IO[bytes]) -> None:
         figure.savefig(to, format="png", dpi=150, metadata={"Software": None})
 
 
-def write_caption(figure: Figure, text: str) -> None:
-    """The line under every figure, broken where the figure is too narrow for it."""
+def write_caption(figure: Figure, text: str) -> Figure:
+    """The line under every figure, broken where the figure is too narrow for it; the figure itself is returned."""
     figure.supxlabel(textwrap.fill(text, int(16 * figure.get_figwidth())), fontsize=8, color="0.35")
+    return figure
 
 
 def describe(runs: pd.DataFrame, what: str = "") -> str:
     """The line on every figure, of the runs in it: protocol, iterations, data, n seeds, who diverged."""
     condition, lengths = runs["condition"].iloc[0], sorted(runs["iterations"].unique())
-    counts = runs.groupby("label")["seed"].nunique()
+    counts = runs.groupby(["label", "variation"])["seed"].nunique()
     n = " to ".join(str(n) for n in sorted({counts.min(), counts.max()}))
     trained = f": {' or '.join(f'{n:,}' for n in lengths)} iteration{'s' if lengths != [1] else ''}"
     diverged = (runs["outcome"] != "finished").sum()
@@ -117,10 +118,10 @@ def two_depths(runs: pd.DataFrame, arms: Sequence[str] = ARMS) -> list[int]:
     return [20, 56] if {20, 56} <= {*common} else sorted({*common[:1], *common[-1:]})
 
 
-def with_n(runs: pd.DataFrame) -> dict[tuple[str, int], str]:
-    """(network, depth) -> the words for a legend, with n where it is not the same for all."""
-    counts = runs.groupby(["network", "depth"])["seed"].nunique()
-    return {key: f"{key[0]}-{key[1]}" + (f" (n = {n})" if counts.nunique() > 1 else "") for key, n in counts.items()}
+def with_n(runs: pd.DataFrame) -> pd.Series:
+    """The label of each run, with n where it is not the same for all networks."""
+    n = runs.groupby("label")["seed"].transform("nunique").astype(str)
+    return runs["label"] + (" (n = " + n + ")" if n.nunique() > 1 else "")
 
 
 def draw_band(ax: Axes, rows: pd.DataFrame, x: str, y: str, **style: Any) -> None:
@@ -135,15 +136,16 @@ def draw_facets(
     rows: pd.DataFrame,
     x: str,
     y: str,
-    style: Callable[[pd.DataFrame], dict[str, Any]],
     labels: tuple[str, Any],
     size: tuple[float, float] = (4.2, 3.2),
     sharey: Any = True,
+    styles: dict[Any, dict[str, Any]] | None = None,
 ) -> tuple[Figure, list[Axes]]:
     """A panel for each `row` and `column` of the rows, in the order of their coming; in it a band for each `line`.
 
-    Panels without data are left out. A panel's title is its `title`, else its column; `style` is given a line's rows;
-    labels are those of the axes, the second one for all rows or a dict; size is that of a panel in inches.
+    Panels without data are left out. A panel's title is its `title`, else its column. A line has the style of its
+    `style`, if there are any, else of its network and depth, and dashes where its `kind` is training. Labels are those
+    of the axes, the second one for all rows or a dict; size is that of a panel in inches.
     """
     rows = rows.assign(row=rows.get("row", ""), title=rows.get("title", rows["column"]))
     down, along = (list(dict.fromkeys(rows[place])) for place in ("row", "column"))
@@ -151,11 +153,20 @@ def draw_facets(
     panels, shown = dict(zip(product(down, along), axes, strict=True)), []
     for place, part in rows.groupby(["row", "column"], sort=False):
         ax = panels.pop(place)
-        for _, line in part.groupby("line", sort=False):
-            draw_band(ax, line, x, y, **style(line))
+        for label, line in part.groupby("line", sort=False):
+            first = line.iloc[0]
+            style = styles[first["style"]] if styles else style_of(first["network"], first["depth"], line[x].nunique())
+            if "kind" in line:
+                training = (
+                    {"linestyle": DASHED, "linewidth": 1.2} if first["kind"] == "training" else {"linewidth": 1.8}
+                )
+                style = {**style, "marker": None, **training}
+            draw_band(ax, line, x, y, **{"linewidth": 1.4, "label": label, **style})
         ax.set_title(part["title"].iloc[0])
         ax.set_xlabel(labels[0])
-        if x != "thousands":
+        if x == "thousands":
+            ax.set_xlim(left=0)
+        else:
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         if place[1] == along[0]:
             ax.set_ylabel(labels[1] if isinstance(labels[1], str) else labels[1][place[0]])
@@ -213,28 +224,14 @@ def from_zero(axes: Sequence[Axes], label: str) -> None:
         ax.set_ylim(0, 1.12 * top)
 
 
-def read_curves(runs: pd.DataFrame) -> pd.DataFrame:
-    """melt_errors of every row of metrics.csv, with iterations in thousands, and network, depth and seed."""
+def _draw_curves(runs: pd.DataFrame, column: Callable[[pd.DataFrame], pd.Series]) -> tuple[Figure, list[Axes]]:
     curves = melt_errors(gather(runs, load_metrics)).dropna(subset=["error"])
-    line = curves["network"] + "-" + curves["depth"].astype(str) + " " + curves["kind"]
-    return curves.assign(thousands=curves["iteration"] / 1000, line=line)
-
-
-def style_of_error(rows: pd.DataFrame) -> dict[str, Any]:
-    """Of a curve of read_curves: dashed training error, solid test error."""
-    network, depth, kind, line = rows[["network", "depth", "kind", "line"]].iloc[0]
-    dashes = {"linestyle": DASHED, "linewidth": 1.2} if kind == "training" else {"linestyle": "-", "linewidth": 1.8}
-    return {"color": colour_of(network, depth), "label": line, **dashes}
-
-
-def _draw_curves(curves: pd.DataFrame, condition: str) -> tuple[Figure, list[Axes]]:
+    curves = curves.assign(thousands=curves["iteration"] / 1000, line=curves["label"] + " " + curves["kind"])
     labels = ("iterations (thousands)", "error (%)")
-    figure, axes = draw_facets(curves, "thousands", "error", style_of_error, labels, (4.6, 3.3))
+    figure, axes = draw_facets(curves.assign(column=column), "thousands", "error", labels, (4.6, 3.3))
     # The paper shows 0 to 20 %. Other protocols end elsewhere: from 0 to a little above where the second half starts.
     top = curves.loc[curves["iteration"] >= 0.3 * curves["iteration"].max(), "error"].max()
-    axes[0].set_ylim(0, 20 if condition == "paper" else min(100, 1.08 * top))
-    for ax in axes:
-        ax.set_xlim(left=0)
+    axes[0].set_ylim(0, 20 if runs["condition"].iloc[0] == "paper" else min(100, 1.08 * top))
     return figure, axes
 
 
@@ -250,14 +247,13 @@ def draw_figure1(table: pd.DataFrame) -> Figure | None:
     if len(depths) < 2:
         return None
     runs = runs[runs["depth"].isin(depths)]
-    curves = read_curves(runs).assign(column=lambda rows: "plain networks, " + rows["kind"] + " error")
-    figure, axes = _draw_curves(curves, table["condition"].iloc[0])
-    for line in (line for ax in axes for line in ax.get_lines()):
-        (x, y), name = np.asarray(line.get_xydata())[-1], str(line.get_label()).split(" ")[0]
-        told = f"{name.split('-')[1]} layers"
-        line.axes.annotate(told, (x, y), (-4, 11), textcoords="offset points", ha="right", color=line.get_color())  # type: ignore[union-attr]
-    write_caption(figure, describe(runs, left_out(table)))
-    return figure
+    figure, axes = _draw_curves(runs, lambda rows: "plain networks, " + rows["kind"] + " error")
+    for ax in axes:
+        for line, depth in zip(ax.get_lines(), depths, strict=True):
+            x, y = np.asarray(line.get_xydata())[-1]
+            told: dict[str, Any] = {"color": line.get_color(), "ha": "right"}
+            ax.annotate(f"{depth} layers", (x, y), (-4, 11), textcoords="offset points", **told)
+    return write_caption(figure, describe(runs, left_out(table)))
 
 
 def draw_figure6(table: pd.DataFrame) -> Figure | None:
@@ -269,16 +265,14 @@ def draw_figure6(table: pd.DataFrame) -> Figure | None:
     runs = finished(table)
     if runs.empty:
         return None
-    figure, axes = _draw_curves(read_curves(runs).assign(column=lambda r: r["network"]), table["condition"].iloc[0])
+    figure, axes = _draw_curves(runs, lambda rows: rows["network"] + " networks")
     dashes = [("training", DASHED, 1.2), ("test", "-", 1.8)]
     key = [Line2D([], [], color="0.3", linestyle=dash, linewidth=width, label=name) for name, dash, width in dashes]
-    for ax, network in zip(axes, sorted(runs["network"].unique()), strict=True):
-        arms = {key: name for key, name in with_n(runs).items() if key[0] == network}
-        shades = [Line2D([], [], color=colour_of(*arm), linewidth=3, label=name) for arm, name in arms.items()]
+    arms = runs.assign(name=with_n(runs)).groupby(["network", "depth"])["name"].first()
+    for ax, (_, names) in zip(axes, arms.groupby("network"), strict=True):
+        shades = [Line2D([], [], color=colour_of(*arm), linewidth=3, label=name) for arm, name in names.items()]
         ax.legend(handles=[*shades, *key], loc="lower left", ncols=2)
-        ax.set_title(f"{network} networks")
-    write_caption(figure, describe(runs, left_out(table)))
-    return figure
+    return write_caption(figure, describe(runs, left_out(table)))
 
 
 def draw_error_by_depth(table: pd.DataFrame) -> Figure | None:
@@ -292,8 +286,7 @@ def draw_error_by_depth(table: pd.DataFrame) -> Figure | None:
         return None
     errors = melt_errors(runs).assign(column=lambda rows: rows["kind"] + " error", line=lambda rows: rows["network"])
     figure, _ = draw_errors(errors, "depth", depths, "depth (weighted layers)")
-    write_caption(figure, describe(runs, left_out(table)))
-    return figure
+    return write_caption(figure, describe(runs, left_out(table)))
 
 
 def draw_figure7(table: pd.DataFrame) -> Figure | None:
@@ -305,47 +298,41 @@ def draw_figure7(table: pd.DataFrame) -> Figure | None:
     runs = finished(table)
     if runs.empty:
         return None
-    return draw_responses(gather(runs, load_responses), describe(runs, left_out(table)), with_n(runs))
+    rows = gather(runs.assign(line=with_n(runs)), load_responses)
+    return draw_responses(rows, describe(runs, left_out(table)))
 
 
-def draw_responses(rows: pd.DataFrame, caption: str, names: dict[tuple[str, int], str] | None = None) -> Figure:
-    """Fig. 7 of one network, or of the several `names`: rows of responses.csv, of several with network, depth and seed.
+def draw_responses(rows: pd.DataFrame, caption: str) -> Figure:
+    """Fig. 7 of one network, the rows of its responses.csv, or of several: those with network, depth, seed and line.
 
     Of one network BN's gamma stands beside the std, and lines where its stages begin.
     """
-    rows = rows if names else rows.assign(network="std", depth="", seed=0)
-    rows = rows.assign(line=rows["network"] + "-" + rows["depth"].astype(str)).sort_values(["network", "depth"])
+    alone = "network" not in rows
+    rows = rows.assign(line="std", seed=0, style=0) if alone else rows
     ranks = rows.groupby(["line", "seed"])["std"].rank(method="first", ascending=False)
-    both = pd.concat([rows.assign(column=0, place=rows["layer"]), rows.assign(column=1, place=ranks)])
-
-    def style(part: pd.DataFrame) -> dict[str, Any]:
-        (network, depth), points = part[["network", "depth"]].iloc[0], part["place"].nunique()
-        told = style_of(network, depth, points) if names else {"color": "0.1", "marker": "."}
-        return {**told, "linewidth": 1.5, "label": part["line"].iloc[0].strip("-")}
-
-    figure, axes = draw_facets(both, "place", "std", style, ("layer index", "std of responses"), (4.6, 3.3))
+    titles = ("3x3 layers, after BN, before ReLU or addition", "the same, sorted by std")
+    places = zip(titles, (rows["layer"], ranks), strict=True)
+    both = pd.concat([rows.assign(column=title, place=place) for title, place in places])
+    labels, styles = ("layer index", "std of responses"), {0: {"color": "0.1", "marker": "."}} if alone else None
+    figure, axes = draw_facets(both, "place", "std", labels, (4.6, 3.3), styles=styles)
     from_zero(axes, "std of responses")
     if rows["std"].max() > 30 * rows["std"].min() > 0:  # plain-110's would hide all others'
         axes[0].set_yscale("log")
         axes[0].autoscale(axis="y")
-    if names:
-        axes[1].legend(axes[1].get_lines(), names.values(), ncols=2)
-    else:
+    if alone:
         mark_stages(axes[0], rows["stage"])
         if rows["gamma_rms"].notna().any():
             axes[0].plot(rows["layer"], rows["gamma_rms"], "-.", color="0.4", label="BN gamma, root mean square")
-        axes[0].legend()
-    axes[0].set_title("3x3 layers, after BN, before ReLU or addition", pad=6 if names else 16)
-    axes[1].set_title("the same, sorted by std")
-    write_caption(figure, caption)
-    return figure
+    axes[0 if alone else 1].legend(ncols=1 if alone else 2)
+    return write_caption(figure, caption)
 
 
 def mark_stages(ax: Axes, stages: pd.Series) -> None:
     """Thin lines where a stage begins, and its number above; places are counted from 1, stage 0 is the stem."""
-    numbers = stages.to_numpy()
+    numbers, font = stages.to_numpy(), {"size": 8, "color": "0.35"}
     for stage in sorted({*numbers} - {0}):
         places = np.flatnonzero(numbers == stage) + 1
         if (numbers[: places[0] - 1] > 0).any():
             ax.axvline(places[0] - 0.5, color="0.75", linewidth=0.8)
-        ax.text(places.mean(), 1.01, f"stage {stage}", {"size": 8, "color": "0.35"}, ha="center", transform=ax.get_xaxis_transform())
+        ax.text(places.mean(), 1.01, f"stage {stage}", font, ha="center", transform=ax.get_xaxis_transform())
+    ax.set_title(ax.get_title(), pad=16)

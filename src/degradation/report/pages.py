@@ -11,8 +11,8 @@ from degradation.record import write_atomically
 from degradation.report.draw import describe
 from degradation.report.figures import FIGURES, caption_of, title_of
 from degradation.report.table import (
-    ARMS,
     PROTOCOLS,
+    TABLE6,
     condition_folder,
     conditions,
     error_by_depth,
@@ -105,25 +105,15 @@ def _section(results: Path, condition: str, table: pd.DataFrame) -> list[str]:
             title = title_of(name)
             image = f"![{title}]({picture}.png)\n\n[SVG]({picture}.svg), `{name}` of `figures.FIGURES`"
             parts.append(f"### {title}\n\n{caption_of(name)}\n\n{image}")
-    titles = {
-        "network": "network",
-        "parameters": "parameters",
-        "n": "n",
-        "train_error": "training error, running (%)",
-        "train_error_eval": "training error, eval mode (%)",
-        "test_error": "test error (%)",
-        "test_error_std": "std over seeds",
-        "paper_test_error": "the paper's test error (%)",
-    }
     note = "" if protocol == "paper" else f" The paper's column is its own protocol's, not {protocol}'s."
     if len(error_by_depth(table)):
-        shown = markdown_table(table6(table), titles)
+        shown = markdown_table(table6(table), TABLE6)
         parts.append(f"### Table 6, ours beside the paper's\n\nErrors of the final iteration.{note}\n\n{shown}")
     pairs = paired_differences(table).groupby("depth")["difference"].agg(["count", "mean", "std"]).reset_index()
     if len(pairs):
-        columns = {"depth": "depth", "count": "n pairs", "mean": "plain minus residual (points)", "std": "std"}
-        head = "### Matched pairs\n\nTraining error (running) of the plain network minus its residual twin's, at equal seed."
-        parts.append(f"{head}\n\n{markdown_table(pairs, columns)}")
+        titles = {"depth": "depth", "count": "n pairs", "mean": "plain minus residual (points)", "std": "std"}
+        shown = markdown_table(pairs, titles)
+        parts.append(f"### Matched pairs\n\nTraining error (running) at equal seed, plain minus residual.\n\n{shown}")
     runs = table.sort_values(["variation", "network", "depth", "seed"])
     listing = runs.assign(minutes=runs["seconds"] / 60, run=[f"[{id}](runs/{id}/)" for id in runs["run_id"]])
     columns = ("run", "variation", "study", "outcome", "precision", "minutes", "commit")

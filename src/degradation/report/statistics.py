@@ -1,6 +1,6 @@
 """What claims are judged by: each statistic gives one number per pair (seed and precision), from a protocol's runs.
 
-Every function takes the table of load_table, a protocol's part of it, and returns a Series indexed by `pair`; pairs that
+Every function takes a protocol's part of the table of load_table and returns a Series indexed by `pair`; pairs that
 lack a run, or whose run diverged and left nothing to measure, are missing or NaN. Errors are in percent.
 """
 

@@ -2,22 +2,21 @@
 
 import math
 import textwrap
-from itertools import product
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
 
 from degradation.record import load_gradients, load_metrics, load_responses
 from degradation.report import draw
-from degradation.report.draw import DASHED, NEUTRAL, describe, draw_band, draw_facets, left_out, write_caption
+from degradation.report.draw import DASHED, NEUTRAL, describe, draw_facets, left_out, write_caption
 from degradation.report.statistics import RATIOS, first_below, growth_per_layer
 from degradation.report.table import ARMS, Filter, finished, gather, load_probe, probed_images, select
 from degradation.report.verdicts import judge, load_claims
 
+LESIONS = {"delete": "blocks deleted", "swap": "pairs of blocks swapped"}
 VERDICTS = {"supported": ("#2f6b4f", "o"), "refuted": ("0.0", "X"), "undecided": ("0.42", "D")}  # no arm's colours
 
 
@@ -29,21 +28,18 @@ def _draw_by_setting(
     rows = rows[rows.groupby("depth")[setting].transform("nunique") > 1].sort_values(["depth", "network"])
     if rows.empty:
         return None
-    depth = rows["depth"].astype(str)
-    rows = rows.assign(column=f"{title}, " + depth + " layers", line=rows["network"] + "-" + depth)
-    errors = draw.melt_errors(rows).assign(line=lambda rows: rows["line"] + ", " + rows["kind"])
+    errors = draw.melt_errors(rows.assign(column=f"{title}, " + rows["depth"].astype(str) + " layers"))
+    errors["line"] = errors["label"] + ", " + errors["kind"]
     shown = {value: name for value, name in names.items() if (rows[setting] == value).any()}
     figure, axes = draw.draw_errors(errors, setting, shown, "" if names else setting.split(".")[-1])
-    for ax, depth in zip(axes, sorted(rows["depth"].unique()), strict=True):
-        plain = select(table, {"network": "plain", "depth": depth})["train_error"]
+    for ax, depth in zip(axes, rows["depth"].unique(), strict=True):
+        plain, colour = select(table, {"network": "plain", "depth": depth})["train_error"], draw.colour_of("plain")
         if "network" in where and len(plain):
-            colour = draw.colour_of("plain")
             ax.axhline(plain.mean(), color=colour, linestyle=DASHED, label=f"plain-{depth}, training")
             ax.axhspan(plain.min(), plain.max(), color=colour, alpha=0.15, linewidth=0)
             ax.legend()
     draw.from_zero(axes, "final error (%)")
-    write_caption(figure, describe(rows))
-    return figure
+    return write_caption(figure, describe(rows))
 
 
 def draw_shortcut_options(table: pd.DataFrame) -> Figure | None:
@@ -83,26 +79,20 @@ def draw_warmup(table: pd.DataFrame) -> Figure | None:
     rows = rows[rows.groupby("depth")["warm"].transform("nunique") > 1]
     if rows.empty:
         return None
-    groups = rows.groupby(["network", "depth", "warm"])
+    groups = rows.groupby(["label", "warm"])
     ended = groups["outcome"].transform(lambda outcomes: "" if (outcomes == "finished").all() else " (diverged)")
     error = groups["test_error"].transform("mean").map("{:.1f} %".format)
     line = rows["warm"].map({True: "with warm-up", False: "without warm-up"}) + ended + ": test error " + error
-    rows = rows.assign(line=line, column=rows["network"] + "-" + rows["depth"].astype(str))
-    curves = gather(rows, load_metrics, ("warm", "line", "column"))
-    curves["thousands"] = curves["iteration"] / 1000
-
-    def style(part: pd.DataFrame) -> dict[str, Any]:
-        told = {"linestyle": DASHED, "markersize": 4, "markevery": max(1, part["iteration"].nunique() // 10)}
-        return {**NEUTRAL[0 if part["warm"].iloc[0] else 1], **told, "label": part["line"].iloc[0]}
-
+    curves = gather(rows.assign(line=line, column=rows["label"], style=rows["warm"]), load_metrics)
+    curves["thousands"], every = curves["iteration"] / 1000, max(1, curves["iteration"].nunique() // 10)
+    told = {"linestyle": DASHED, "markersize": 4, "markevery": every}
+    styles = {True: {**NEUTRAL[0], **told}, False: {**NEUTRAL[1], **told}}
     labels = ("iterations (thousands)", "training error, running (%)")
-    figure, axes = draw_facets(curves, "thousands", "train_error", style, labels, (4.4, 3.0))
+    figure, axes = draw_facets(curves, "thousands", "train_error", labels, (4.4, 3.0), styles=styles)
     for ax in axes:
-        ax.set_xlim(left=0)
         ax.set_ylim(0, 100)
         ax.legend(loc="lower left")
-    write_caption(figure, describe(rows))
-    return figure
+    return write_caption(figure, describe(rows))
 
 
 def draw_constructed(table: pd.DataFrame) -> Figure | None:
@@ -112,9 +102,11 @@ def draw_constructed(table: pd.DataFrame) -> Figure | None:
     that it does not find from scratch? A line per seed; the bars at the end are training error in eval mode.
     """
     rows = select(table, {}, ("network.parent_depth",))
-    scratch, built = rows[rows["network.parent_depth"].isna()], rows[rows["network.parent_depth"].notna()]
-    kinds = built.groupby(["network", "depth", "network.parent_depth"])
-    if built.empty:
+    scratch, kinds = (
+        rows[rows["network.parent_depth"].isna()],
+        rows.groupby(["network", "depth", "network.parent_depth"]),
+    )
+    if not len(kinds):
         return None
     figure, axes = draw.new_figure(1.5 + 4.2 * len(kinds), 4.0, len(kinds), sharey=True)
     drawn = []
@@ -135,12 +127,10 @@ def draw_constructed(table: pd.DataFrame) -> Figure | None:
                 ax.plot([curve["iteration"].max() / 1000], [run["train_error_eval"]], **end)
         ax.set_xlabel("iterations (thousands)")
         ax.set_xlim(left=0)
-        ax.set_ylim(0, 100)
         ax.set_title(f"{network} networks")
         ax.legend()
-    axes[0].set_ylabel("error (%)")
-    write_caption(figure, describe(pd.concat(drawn), "lines: test error; bars at the end: training error in eval mode"))
-    return figure
+    draw.from_zero(axes, "error (%)")
+    return write_caption(figure, describe(pd.concat(drawn), "lines: test error; bars at the end: training error, eval"))
 
 
 def draw_initial_signals(table: pd.DataFrame) -> Figure | None:
@@ -152,26 +142,23 @@ def draw_initial_signals(table: pd.DataFrame) -> Figure | None:
     rows = select(table, {"study": "gradients"}).sort_values(["network.norm", "network", "depth"])
     if rows.empty:
         return None
-    signals = gather(rows, load_gradients, ("network.norm",))
-    signals = signals[signals["iteration"] == 0].rename(columns={"network.norm": "norm"})
-    signals["line"] = signals["network"] + "-" + signals["depth"].astype(str)
-    signals["column"] = signals["norm"].map({"batch": "with batch normalisation", "none": "without"})
+    signals = gather(rows, load_gradients)
+    signals = signals[signals["iteration"] == 0]
+    kinds = signals.groupby(["network.norm", "label"], sort=False)
+    growth = kinds.apply(
+        lambda part: growth_per_layer(part.groupby(["layer", "stage"]).mean(numeric_only=True).reset_index())
+    )
+    factors = [growth[kind] for kind in signals[["network.norm", "label"]].itertuples(index=False, name=None)]
+    signals["line"] = signals["label"] + pd.Series(factors, signals.index).map(": x{:.2f}".format)
+    signals["column"] = signals["network.norm"].map({"batch": "with batch normalisation", "none": "without"})
     texts = {"std": "std of responses", "grad_response": "gradient norm of responses"}
     both = pd.concat([signals.assign(row=row, value=signals[row]) for row in texts])
-
-    def style(part: pd.DataFrame) -> dict[str, Any]:
-        network, depth, line = part[["network", "depth", "line"]].iloc[0]
-        mean = part.groupby(["layer", "stage"]).mean(numeric_only=True).reset_index()
-        factor = f"{line}: x{growth_per_layer(mean):.2f}"
-        return {**draw.style_of(network, depth, len(mean)), "linewidth": 1.3, "label": factor}
-
-    figure, axes = draw_facets(both, "layer", "value", style, ("layer index", texts), (5, 2.8), "row")
-    for ax in axes:
+    figure, axes = draw_facets(both, "layer", "value", ("layer index", texts), (5, 2.8), "row")
+    for place, ax in enumerate(axes):
         ax.set_yscale("log")
-    for ax in axes[len(axes) // 2 :]:
-        ax.legend(fontsize=7, ncols=2, title="gradient growth per layer backward", title_fontsize=7)
-    write_caption(figure, describe(rows, "at initialisation, mean and range over seeds"))
-    return figure
+        if place >= len(axes) // 2:
+            ax.legend(fontsize=7, ncols=2, title="gradient growth per layer backward", title_fontsize=7)
+    return write_caption(figure, describe(rows, "at initialisation, mean and range over seeds"))
 
 
 def draw_gradients_in_training(table: pd.DataFrame) -> Figure | None:
@@ -197,25 +184,21 @@ def _signals_in_training(table: pd.DataFrame, column: str, ylabel: str) -> Figur
     if rows.empty:
         return None
     norm = rows["network.norm"].map({"batch": "", "none": ", no BN"})
-    kind = rows["network"] + "-" + rows["depth"].astype(str) + norm
+    kind = rows["label"] + norm
     diverged = (rows["outcome"] == "diverged").groupby(kind).transform("any").map({True: ", diverged", False: ""})
     rows = rows.assign(row=rows["depth"], column=rows["network"] + norm, title=kind + diverged)
     parts = []
-    for _, part in gather(rows, load_gradients, ("row", "column", "title")).groupby("title", sort=False):
+    for _, part in gather(rows, load_gradients).groupby("title", sort=False):
         moments = sorted(part["iteration"].unique())
         chosen = [moments[round(share * (len(moments) - 1))] for share in (0, 0.1, 0.5, 1)]
-        greys = dict(zip(chosen, ("0.58", "0.42", "0.25", "0.0"), strict=True))
-        part = part[part["iteration"].isin(chosen)]
-        parts.append(part.assign(grey=part["iteration"].map(greys), line=part["iteration"].map("iteration {:,}".format)))
-
-    def style(part: pd.DataFrame) -> dict[str, Any]:
-        return {"color": part["grey"].iloc[0], "linewidth": 1.4, "label": part["line"].iloc[0]}
-
-    figure, axes = draw_facets(pd.concat(parts), "layer", column, style, ("layer index", ylabel), (3.4, 2.6), "all")
+        parts.append(part.assign(style=part["iteration"].map({at: n for n, at in enumerate(chosen)})))
+    signals = pd.concat(parts).dropna(subset=["style"])
+    signals["line"] = signals["iteration"].map("iteration {:,}".format)
+    styles = {number: {"color": grey} for number, grey in enumerate(("0.58", "0.42", "0.25", "0.0"))}
+    figure, axes = draw_facets(signals, "layer", column, ("layer index", ylabel), (3.4, 2.6), "all", styles)
     axes[0].set_yscale("log")
     draw.one_legend(figure, axes)
-    write_caption(figure, describe(rows, "one fixed batch, training mode, mean and range over seeds"))
-    return figure
+    return write_caption(figure, describe(rows, "one fixed batch, training mode, mean and range over seeds"))
 
 
 def draw_longer(table: pd.DataFrame) -> Figure | None:
@@ -229,12 +212,11 @@ def draw_longer(table: pd.DataFrame) -> Figure | None:
     rows = rows[rows.groupby("depth")["length"].transform("nunique") > 1]
     if rows.empty:
         return None
-    rows = rows.assign(column=rows["iterations"].map("{:,} iterations".format))
-    errors = draw.melt_errors(rows).assign(line=lambda rows: rows["kind"])
+    errors = draw.melt_errors(rows.assign(column=rows["iterations"].map("{:,} iterations".format)))
+    errors["line"] = errors["kind"]
     depths = {depth: str(depth) for depth in sorted(rows["depth"].unique())}
     figure, _ = draw.draw_errors(errors, "depth", depths, "depth of the plain network")
-    write_caption(figure, describe(rows))
-    return figure
+    return write_caption(figure, describe(rows))
 
 
 def draw_learning_rates(table: pd.DataFrame) -> Figure | None:
@@ -269,8 +251,7 @@ def draw_learning_rates(table: pd.DataFrame) -> Figure | None:
         ax.set_ylabel("depth")
         ax.set_title(f"{network}: final training error (%)")
     figure.colorbar(image, ax=axes, label="%")
-    write_caption(figure, describe(rows, "framed: the best rate of each depth"))
-    return figure
+    return write_caption(figure, describe(rows, "framed: the best rate of each depth"))
 
 
 def draw_convergence(table: pd.DataFrame) -> Figure | None:
@@ -283,16 +264,15 @@ def draw_convergence(table: pd.DataFrame) -> Figure | None:
     runs = runs[runs["depth"].isin(depths)]
     if runs.empty:
         return None
-    lowest, names = levels[0], draw.with_n(runs)
+    runs, lowest = runs.assign(line=draw.with_n(runs)), levels[0]
     figure, axes = draw.new_figure(1.5 + 4 * len(depths), 3.8, len(depths), sharey=True)
-    for (ax, depth), network in product(zip(axes, depths, strict=True), ARMS):
-        folders = runs.loc[(runs["network"] == network) & (runs["depth"] == depth), "folder"]
-        found = [[first_below(load_metrics(folder), level) for level in levels] for folder in folders]
+    for (depth, network, line), part in runs.groupby(["depth", "network", "line"]):
+        ax, style = axes[depths.index(depth)], draw.style_of(network, depth)
+        found = [[first_below(metrics, level) for level in levels] for metrics in map(load_metrics, part["folder"])]
         reached = pd.DataFrame(found, columns=levels, dtype=float)
-        style = draw.style_of(network, depth)
         ax.plot(levels, reached.T, linestyle="none", alpha=0.5, **style)
         # A mean of those seeds alone that got there would flatter.
-        ax.plot(levels, reached.mean(skipna=False), linestyle=DASHED, label=names[network, depth], **style)
+        ax.plot(levels, reached.mean(skipna=False), linestyle=DASHED, label=line, **style)
         lowest = min([lowest, *reached.columns[reached.notna().any()]])
         ax.set_xlabel("training error (%), running, falls to")
         ax.set_title(f"{depth} layers")
@@ -300,8 +280,7 @@ def draw_convergence(table: pd.DataFrame) -> Figure | None:
     for ax in axes:
         ax.set_xlim(85, lowest - 5)
     draw.from_zero(axes, "iterations until then")
-    write_caption(figure, describe(runs, left_out(table)))
-    return figure
+    return write_caption(figure, describe(runs, left_out(table)))
 
 
 def draw_response_parts(table: pd.DataFrame) -> Figure | None:
@@ -316,21 +295,17 @@ def draw_response_parts(table: pd.DataFrame) -> Figure | None:
     if rows.empty:
         return None
     without = rows[decay].map({True: "", False: ", no weight decay on BN"})
-    rows = rows.assign(row=rows["depth"], column=rows["network"] + without)
-    rows["title"] = rows["network"] + "-" + rows["depth"].astype(str) + without
-    layers = gather(rows, load_responses, ("row", "column", "title"))
+    rows = rows.assign(row=rows["depth"], column=rows["network"] + without, title=rows["label"] + without)
+    layers = gather(rows, load_responses)
     names = {"std": "std of the response", "gamma_rms": "gamma, root mean square", "beta_rms": "beta, root mean square"}
-    parts = pd.concat([layers.assign(line=name, value=layers.get(name)) for name in names])
-    styles = {
-        name: {**style, "marker": None, "label": names[name]} for name, style in zip(names, NEUTRAL, strict=True)
-    }
+    parts = [layers.assign(line=name, style=part, value=layers.get(part)) for part, name in names.items()]
+    styles = {part: {**style, "marker": None} for part, style in zip(names, NEUTRAL, strict=True)}
     labels = ("layer index", "test set, eval mode")
-    parts = parts.dropna(subset=["value"])
-    figure, axes = draw_facets(parts, "layer", "value", lambda p: styles[p["line"].iloc[0]], labels, (3, 2.6), "all")
+    values = pd.concat(parts).dropna(subset=["value"])
+    figure, axes = draw_facets(values, "layer", "value", labels, (3, 2.6), "all", styles)
     axes[0].set_yscale("log")
     draw.one_legend(figure, axes)
-    write_caption(figure, describe(rows))
-    return figure
+    return write_caption(figure, describe(rows))
 
 
 def draw_lesion_study(table: pd.DataFrame) -> Figure | None:
@@ -344,40 +319,31 @@ def draw_lesion_study(table: pd.DataFrame) -> Figure | None:
     if runs.empty:
         return None
     lesions = gather(runs.sort_values("depth"), lambda folder: load_probe(folder, "lesions"))
-    lesions = lesions[lesions["kind"].isin(("delete", "swap"))].sort_values("kind", kind="stable")
-    title = lesions["depth"].astype(str) + " layers, " + lesions["kind"].map({"delete": "deleted", "swap": "swapped"})
-    lesions = lesions.assign(row=lesions["kind"], column=lesions["depth"], title=title, line=lesions["network"])
-
-    def style(part: pd.DataFrame) -> dict[str, Any]:
-        network, depth = part[["network", "depth"]].iloc[0]
-        return {**draw.style_of(network, depth), "label": f"{network}-{depth}"}
-
+    lesions = lesions[lesions["kind"].isin(LESIONS)].sort_values("kind", kind="stable")
+    title = lesions["label"].str.split("-").str[1] + " layers, " + lesions["kind"].map(LESIONS)
+    lesions = lesions.assign(row=lesions["kind"], column=lesions["depth"], title=title, line=lesions["label"])
     labels = ("blocks deleted, or pairs of blocks swapped", "test error (%)")
-    figure, axes = draw_facets(lesions, "count", "error", style, labels, (4, 2.8))
+    figure, axes = draw_facets(lesions, "count", "error", labels, (4, 2.8))
     for ax in axes:
         ax.set_ylim(0, 100)
         ax.legend()
     images = " or ".join(f"{n:,}" for n in sorted({probed_images(folder, "lesions") for folder in runs["folder"]}))
-    write_caption(figure, describe(runs, f"{images} test images"))
-    return figure
+    return write_caption(figure, describe(runs, f"{images} test images"))
 
 
 def draw_gradients(rows: pd.DataFrame, caption: str) -> Figure:
     """Section 4.1 of one network: norms of the backward signal by layer, at the responses and at the weights."""
     texts = {"grad_response": "gradient norm at the responses", "grad_weight": "gradient norm at the weights"}
-    both = pd.concat([rows.assign(column=text, line="", value=rows[name]) for name, text in texts.items()])
-    style = {"color": "0.1", "marker": "."}
-    labels = ("layer index (1 is the stem)", "norm")
-    figure, axes = draw_facets(both, "layer", "value", lambda _: style, labels, sharey=False)
+    both = [rows.assign(column=text, line="", style=0, value=rows[name]) for name, text in texts.items()]
+    labels, styles = ("layer index (1 is the stem)", "norm"), {0: {"color": "0.1", "marker": "."}}
+    figure, axes = draw_facets(pd.concat(both), "layer", "value", labels, sharey=False, styles=styles)
     for ax, name in zip(axes, texts, strict=True):
         draw.mark_stages(ax, rows["stage"])
-        ax.set_title(ax.get_title(), pad=16)
         if (rows[name] > 0).all():
             ax.set_yscale("log")  # whole decades: a change by half must not look like a collapse
             ends = np.log10(rows[name].agg(["min", "max"]))
             ax.set_ylim(10 ** math.floor(ends["min"]), 10 ** math.ceil(ends["max"]))
-    write_caption(figure, caption)
-    return figure
+    return write_caption(figure, caption)
 
 
 def draw_lesions(rows: pd.DataFrame, caption: str) -> Figure:
@@ -385,25 +351,26 @@ def draw_lesions(rows: pd.DataFrame, caption: str) -> Figure:
 
     Right, lines are means over draws and bands their range; both panels show the intact network dotted.
     """
-    figure, (each, several) = draw.new_figure(10.5, 3.8, 2, sharey=True)
     one = rows[rows["kind"] == "delete_one"].reset_index(drop=True)
-    each.plot(one.index + 1, one["error"], color="0.0", marker="o", linestyle="none", label="one block deleted")
-    draw.mark_stages(each, stages_of(one))
-    for kind, label, style in (("delete", "deleted", NEUTRAL[0]), ("swap", "pairs swapped", NEUTRAL[1])):
-        by_count = rows[rows["kind"] == kind]
-        if by_count["count"].nunique() > 1:  # not the intact network alone
-            label = f"{label}, {rows['draw'].max() + 1} draws"
-            draw_band(several, by_count, "count", "error", label=label, markersize=4, **style)
-    each.set_xlabel("which block (of those that keep the shape)")
-    several.set_xlabel("blocks deleted, or pairs of blocks swapped")
-    for ax in (each, several):
+    one = one.assign(
+        count=one.index + 1, style="delete_one", line="one block deleted", column="each block that keeps the shape"
+    )
+    several = rows[rows["kind"].isin(LESIONS) & (rows.groupby("kind")["count"].transform("nunique") > 1)]
+    draws = f", {rows['draw'].max() + 1} draws"
+    several = several.assign(style=several["kind"], line=several["kind"].map(LESIONS) + draws, column="several")
+    styles = {
+        "delete_one": {"color": "0.0", "marker": "o", "linestyle": "none"},
+        "delete": NEUTRAL[0],
+        "swap": NEUTRAL[1],
+    }
+    labels = ("which block, or how many blocks or pairs", "error (%)")
+    figure, axes = draw_facets(pd.concat([one, several]), "count", "error", labels, styles=styles)
+    for ax in axes:
         ax.axhline(rows.loc[rows["count"] == 0, "error"].iloc[0], color="0.35", linestyle=":", label="intact")
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.legend()
-    each.set_ylabel("error (%)")
-    each.set_ylim(0, 100)  # so that figures of two networks compare
-    write_caption(figure, caption)
-    return figure
+    draw.mark_stages(axes[0], stages_of(one))
+    axes[0].set_ylim(0, 100)  # so that figures of two networks compare
+    return write_caption(figure, caption)
 
 
 def stages_of(lesions: pd.DataFrame) -> pd.Series:
@@ -450,5 +417,4 @@ def draw_verdicts(table: pd.DataFrame) -> Figure | None:
         ax.set_xlabel(claim.unit, fontsize=7, labelpad=1)
         title = textwrap.shorten(f"{claim.id}: {claim.sentence}", 102, placeholder=" ...")
         ax.set_title(f"{title}\n{verdict.verdict}, n = {len(points)}", fontsize=8, loc="left", color=colour)
-    write_caption(figure, describe(table, "mean and 95 % interval over seeds, dotted: the stated threshold"))
-    return figure
+    return write_caption(figure, describe(table, "mean and 95 % interval over seeds, dotted: the stated threshold"))

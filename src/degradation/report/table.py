@@ -37,11 +37,13 @@ Filter = dict[str, Any]
 def load_table(results: str | Path) -> pd.DataFrame:
     """Every finished run under results/runs, a row each.
 
-    Columns: network, depth, seed, protocol, data, iterations; every setting under its dotted name (protocol.lr); study,
-    the file in conf/experiment that made the run; varied, the settings in which it differs from its protocol and
-    network as named (setting -> value), and made_by_study, those of them that are its study's; label, its network with
-    what it varied; pair, seed and precision (only runs that share both are compared); final errors in percent, that of
-    guessing for a run that diverged: to leave it out would hide exactly the runs that failed.
+    Columns: network, depth, seed, protocol, data, iterations; every setting under its dotted name (protocol.lr);
+    study, the file in conf/experiment that made the run;
+    varied, the settings in which it differs from its protocol and network as named (setting -> value), variation, the
+    same as text, and made_by_study, those of the settings that are its study's;
+    label, such as plain-56; pair, seed and precision (only runs that share both are compared);
+    guessing, the error of it, and the final errors, in percent: of a run that diverged those of guessing, as to leave
+    it out would hide exactly the runs that failed.
 
     Raises:
         RecordError: a record is damaged.
@@ -52,7 +54,7 @@ def load_table(results: str | Path) -> pd.DataFrame:
     table = table.assign(**{short: table[name] for short, name in _SHORT.items()})
     table["length"] = table["length"].fillna(1)
     table["variation"] = [", ".join(f"{k}={v}" for k, v in sorted(run.items())) for run in table.get("varied", ())]
-    table["label"] = (table["network"] + "-" + table["depth"].astype(str) + " " + table["variation"]).str.strip()
+    table["label"] = table["network"] + "-" + table["depth"].astype(str)
     table["pair"] = table["seed"].astype(str) + " " + table["precision"].fillna("").astype(str)
     table["guessing"] = 100 * (1 - 1 / table["network.classes"])
     finished = table["outcome"] == "finished"
@@ -76,7 +78,7 @@ def conditions(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
         yield protocol, runs.assign(condition=protocol)
         for variation, part in runs[runs["study"].isin(OWN) & (runs["variation"] != "")].groupby("variation"):
             name = f"{protocol} ({variation})"
-            yield name, part.assign(condition=name, varied=[{}] * len(part), label=part["label"].str.split(" ").str[0])
+            yield name, part.assign(condition=name, varied=[{}] * len(part))
 
 
 def condition_folder(condition: str) -> str:
@@ -106,11 +108,14 @@ def finished(table: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["outcome"] == "finished"]
 
 
-def gather(runs: pd.DataFrame, load: Callable[[Path], pd.DataFrame], more: tuple[str, ...] = ()) -> pd.DataFrame:
-    """What `load` reads from the folder of each run, as one table; with network, depth, seed and `more` of the run."""
-    keep = ["network", "depth", "seed", *more]
-    parts = [load(run["folder"]).assign(**{key: run[key] for key in keep}) for run in runs.to_dict("records")]
-    return pd.concat([part for part in parts if len(part)] or [pd.DataFrame()], ignore_index=True)
+def gather(runs: pd.DataFrame, load: Callable[[Path], pd.DataFrame]) -> pd.DataFrame:
+    """What `load` reads from the folder of each run, as one table, each row with the columns of its run.
+
+    Columns of both keep what was read; the run's own have `_of_run` behind their names.
+    """
+    parts = [load(folder).assign(folder=folder) for folder in runs["folder"]]
+    read = pd.concat([part for part in parts if len(part)] or [pd.DataFrame(columns=["folder"])])
+    return read.merge(runs, on="folder", suffixes=("", "_of_run"))
 
 
 def error_by_depth(table: pd.DataFrame) -> pd.DataFrame:
@@ -125,22 +130,26 @@ def error_by_depth(table: pd.DataFrame) -> pd.DataFrame:
     return found.reset_index()
 
 
+TABLE6 = {
+    "network": "network",
+    "parameters": "parameters",
+    "n": "n",
+    "train_error": "training error, running (%)",
+    "train_error_eval": "training error, eval mode (%)",
+    "test_error": "test error (%)",
+    "test_error_std": "std over seeds",
+    "paper_test_error": "the paper's test error (%)",
+}
+
+
 def table6(table: pd.DataFrame) -> pd.DataFrame:
-    """Table 6 of the paper beside ours: test error (%), parameters, n seeds, mean and sample std."""
-    found = error_by_depth(table)
-    parameters = finished(table).groupby(["network", "depth"])["parameters"].first().astype(int)
-    return pd.DataFrame(
-        {
-            "network": found["network"] + "-" + found["depth"].astype(str),
-            "parameters": parameters.to_numpy(),
-            "n": found["n"],
-            "train_error": found["train_error_mean"],
-            "train_error_eval": found["train_error_eval_mean"],
-            "test_error": found["test_error_mean"],
-            "test_error_std": found["test_error_std"],
-            "paper_test_error": found["depth"].map(PAPER_RESIDUAL).where(found["network"] == "residual"),
-        }
-    )
+    """Table 6 of the paper beside ours; TABLE6 says what its columns are."""
+    found = error_by_depth(table).rename(columns=lambda column: column.removesuffix("_mean"))
+    groups = finished(table).groupby(["network", "depth"])
+    paper = found["depth"].map(PAPER_RESIDUAL).where(found["network"] == "residual")
+    found = found.assign(parameters=groups["parameters"].first().to_numpy(dtype=int), paper_test_error=paper)
+    found["network"] += "-" + found["depth"].astype(str)
+    return found[[*TABLE6]]
 
 
 def paired_differences(table: pd.DataFrame, column: str = "train_error") -> pd.DataFrame:
