@@ -24,8 +24,8 @@ from degradation.probe.construct import deepen_each
 from degradation.probe.layers import evaluate, layer_gradients, layer_responses
 from degradation.probe.lesions import deletable, delete_each, delete_random, swap_random, swappable
 from degradation.record import write_atomically
-from degradation.report.draw import save
-from degradation.report.probes import draw_gradients, draw_lesions, draw_responses
+from degradation.report.draw import draw_responses, save
+from degradation.report.studies import draw_gradients, draw_lesions
 from degradation.train import machine as machines
 
 PROBES = ("error", "responses", "gradients", "lesions", "constructed")

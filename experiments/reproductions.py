@@ -34,7 +34,7 @@ class ReproductionError(Exception):
 
 
 def listed(path: Path = LISTED) -> pd.DataFrame:
-    """The networks, one row each: author, network, depth, file, sha256, test_error (published), and how to read them."""
+    """The networks, one row each: author, network, depth, file, sha256, published test_error, and how to read them."""
     rows = []
     for source in yaml.safe_load(path.read_text()):
         shared = {key: value for key, value in source.items() if key != "networks"}
