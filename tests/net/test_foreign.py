@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from degradation.config import Architecture, Family, Shortcut
 from degradation.net.foreign import CheckpointError, checkpoint_file, load_network, match, read_config
 from degradation.net.network import Network
+from tests.conftest import Compose
 
 Tensors = dict[str, Tensor]
 RECORDS = Path(__file__).parents[2] / "results" / "runs"
@@ -313,6 +314,20 @@ def test_a_run_loads_from_its_folder_and_from_its_file(network: Network, tmp_pat
     assert read_config(folder)["data"]["name"] == "synthetic"  # type: ignore[index]
 
 
+@pytest.mark.parametrize("settings", [["network=plain"], ["network=residual", "network.pad_side=both"]])
+def test_what_train_writes_loads(settings: list[str], tiny: Compose, tmp_path: Path) -> None:
+    from degradation.train.run import train
+
+    config = tiny(*settings)
+    assert train(config).status == "finished"
+    folder = tmp_path / "runs" / config.run_id
+    network = load_network(folder)
+    assert network.architecture == config.network
+    saved = torch.load(folder / "network.pt", weights_only=True)
+    assert all(torch.equal(saved[name], tensor) for name, tensor in network.state_dict().items())
+    assert read_config(folder)["data"]["name"] == "synthetic"  # type: ignore[index]
+
+
 def test_what_a_run_was_not_trained_with_is_refused(tmp_path: Path) -> None:
     network = make_network("A", depth=8)
     folder = write_run(tmp_path / "run", asdict(network.architecture), network)
@@ -425,7 +440,7 @@ REFUSED = {
     "kernel": (changed(layer1__0__conv1__weight=torch.ones(4, 4, 5, 5)), r"6 3x3 .* depth=7 is not of the form 6n\+2"),
     "one projection": (
         changed(layer2__0__shortcut__0__weight=torch.ones(8, 4, 1, 1), layer2__0__shortcut__1__weight=torch.ones(8)),
-        r"1 1x1 convolutions as shortcuts, expected 0, 2 \(option B\) or 3 \(option C\)",
+        r"1 1x1 shortcuts, expected 0, 2 \(option B\) or 3 \(option C\)",
     ),
     "pre-activation": (pre_activation, r"layer1\.0\.bn1\.weight \[4\] is in the first block, .* pre-activation"),
 }
@@ -445,7 +460,7 @@ IMAGENET_REFUSED = {
     ),
     "one projection": (
         without("layer3.0.downsample"),
-        r"depth 50 with 3 1x1 convolutions as shortcuts, expected 0, 4 \(option B\) or 16 \(option C\)",
+        r"3 1x1 shortcuts, expected 0, 4 \(option B\) or 16 \(option C\)",
     ),
     "stem of CIFAR": (
         changed(conv1__weight=torch.ones(4, 3, 3, 3)),
@@ -507,7 +522,7 @@ def test_bottlenecks_behind_a_stem_of_cifar_are_refused() -> None:
     tensors = {name: tensor for name, tensor in tensors.items() if "layer" not in name}
     for block in range(6):
         tensors |= bottleneck(f"layer1.{block}", 4)
-    with pytest.raises(CheckpointError, match="depth 8 with 12 1x1 convolutions as shortcuts, expected 0, 2"):
+    with pytest.raises(CheckpointError, match="12 1x1 shortcuts, expected 0, 2"):
         match(tensors, "A")
 
 
@@ -516,10 +531,10 @@ def test_the_shortcut_must_be_said_where_tensors_do_not_tell_it(family: Family, 
     plain = make_network("none", depth, 2, family=family).state_dict()
     with pytest.raises(CheckpointError, match="the shortcut is none or A, whose tensors are equal: say which"):
         match(plain)
-    with pytest.raises(CheckpointError, match="shortcut=B, but 0 projections mean none or A"):
+    with pytest.raises(CheckpointError, match="shortcut=B, but 0 1x1 shortcuts mean none or A"):
         match(plain, "B")
     for option, other in (("B", "A"), ("C", "B")):
-        with pytest.raises(CheckpointError, match=rf"shortcut={other}, but \d+ projections mean {option}"):
+        with pytest.raises(CheckpointError, match=rf"shortcut={other}, but \d+ 1x1 shortcuts mean {option}"):
             match(make_network(option, depth, 2, family=family).state_dict(), other)  # type: ignore[arg-type]
 
 

@@ -111,6 +111,14 @@ def test_stages_of_table_1_have_its_sizes(pool: str) -> None:
     assert sides == [112, 56, 28, 14, 7]
 
 
+def test_the_pool_is_unpadded_as_the_authors_or_torchvisions() -> None:
+    x = torch.arange(16.0).view(1, 1, 4, 4)  # the largest is the last of a window: rows and columns 0-2 and 2-3
+    for pool, last in (("ceil", [2, 3]), ("padded", [1, 3])):  # padded: (-1)-1 and 1-3
+        pooled = Network(paper(18, "A", "imagenet", width=1, pool=pool)).pool(x)
+        assert torch.equal(pooled, x[:, :, last][..., last])
+    assert torch.equal(Network(paper(8, "A", width=1)).pool(x), x)
+
+
 @pytest.mark.parametrize("stride_in", ["1x1", "3x3"])
 def test_a_bottleneck_has_its_stride_where_it_is_said(stride_in: str) -> None:
     network = Network(paper(50, "A", "imagenet", width=2, stride_in=stride_in))

@@ -79,14 +79,13 @@ def _recognise(family: Family, kernels: list[tuple[int, ...]], shortcut: Shortcu
     projections = len(kernels) - 1 - len(table.layers) * blocks
     options: dict[int, tuple[Shortcut, ...]] = {0: ("none", "A"), changing: ("B",), blocks: ("C",)}
     if projections not in options:
-        expected = f"expected 0, {changing} (option B) or {blocks} (option C)"
-        raise CheckpointError(f"depth {depth} with {projections} 1x1 convolutions as shortcuts, {expected}")
-    if shortcut is None and not projections:
+        raise CheckpointError(f"{projections} 1x1 shortcuts, expected 0, {changing} (option B) or {blocks} (option C)")
+    possible = options[projections]
+    if shortcut is None and len(possible) > 1:
         raise CheckpointError("no projection, so the shortcut is none or A, whose tensors are equal: say which")
-    if shortcut not in (None, *options[projections]):
-        possible = " or ".join(options[projections])
-        raise CheckpointError(f"shortcut={shortcut}, but {projections} projections mean {possible}")
-    return depth, shortcut or options[projections][0]
+    if shortcut not in (None, *possible):
+        raise CheckpointError(f"shortcut={shortcut}, but {projections} 1x1 shortcuts mean {' or '.join(possible)}")
+    return depth, shortcut or possible[0]
 
 
 def match(tensors: Mapping[str, Tensor], shortcut: Shortcut | None = None, **told: Any) -> Network:
@@ -138,7 +137,7 @@ def match(tensors: Mapping[str, Tensor], shortcut: Shortcut | None = None, **tol
     # Each of the two is listed in order of depth. The projection of the first bottleneck has the shape of its last
     # layer: whether it is listed before that is as in stage 2, where shapes tell.
     example = blocks["stage2.block1"]
-    if isinstance(example.shortcut, nn.Sequential):
+    if isinstance(example.shortcut, nn.Sequential):  # option B or C
         projection, last = example.shortcut[0].weight.shape, example.layers[-1][0].weight.shape
         if projection in shapes[: [*shapes, last].index(last)]:
             places.reverse()
