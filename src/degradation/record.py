@@ -24,7 +24,8 @@ import yaml
 
 from degradation.config import LATER, Config, run_id
 
-COLUMNS = ["iteration", "lr", "train_error", "train_loss", "test_error", "test_loss", "val_error", "val_loss", "seconds"]
+COLUMNS = ["iteration", "lr", "train_error", "train_loss", "test_error", "test_loss"]
+COLUMNS += ["val_error", "val_loss", "seconds"]  # val: where training images are held out
 NEEDED = {"iteration", "train_error", "test_error"}  # records of other versions may lack or add the others
 
 
