@@ -12,7 +12,6 @@ from speed_report import draw_throughput, write_bench
 
 from degradation.data.images import load_cifar10_mini
 from degradation.net.network import multiply_adds
-
 from tests.conftest import Compose
 
 BARE = "bare loop, channels_last, bf16"

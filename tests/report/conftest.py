@@ -20,7 +20,7 @@ Put = Callable[..., None]
 
 @functools.cache
 def compose(*overrides: str) -> tuple[Config, dict[str, Any]]:
-    """The config of the quick protocol with these overrides, and what it varies; Hydra takes most of a record's time."""
+    """The config of the quick protocol with these overrides, and what it varies; Hydra takes its time."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = parse(hydra.compose("train", ["protocol=quick", *overrides]))
         return config, find_variant(config)

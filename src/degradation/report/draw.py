@@ -260,8 +260,8 @@ def draw_figure1(table: pd.DataFrame) -> Figure | None:
 def draw_figure6(table: pd.DataFrame) -> Figure | None:
     """Fig. 6: plain and residual networks
 
-    Plain networks get worse with depth, on the training set too; their residual twins, equal in all but the shortcut,
-    do not or less so. Dashed training error (running), solid test error; means over seeds and their range.
+    The paper's claim: plain networks get worse with depth, on the training set too; their residual twins, equal in all
+    but the shortcut, do not. Dashed training error (running), solid test error; means over seeds and their range.
     """
     runs = finished(table)
     if runs.empty:

@@ -104,7 +104,8 @@ def _section(results: Path, condition: str, table: pd.DataFrame) -> list[str]:
         picture = f"figures/{folder}/{name}"
         if (results / f"{picture}.png").exists():
             title = title_of(name)
-            image = f"![{title}]({picture}.png)\n\n[SVG]({picture}.svg), `{name}` of `figures.FIGURES`"
+            drawing = FIGURES[name].__module__ + "." + FIGURES[name].__name__
+            image = f"![{title}]({picture}.png)\n\n[SVG]({picture}.svg), drawn by `{drawing}`"
             parts.append(f"### {title}\n\n{caption_of(name)}\n\n{image}")
     note = "" if protocol == "paper" else f" The paper's column is its own protocol's, not {protocol}'s."
     if len(error_by_depth(table)):

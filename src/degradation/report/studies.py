@@ -311,8 +311,8 @@ def draw_response_parts(table: pd.DataFrame) -> Figure | None:
 def draw_lesion_study(table: pd.DataFrame) -> Figure | None:
     """Lesions (beyond the paper): test error against blocks deleted and pairs swapped
 
-    After Veit et al. 2016, Fig. 5: residual networks lose little with a few blocks, plain ones nearly all. Means over
-    seeds and draws, bands their range; blocks that keep the shape.
+    After Fig. 5 of Veit et al. 2016, where residual networks lose little with a few blocks and VGG nearly all. Means
+    over seeds and draws, bands their range; blocks that keep the shape.
     """
     runs = finished(table)
     runs = runs[[len(load_probe(folder, "lesions")) > 0 for folder in runs["folder"]]]
