@@ -58,12 +58,10 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _lines(rows: list[dict[str, Any]], columns: list[str]) -> str:
+def _csv(rows: list[dict[str, Any]], columns: list[str]) -> str:
     return "".join(",".join(_cell(row.get(column)) for column in columns) + "\n" for row in rows)
 
 
@@ -72,7 +70,7 @@ def _append(path: Path, rows: list[dict[str, Any]], columns: list[str]) -> None:
         file.seek(0)
         # A file keeps the columns that it was begun with, whatever later versions record.
         begun = file.readline().strip()
-        file.write(_lines(rows, begun.split(",")) if begun else ",".join(columns) + "\n" + _lines(rows, columns))
+        file.write(_csv(rows, begun.split(",")) if begun else ",".join(columns) + "\n" + _csv(rows, columns))
 
 
 def _damaged(path: Path, how: str = "is damaged") -> RecordError:
@@ -150,9 +148,7 @@ class Record:
         """Drop the rows after an iteration (and a line cut short by a crash): a resumed run writes them again."""
         if iteration and not self._metrics.exists():
             raise _damaged(self._metrics, "is missing beside a checkpoint")
-        for path in (self._metrics, self._gradients):
-            if not path.exists():
-                continue
+        for path in filter(Path.exists, (self._metrics, self._gradients)):
             if not iteration:  # begun, and stopped before its first checkpoint
                 path.unlink()
                 continue
@@ -164,7 +160,7 @@ class Record:
     def write_table(self, name: str, rows: list[dict[str, Any]]) -> None:
         """A probe's table, such as responses.csv."""
         columns = list(rows[0])
-        write_atomically(self.path / name, ",".join(columns) + "\n" + _lines(rows, columns))
+        write_atomically(self.path / name, ",".join(columns) + "\n" + _csv(rows, columns))
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Mark the run as finished. Nothing is written after this."""
@@ -230,10 +226,11 @@ def load_runs(results: str | Path) -> pd.DataFrame:
         RecordError: a record is damaged or was edited; figures must not be drawn from it.
     """
     folders = sorted(path.parent for path in (Path(results) / "runs").glob("*/summary.json"))
-    records = [(complete(check_identity(folder)), read_summary(folder)) for folder in folders]
-    runs = pd.json_normalize([{**config, **summary, "varied": None} for config, summary in records])
-    varied = [read_varied(summary) for _, summary in records]
-    made = [summary.get("made_by_study", list(keys)) for keys, (_, summary) in zip(varied, records, strict=True)]
+    configs, summaries = [check_identity(folder) for folder in folders], [read_summary(folder) for folder in folders]
+    both = zip(configs, summaries, strict=True)
+    runs = pd.json_normalize([{**config, **complete(config), **summary, "varied": None} for config, summary in both])
+    varied = [read_varied(summary) for summary in summaries]
+    made = [summary.get("made_by_study", list(keys)) for summary, keys in zip(summaries, varied, strict=True)]
     return runs.assign(varied=varied, made_by_study=made, folder=folders)
 
 
@@ -260,9 +257,6 @@ def load_responses(folder: Path) -> pd.DataFrame:
 
 
 def load_gradients(folder: Path) -> pd.DataFrame:
-    """The signals of one run: iteration, layer (from 1), name, stage, std, grad_response, grad_weight.
-
-    Empty for a record older than the probe.
-    """
+    """The signals of one run: iteration, layer (from 1), name, stage, std, grad_response, grad_weight; none if old."""
     path = folder / "gradients.csv"
     return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["iteration", "layer", "stage"])

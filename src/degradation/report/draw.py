@@ -73,6 +73,7 @@ def save(figure: Figure, folder: Path, name: str) -> None:
     """Write name.png and name.svg; the same data give the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     save_png(figure, folder / f"{name}.png")
+    figure.set_layout_engine("none")  # laid out already, which takes as long as the drawing
     with mpl.rc_context(STYLE):
         figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
 
@@ -156,7 +157,7 @@ def draw_facets(
         for label, line in part.groupby("line", sort=False):
             first = line.iloc[0]
             style = styles[first["style"]] if styles else style_of(first["network"], first["depth"], line[x].nunique())
-            if "kind" in line:
+            if first.get("kind") in KINDS.values():
                 training = (
                     {"linestyle": DASHED, "linewidth": 1.2} if first["kind"] == "training" else {"linewidth": 1.8}
                 )
@@ -219,7 +220,7 @@ def draw_errors(rows: pd.DataFrame, x: str, names: dict[Any, str], xlabel: str) 
 def from_zero(axes: Sequence[Axes], label: str) -> None:
     """Vertical axes alike, from 0 to a little above all that is drawn."""
     axes[0].set_ylabel(label)
-    top = max(ax.dataLim.ymax for ax in axes)
+    top = max([ax.dataLim.ymax for ax in axes if np.isfinite(ax.dataLim.ymax)], default=1.0)
     for ax in axes:
         ax.set_ylim(0, 1.12 * top)
 
@@ -259,8 +260,8 @@ def draw_figure1(table: pd.DataFrame) -> Figure | None:
 def draw_figure6(table: pd.DataFrame) -> Figure | None:
     """Fig. 6: plain and residual networks
 
-    Plain networks get worse with depth, on the training set too; their residual twins, equal in all but the shortcut,
-    do not or less so. Dashed training error (running), solid test error; means over seeds and their range.
+    The paper's claim: plain networks get worse with depth, on the training set too; their residual twins, equal in all
+    but the shortcut, do not. Dashed training error (running), solid test error; means over seeds and their range.
     """
     runs = finished(table)
     if runs.empty:

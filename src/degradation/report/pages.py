@@ -1,6 +1,7 @@
 """The generated pages: results/README.md, what was run and its figures, and results/claims.md, the verdicts."""
 
 import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -88,9 +89,9 @@ def _listed(values: pd.Series) -> str:
 
 
 def _overrides(runs: pd.DataFrame) -> str:
-    # What a variant's runs share, as overrides without spaces within a list.
-    settings = " ".join(part.replace(", ", ",") for part in runs["variation"].iloc[0].replace("], ", "]\n").split("\n"))
-    return f' ARGS="{settings}"' if settings else ""
+    # What a variant's runs share, as overrides: no spaces within a list.
+    shared = re.sub(r",\s+(?=[^\[\]]*\])", ",", runs["variation"].iloc[0]).replace(", ", " ")
+    return f' ARGS="{shared}"' if shared else ""
 
 
 def _section(results: Path, condition: str, table: pd.DataFrame) -> list[str]:
@@ -103,7 +104,8 @@ def _section(results: Path, condition: str, table: pd.DataFrame) -> list[str]:
         picture = f"figures/{folder}/{name}"
         if (results / f"{picture}.png").exists():
             title = title_of(name)
-            image = f"![{title}]({picture}.png)\n\n[SVG]({picture}.svg), `{name}` of `figures.FIGURES`"
+            drawing = FIGURES[name].__module__ + "." + FIGURES[name].__name__
+            image = f"![{title}]({picture}.png)\n\n[SVG]({picture}.svg), drawn by `{drawing}`"
             parts.append(f"### {title}\n\n{caption_of(name)}\n\n{image}")
     note = "" if protocol == "paper" else f" The paper's column is its own protocol's, not {protocol}'s."
     if len(error_by_depth(table)):

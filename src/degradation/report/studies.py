@@ -276,7 +276,7 @@ def draw_convergence(table: pd.DataFrame) -> Figure | None:
         lowest = min([lowest, *reached.columns[reached.notna().any()]])
         ax.set_xlabel("training error (%), running, falls to")
         ax.set_title(f"{depth} layers")
-        ax.legend(loc="lower right")
+        ax.legend()
     for ax in axes:
         ax.set_xlim(85, lowest - 5)
     draw.from_zero(axes, "iterations until then")
@@ -311,8 +311,8 @@ def draw_response_parts(table: pd.DataFrame) -> Figure | None:
 def draw_lesion_study(table: pd.DataFrame) -> Figure | None:
     """Lesions (beyond the paper): test error against blocks deleted and pairs swapped
 
-    After Veit et al. 2016, Fig. 5: residual networks lose little with a few blocks, plain ones nearly all. Means over
-    seeds and draws, bands their range; blocks that keep the shape.
+    After Fig. 5 of Veit et al. 2016, where residual networks lose little with a few blocks and VGG nearly all. Means
+    over seeds and draws, bands their range; blocks that keep the shape.
     """
     runs = finished(table)
     runs = runs[[len(load_probe(folder, "lesions")) > 0 for folder in runs["folder"]]]
@@ -341,8 +341,8 @@ def draw_gradients(rows: pd.DataFrame, caption: str) -> Figure:
         draw.mark_stages(ax, rows["stage"])
         if (rows[name] > 0).all():
             ax.set_yscale("log")  # whole decades: a change by half must not look like a collapse
-            ends = np.log10(rows[name].agg(["min", "max"]))
-            ax.set_ylim(10 ** math.floor(ends["min"]), 10 ** math.ceil(ends["max"]))
+            low, high = np.log10(rows[name].agg(["min", "max"]))
+            ax.set_ylim(10 ** math.floor(low), 10 ** max(math.ceil(high), math.floor(low) + 1))
     return write_caption(figure, caption)
 
 

@@ -49,11 +49,13 @@ def load_table(results: str | Path) -> pd.DataFrame:
         RecordError: a record is damaged.
     """
     table = load_runs(results)
+    if table.empty:
+        return pd.DataFrame(columns=[*_SHORT, *_ALWAYS, "varied", "made_by_study", "variation", "label", "pair"])
     table.columns = table.columns.str.removeprefix("final.")
     table = table.reindex(columns=list(dict.fromkeys([*table, *_SHORT.values(), *_ALWAYS, "seed", "network.classes"])))
     table = table.assign(**{short: table[name] for short, name in _SHORT.items()})
     table["length"] = table["length"].fillna(1)
-    table["variation"] = [", ".join(f"{k}={v}" for k, v in sorted(run.items())) for run in table.get("varied", ())]
+    table["variation"] = [", ".join(f"{k}={v}" for k, v in sorted(run.items())) for run in table["varied"]]
     table["label"] = table["network"] + "-" + table["depth"].astype(str)
     table["pair"] = table["seed"].astype(str) + " " + table["precision"].fillna("").astype(str)
     table["guessing"] = 100 * (1 - 1 / table["network.classes"])
@@ -62,7 +64,7 @@ def load_table(results: str | Path) -> pd.DataFrame:
         table[column] = table[column].astype(float).where(finished, table["guessing"])
     table["mean_response"] = [
         load_responses(folder)["std"].mean() if done else float("nan")
-        for folder, done in zip(table.get("folder", ()), finished, strict=True)
+        for folder, done in zip(table["folder"], finished, strict=True)
     ]
     return table.sort_values(["network", "depth", "seed"], ignore_index=True, kind="stable")
 
