@@ -180,7 +180,7 @@ def main() -> int:
         out = arguments.out or Path("inspect") / name
         if out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} <= MADE):
             raise CheckpointError(f"{out} holds other things than figures of this script; name another with --out")
-        network = load_network(file, arguments.shortcut, arguments.pad_side)
+        network = load_network(file, arguments.shortcut, pad_side=arguments.pad_side)
         trained_on = config["data"] if config else {"name": "cifar10", "normalization": "pixel_mean"}
         data = arguments.data or trained_on["name"]
         train, test = load_images(data, arguments.data_dir)

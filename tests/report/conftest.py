@@ -9,7 +9,7 @@ from typing import Any
 import hydra
 import pytest
 
-from degradation.cli import find_variant
+from degradation.cli import origin
 from degradation.config import Config, parse
 from degradation.record import Record
 from degradation.report.table import probes_folder
@@ -23,7 +23,7 @@ def compose(*overrides: str) -> tuple[Config, dict[str, Any]]:
     """The config of the quick protocol with these overrides, and what it varies; Hydra takes its time."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = parse(hydra.compose("train", ["protocol=quick", *overrides]))
-        return config, find_variant(config)
+        return config, origin(config)["varied"]
 
 
 def put(results: Path, seed: int, *overrides: str, error: float, gradient: float = 1.0, **summary: Any) -> None:
