@@ -17,10 +17,10 @@ from speed import (
     measure_throughput,
     summarise,
 )
+from speed_report import draw_growth, draw_throughput, write_bench
 
 from degradation.config import ConfigError, parse
-from degradation.report.draw import draw_growth, draw_throughput, save
-from degradation.report.pages import write_bench
+from degradation.report.draw import save
 from degradation.train import machine as machines
 
 ROOT = Path(__file__).parents[1]

@@ -11,8 +11,8 @@ from pathlib import Path
 from degradation.cli import EXIT_INPUT, choose_protocol
 from degradation.config import ConfigError
 from degradation.record import RecordError
-from degradation.report.statistics import ClaimError, list_studies, load_claims, load_tables, probes_folder, select
-from degradation.report.table import ARMS, find_results
+from degradation.report.table import ARMS, find_results, load_table, probes_folder, select
+from degradation.report.verdicts import ClaimError, list_studies, load_claims
 from degradation.train.run import BEGAN, EXIT_BUDGET, EXIT_STOPPED
 
 HERE = Path(__file__).parent
@@ -37,9 +37,8 @@ def probe_networks(results: Path, protocol: str, overrides: list[str]) -> int:
     """Lesion and deepen every network of the default grid that was trained here since it was last measured."""
     data = [("--data-dir", o.removeprefix("paths.data=")) for o in overrides if o.startswith("paths.data=")]
     status = 0
-    table = load_tables(results).get(protocol)
-    grid = [{"network": network, "depth": depth} for network in ARMS for depth in (20, 56)] if table is not None else []
-    for where in grid:
+    table = load_table(results)
+    for where in ({"protocol": protocol, "network": network, "depth": depth} for network in ARMS for depth in (20, 56)):
         for folder in select(table, where)["folder"]:
             out, weights = probes_folder(folder), folder / "network.pt"
             made = out / "probe.json"

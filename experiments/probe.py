@@ -29,8 +29,8 @@ from degradation.probe.layers import layer_gradients, layer_responses
 from degradation.probe.lesions import deletable, delete_each, delete_random, swap_random, swappable
 from degradation.probe.views import Views, evaluate
 from degradation.record import write_atomically
-from degradation.report.draw import save
-from degradation.report.probes import draw_gradients, draw_lesions, draw_responses
+from degradation.report.draw import draw_responses, save
+from degradation.report.studies import draw_gradients, draw_lesions
 from degradation.train import machine as machines
 
 DRAWINGS = {"responses": draw_responses, "gradients": draw_gradients, "lesions": draw_lesions}
@@ -194,12 +194,11 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.probes = [probe for probe in arguments.probes if probe != "constructed"]
         if not arguments.probes:
             raise CheckpointError(f"{file}: {left_out}") from None
-    train, test, _ = load(data, arguments.data_dir, download=False)  # who mistypes a folder wants no 170 MB in it
-
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    # Nothing is downloaded: who mistypes a folder does not want 170 MB in it.
+    network, (train, test, _) = network.to(device), load(data, arguments.data_dir, device, download=False)
     machine = machines.Machine(device, "fp32", True, torch.get_num_threads(), 1, "eager", False)
     machines.apply(machine)
-    network, train, test = network.to(device), train.to(device), test.to(device)
     normalization = arguments.normalization or data.normalization
     normalize = Normalizer(train, normalization)
     if arguments.mean:

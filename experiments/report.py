@@ -1,8 +1,6 @@
 """Rebuild every figure, table and the gallery from the records in results/: python experiments/report.py --help."""
 
 import argparse
-import os
-import runpy
 import shutil
 import sys
 from collections.abc import Iterator
@@ -10,11 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from degradation.record import RecordError
+from degradation.report.figures import write_figures
 from degradation.report.pages import write_claims, write_gallery
-from degradation.report.statistics import ClaimError
-from degradation.report.table import find_results, studies
-
-NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+from degradation.report.table import find_results, load_table
+from degradation.report.verdicts import ClaimError, load_claims
 
 
 @contextmanager
@@ -44,14 +41,11 @@ def main() -> int:
     parser.add_argument("--wandb", action="store_true", help="log the figures and tables as one W&B run, too")
     arguments = parser.parse_args()
     results = Path(arguments.results)
-    os.environ["RESULTS_DIR"] = str(results)
-    os.environ.setdefault("MPLBACKEND", "agg")
     try:
-        list(studies(results))  # a damaged record is told before anything is removed
+        load_table(results), load_claims()  # what is damaged is told before anything is removed
         results.mkdir(parents=True, exist_ok=True)
         with replaced([results / "figures", results / "tables"]):
-            for script in sorted(NOTEBOOKS.glob("*.py")):
-                runpy.run_path(str(script), run_name="__main__")
+            write_figures(results)
         gallery, claims = write_gallery(results), write_claims(results)
     except (RecordError, ClaimError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -23,8 +23,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from degradation.data.resident import BatchStream, Normalizer
-from degradation.probe.views import make_autocast
 from torch import nn, optim
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -33,7 +31,9 @@ from torchvision.datasets import CIFAR10, VisionDataset
 
 from degradation.config import Architecture, Config
 from degradation.data.images import ImageSet, load_cifar10_mini
+from degradation.data.resident import BatchStream, Normalizer
 from degradation.net.network import Network, multiply_adds
+from degradation.probe.views import make_autocast
 from degradation.record import Record, load_metrics
 from degradation.train import machine as machines
 from degradation.train.run import train
@@ -397,7 +397,8 @@ def write_made_up_records(configs: list[Config]) -> None:
         record.write_table("responses.csv", [{"layer": n, "std": draw.uniform(0, 1), **columns} for n in layers])
         final = dict.fromkeys(("train_error", "train_loss", "test_error", "test_loss", "train_error_eval"), 1.0)
         record.finish(
-            {"outcome": "finished", "run_id": record.id, "study": "single", "varied": {}, "made_by_study": [], "length": 1,
+            {"outcome": "finished", "run_id": record.id, "study": "single", "length": 1,
+             "varied": {}, "made_by_study": [],
              "seconds": 1.0, "precision": "bf16",
              "parameters": 1, "multiply_adds": 1, "commit": "none", "final": final}
         )  # fmt: skip

@@ -14,17 +14,10 @@
 # # Layer responses (Fig. 7)
 #
 # The standard deviation of every 3x3 layer's output, after BN and before ReLU or addition, in eval mode on the test
-# set: pooled exactly over images, positions and channels. From the records in `results/runs/`.
+# set, from the records in `results/runs/`; then what BN's gamma and beta make of it.
 
 # %%
-from degradation.report import draw as figures
-from degradation.report import table as analysis
-
-results = analysis.find_results()
-studies = dict(analysis.studies(results))
-list(studies)
+from degradation.report.figures import show
 
 # %%
-for study, runs in studies.items():
-    figure = figures.draw_figure7(analysis.responses(runs), runs)
-    figures.save(figure, results / "figures" / analysis.study_folder(study), "fig7")
+show("fig7", "response_parts")

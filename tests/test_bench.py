@@ -8,12 +8,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 from speed import TRAINER, USUAL, InMemoryCIFAR10, default_setting, measure_throughput, summarise
+from speed_report import draw_throughput, write_bench
 
 from degradation.config import Architecture
 from degradation.data.images import load_cifar10_mini
 from degradation.net.network import multiply_adds
-from degradation.report.draw import draw_throughput
-from degradation.report.pages import write_bench
 from tests.conftest import Compose
 
 BARE = "bare loop, channels_last, bf16"

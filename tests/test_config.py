@@ -9,7 +9,7 @@ import hydra
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from degradation.cli import choose_protocol, find_variant
+from degradation.cli import choose_protocol, origin
 from degradation.config import Config, ConfigError, complete, flatten, parse, run_id
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -129,7 +129,7 @@ def test_a_flip_changes_one_choice(flip: str) -> None:
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = parse(hydra.compose("train", ["protocol=quick", f"flip={flip}"]))
-        assert len(find_variant(config)) == (flip != "none")
+        assert len(origin(config)["varied"]) == (flip != "none")
 
 
 def test_a_longer_run_moves_its_milestones_along(compose: Callable[..., Config]) -> None:

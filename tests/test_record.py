@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from degradation.config import Config
-from degradation.record import COLUMNS, Record, RecordError, load_metrics, load_responses, load_runs
+from degradation.record import COLUMNS, Record, RecordError, load_metrics, load_responses, load_runs, read_varied
 
 SUMMARY = {"outcome": "finished", "final": {"train_error": 12.5, "test_error": 25.0}}
 HEADER = ",".join(COLUMNS) + "\n"
@@ -147,6 +147,46 @@ def test_damaged_metrics_are_not_drawn(record: Record, text: str) -> None:
     (record.path / "metrics.csv").write_text(text)
     with pytest.raises(RecordError, match=r"metrics.csv is damaged"):
         load_metrics(record.path)
+
+
+def test_metrics_of_other_versions_load_and_keep_their_columns(record: Record) -> None:
+    path = record.path / "metrics.csv"
+    path.write_text("iteration,train_error,test_error,top5_error\n4,50,60,10\n")
+    metrics = load_metrics(record.path)
+    assert list(metrics) == [*COLUMNS, "top5_error"]
+    assert metrics["test_error"].tolist() == [60]
+    assert metrics["val_error"].isna().all()
+    record.append(rows(8)[0])
+    assert path.read_text().splitlines()[-1] == "8,2.66667,,"
+
+
+@pytest.mark.parametrize(
+    ("told", "varied"),
+    [
+        ({}, {}),
+        ({"variant": ""}, {}),
+        ({"variant": "network.norm=none"}, {"network.norm": "none"}),
+        (
+            {"variant": "protocol.decay_batchnorm=False, protocol.lr=0.005, protocol.milestones=[3750, 5625]"},
+            {"protocol.decay_batchnorm": False, "protocol.lr": 0.005, "protocol.milestones": [3750, 5625]},
+        ),
+        (
+            {"variant": "protocol.log_every=1, protocol.milestones=[]"},
+            {"protocol.log_every": 1, "protocol.milestones": []},
+        ),
+        ({"varied": {"protocol.lr": 0.5}}, {"protocol.lr": 0.5}),
+    ],
+)
+def test_what_a_run_varied_is_read_from_either_form(told: dict[str, object], varied: dict[str, object]) -> None:
+    assert read_varied(told) == varied
+
+
+def test_what_varied_and_what_the_study_made_stay_whole(config: Config, record: Record) -> None:
+    record.finish({**SUMMARY, "varied": {"protocol.lr": 0.5, "network.norm": "none"}, "made_by_study": ["protocol.lr"]})
+    runs = load_runs(config.paths.results)
+    assert runs["varied"].tolist() == [{"protocol.lr": 0.5, "network.norm": "none"}]
+    assert runs["made_by_study"].tolist() == [["protocol.lr"]]
+    assert not [column for column in runs if column.startswith("varied.")]
 
 
 def test_a_full_disk_leaves_no_summary(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,6 @@ at that value it stays out of the identity, so that no finished run is run again
 import hashlib
 import json
 from dataclasses import MISSING, fields, is_dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -25,7 +24,7 @@ Name = Annotated[str, Field(pattern=r"^\w[\w.+-]*$")]  # a word that can be part
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-settings = partial(dataclass, frozen=True, config=ConfigDict(strict=True, extra="forbid"))
+STRICT = ConfigDict(strict=True, extra="forbid")
 
 
 class ConfigError(ValueError):
@@ -84,7 +83,7 @@ def plan(family: Family, depth: int) -> Plan:
     return Plan((3, 1), False, BASIC, (n, n, n), 32)
 
 
-@settings
+@dataclass(frozen=True, config=STRICT)
 class Architecture:
     """A network, as data: the group `network` of conf/, and all that `net.network.Network` needs besides a seed."""
 
@@ -135,7 +134,7 @@ class Architecture:
         return cls(**{**usual, "depth": depth, "shortcut": shortcut, "family": family, **changes})
 
 
-@settings
+@dataclass(frozen=True, config=STRICT)
 class DataConfig:
     name: Literal["cifar10", "cifar10_mini", "synthetic"]
     validation_images: Annotated[int, Field(ge=0)]
@@ -144,7 +143,7 @@ class DataConfig:
     last_batch: Literal["drop", "keep"]
 
 
-@settings
+@dataclass(frozen=True, config=STRICT)
 class WarmupConfig:
     min_depth: int
     lr: Positive
@@ -152,7 +151,7 @@ class WarmupConfig:
     window: Count
 
 
-@settings
+@dataclass(frozen=True, config=STRICT)
 class ProtocolConfig:
     name: Name
     iterations: Count
@@ -184,7 +183,7 @@ class ProtocolConfig:
         return replace(self, iterations=times * self.iterations, milestones=milestones)
 
 
-@settings
+@dataclass(frozen=True, config=STRICT)
 class MachineConfig:
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "bf16", "fp32", "tf32"]
@@ -198,19 +197,19 @@ class MachineConfig:
     progress_seconds: Fraction
 
 
-@settings
+@dataclass(frozen=True, config=STRICT)
 class LoggerConfig:
     name: Literal["wandb", "none"]
     project: str
 
 
-@settings
+@dataclass(frozen=True, config=STRICT)
 class PathsConfig:
     data: str
     results: str
 
 
-@settings
+@dataclass(frozen=True, config=STRICT)
 class Config:
     """One run. `network`, `data`, `protocol` and `seed` are its science, and alone enter its identity."""
 
@@ -279,9 +278,10 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _explain(error: ValidationError, values: dict[str, Any]) -> str:
+def _explain(error: ValidationError, value: Any) -> str:
     # The first setting that is wrong, where it is, and all that is wrong with it, in one line.
-    where, kind, value = [], Config, values
+    kind: Any = Config
+    where: list[str] = []
     first = error.errors(include_url=False)[0]
     for part in first["loc"]:
         known = {field.name: field.type for field in fields(kind)} if is_dataclass(kind) else {}

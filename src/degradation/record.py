@@ -11,11 +11,11 @@ results/runs/<run id>/
 beside these, for this machine only: checkpoint.ckpt while running, network.pt (final weights), .lock
 """
 
-import csv
 import json
 import math
 import os
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +23,11 @@ import filelock
 import pandas as pd
 import yaml
 
-from degradation.config import Config, run_id
+from degradation.config import Config, complete, run_id
 
-COLUMNS = [
-    "iteration",
-    "lr",
-    "train_error",
-    "train_loss",
-    "test_error",
-    "test_loss",
-    "val_error",
-    "val_loss",
-    "seconds",
-]
+MEASURED = ["train_error", "train_loss", "test_error", "test_loss", "val_error", "val_loss"]
+COLUMNS = ["iteration", "lr", *MEASURED, "seconds"]
+NEEDED = {"iteration", "train_error", "test_error"}  # records of other versions may lack or add the others
 
 
 class RecordError(Exception):
@@ -66,18 +58,23 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _append(path: Path, rows: list[dict[str, Any]]) -> None:
-    new = not path.exists()
-    with open(path, "a", newline="") as file:
-        lines = csv.writer(file, lineterminator="\n")
-        if new:
-            lines.writerow(rows[0])
-        lines.writerows([_cell(value) for value in row.values()] for row in rows)
+def _csv(rows: list[dict[str, Any]], columns: list[str]) -> str:
+    return "".join(",".join(_cell(row.get(column)) for column in columns) + "\n" for row in rows)
+
+
+def _append(path: Path, rows: list[dict[str, Any]], columns: list[str]) -> None:
+    with open(path, "a+") as file:
+        file.seek(0)
+        # A file keeps the columns that it was begun with, whatever later versions record.
+        begun = file.readline().strip()
+        file.write(_csv(rows, begun.split(",")) if begun else ",".join(columns) + "\n" + _csv(rows, columns))
+
+
+def _damaged(path: Path, how: str = "is damaged") -> RecordError:
+    return RecordError(f"{path} {how}; delete {path.parent} to run again")
 
 
 class Record:
@@ -103,20 +100,17 @@ class Record:
             raise RecordError(
                 f"cannot write results to {self.path} ({error.strerror}); name another folder with paths.results="
             ) from error
+        described = self.path / "config.yaml"
         try:
-            self._describe(config)
+            if described.exists():
+                check_identity(self.path)
+            elif self._summary.exists() or self._metrics.exists():
+                raise _damaged(described, "is missing beside a record")
+            else:
+                write_atomically(described, yaml.safe_dump({"run_id": self.id, **config.science}, sort_keys=False))
         except BaseException:
             self.close()
             raise
-
-    def _describe(self, config: Config) -> None:
-        described = self.path / "config.yaml"
-        if described.exists():
-            check_identity(self.path)
-            return
-        if self._summary.exists() or self._metrics.exists():
-            raise RecordError(f"{described} is missing beside a record; delete {self.path} to run again")
-        write_atomically(described, yaml.safe_dump({"run_id": self.id, **config.science}, sort_keys=False))
 
     def close(self) -> None:
         self._lock.release()
@@ -144,36 +138,29 @@ class Record:
 
     def append(self, row: dict[str, Any]) -> None:
         """Add one row of metrics; the file starts with its header."""
-        _append(self._metrics, [{column: row.get(column) for column in COLUMNS}])
+        _append(self._metrics, [row], COLUMNS)
 
     def append_gradients(self, iteration: int, rows: list[dict[str, Any]]) -> None:
         """Add one row per layer, as probes.layer_gradients gives them, at an iteration."""
-        _append(self._gradients, [{"iteration": iteration, **row} for row in rows])
+        _append(self._gradients, [{"iteration": iteration, **row} for row in rows], ["iteration", *rows[0]])
 
     def rewind(self, iteration: int) -> None:
         """Drop the rows after an iteration (and a line cut short by a crash): a resumed run writes them again."""
         if iteration and not self._metrics.exists():
-            raise RecordError(f"{self._metrics} is missing beside a checkpoint; delete {self.path} to run again")
-        for path in (self._metrics, self._gradients):
-            if not path.exists():
-                continue
+            raise _damaged(self._metrics, "is missing beside a checkpoint")
+        for path in filter(Path.exists, (self._metrics, self._gradients)):
             if not iteration:  # begun, and stopped before its first checkpoint
                 path.unlink()
                 continue
             header, *lines = path.read_text().splitlines() or [""]
-            kept = [
-                line
-                for line in lines
-                if line.count(",") == header.count(",")
-                and (cell := line.split(",")[0]).isdigit()
-                and int(cell) <= iteration
-            ]
+            whole = [line for line in lines if line.count(",") == header.count(",") and line.split(",")[0].isdigit()]
+            kept = [line for line in whole if int(line.split(",")[0]) <= iteration]
             write_atomically(path, "\n".join([header, *kept]) + "\n")
 
     def write_table(self, name: str, rows: list[dict[str, Any]]) -> None:
         """A probe's table, such as responses.csv."""
-        lines = [",".join(rows[0]), *(",".join(_cell(value) for value in row.values()) for row in rows)]
-        write_atomically(self.path / name, "\n".join(lines) + "\n")
+        columns = list(rows[0])
+        write_atomically(self.path / name, ",".join(columns) + "\n" + _csv(rows, columns))
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Mark the run as finished. Nothing is written after this."""
@@ -195,7 +182,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
         summary = json.loads(path.read_text())
         summary["outcome"]
     except (ValueError, KeyError, TypeError, OSError) as error:
-        raise RecordError(f"{path} is damaged; delete {folder} to run again") from error
+        raise _damaged(path) from error
     return summary
 
 
@@ -210,7 +197,7 @@ def check_identity(folder: Path) -> dict[str, Any]:
         config = yaml.safe_load(path.read_text())
         expected = run_id(config)
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise RecordError(f"{path} is missing or damaged; delete {folder} to run again") from error
+        raise _damaged(path, "is missing or damaged") from error
     if folder.name != expected:
         raise RecordError(
             f"{path} was changed under its record (it now describes {expected}); restore it or delete the folder"
@@ -218,47 +205,50 @@ def check_identity(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _flatten(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+def read_varied(summary: dict[str, Any]) -> dict[str, Any]:
+    """Setting -> value, of those in which a run differs from its named protocol and network.
+
+    Earlier records hold them as text, `variant: "protocol.lr=0.01, protocol.milestones=[1, 2]"`.
+    """
+    if "varied" in summary:
+        return summary["varied"]
+    found = re.findall(r"([\w.]+)=(\[.*?\]|[^,]*)", summary.get("variant") or "")
+    return {key: yaml.safe_load(text) for key, text in found}
 
 
 def load_runs(results: str | Path) -> pd.DataFrame:
     """The finished runs under results/runs, one row each: flattened config, summary, and `folder`.
 
-    Columns such as network.name, network.depth, protocol.name, seed, outcome, final.train_error, final.test_error.
+    Columns such as network.name, network.depth, protocol.name, seed, outcome, final.train_error, final.test_error;
+    `varied` holds read_varied, `made_by_study` the keys that the run's study sets (all that vary in earlier records).
 
     Raises:
         RecordError: a record is damaged or was edited; figures must not be drawn from it.
     """
-    rows = []
-    for folder in sorted((Path(results) / "runs").glob("*/")):
-        if (folder / "summary.json").exists():
-            config, summary = check_identity(folder), read_summary(folder)
-            rows.append({**dict(_flatten(config)), **dict(_flatten(summary)), "folder": folder})
-    return pd.DataFrame(rows)
+    folders = sorted(path.parent for path in (Path(results) / "runs").glob("*/summary.json"))
+    configs, summaries = [check_identity(folder) for folder in folders], [read_summary(folder) for folder in folders]
+    both = zip(configs, summaries, strict=True)
+    runs = pd.json_normalize([{**config, **complete(config), **summary, "varied": None} for config, summary in both])
+    varied = [read_varied(summary) for summary in summaries]
+    made = [summary.get("made_by_study", list(keys)) for summary, keys in zip(summaries, varied, strict=True)]
+    return runs.assign(varied=varied, made_by_study=made, folder=folders)
 
 
 def load_metrics(folder: Path) -> pd.DataFrame:
-    """The curves of one run; the columns are COLUMNS.
+    """The curves of one run: COLUMNS, empty where the record has none, and any that it has besides.
 
     Raises:
         RecordError: the file is damaged.
     """
+    path = folder / "metrics.csv"
     try:
-        metrics = pd.read_csv(folder / "metrics.csv")
+        metrics = pd.read_csv(path)
     except (OSError, ValueError) as error:
-        raise RecordError(f"{folder / 'metrics.csv'} is damaged; delete {folder} to run again") from error
-    if (
-        list(metrics) != COLUMNS
-        or metrics["iteration"].isna().any()
-        or not metrics["iteration"].is_monotonic_increasing
-    ):
-        raise RecordError(f"{folder / 'metrics.csv'} is damaged; delete {folder} to run again")
-    return metrics
+        raise _damaged(path) from error
+    iterations = metrics.get("iteration", pd.Series(dtype=float))
+    if not set(metrics) >= NEEDED or iterations.isna().any() or not iterations.is_monotonic_increasing:
+        raise _damaged(path)
+    return metrics.reindex(columns=list(dict.fromkeys([*COLUMNS, *metrics])))
 
 
 def load_responses(folder: Path) -> pd.DataFrame:
@@ -267,9 +257,6 @@ def load_responses(folder: Path) -> pd.DataFrame:
 
 
 def load_gradients(folder: Path) -> pd.DataFrame:
-    """The signals of one run: iteration, layer (from 1), name, stage, std, grad_response, grad_weight.
-
-    Empty for a record older than the probe.
-    """
+    """The signals of one run: iteration, layer (from 1), name, stage, std, grad_response, grad_weight; none if old."""
     path = folder / "gradients.csv"
     return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["iteration", "layer", "stage"])

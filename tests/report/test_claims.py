@@ -5,85 +5,24 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-import hydra
 import numpy as np
 import pandas as pd
 import pytest
 
-from degradation.cli import find_variant
-from degradation.config import parse
-from degradation.record import Record
+from degradation.report.figures import FIGURES
 from degradation.report.pages import write_claims
-from degradation.report.statistics import (
-    CONF,
-    Claim,
-    ClaimError,
-    contrast,
-    decide,
-    growth_per_layer,
-    iterations_to_error,
-    judge,
-    level,
-    load_claims,
-    load_tables,
-    probes_folder,
-    select,
-    slope_in_depth,
-)
+from degradation.report.statistics import contrast, growth_per_layer, iterations_to_error, level, slope_in_depth
+from degradation.report.table import conditions, load_table, select
+from degradation.report.verdicts import Claim, ClaimError, Verdict, decide, judge, load_claims
 from tests.conftest import ROOT
+from tests.report.conftest import Put
 
 SEEDS = (0, 1, 2)
 CLAIM = Claim("X", "it is so", "level", "points", "study", above=0.0)
 
 
-def put(results: Path, seed: int, *overrides: str, error: float, gradient: float = 1.0, **summary: Any) -> None:
-    """A finished record of the quick protocol, with the given final errors; called within a Hydra context."""
-    config = parse(hydra.compose("train", ["protocol=quick", f"seed={seed}", f"paths.results={results}", *overrides]))
-    record = Record(config)
-    noise = 0.1 * seed
-    depth = config.network.depth
-    slow, pace = error + noise, summary.pop("pace", 1.0)
-    for iteration in range(50, 2501, 50):
-        running = max(slow, 100 - 0.02 * pace * iteration * 100 / (10 + slow))
-        record.append({"iteration": iteration, "lr": 0.1, "train_error": running, "train_loss": 1.0, "seconds": 1.0})
-    layers = [(n, 0 if n == 1 else 1 + 3 * (n - 2) // (depth - 2)) for n in range(1, depth)]
-    hurt, apart = summary.pop("hurt", 0.0), summary.pop("apart", 0.0) * (1 + noise)
-    scale = summary.pop("response", 1.0) * (1 + noise / 100)
-    record.write_table("responses.csv", [{"layer": n, "name": "", "stage": s, "std": scale} for n, s in layers])
-    factor = gradient * (1 + noise / 100)
-    signals = [
-        {
-            "layer": n,
-            "name": "",
-            "stage": s,
-            "std": min(1.0, factor) ** n,
-            "grad_response": factor**-n,
-            "grad_weight": factor ** (1 - n),
-        }
-        for n, s in layers
-    ]
-    for iteration in (0, config.protocol.iterations):
-        record.append_gradients(iteration, signals)
-    variant = ", ".join(f"{key}={value}" for key, value in sorted(find_variant(config).items()))
-    test = summary.pop("test", error) + 2 * noise
-    final = {"train_error": error + noise, "train_error_eval": error + noise, "test_error": test}
-    study = "varied" if variant and config.study == "single" else config.study  # not to be drawn as a grid of its own
-    described = {"run_id": record.id, "variant": variant, "study": study, "length": config.length}
-    parts = {"seconds": 1.0, "precision": "fp32", "parameters": 1, "multiply_adds": 1, "commit": "none", **summary}
-    record.finish({"outcome": "finished", **described, "final": final, **parts})
-    probed = probes_folder(record.path)
-    probed.mkdir(parents=True)
-    rows = ["kind,count,draw,blocks,error,loss", f"delete,0,0,,{error},1", f"delete_one,1,0,a,{error + hurt},1"]
-    (probed / "lesions.csv").write_text("\n".join(rows) + "\n")
-    rows = ["depth,largest_difference,parent_error,error", f"56,{apart},1.0,1.0", f"110,{apart},1.0,1.1"]
-    (probed / "probe.json").write_text('{"probes": {"lesions": 500, "constructed": 500}}')
-    (probed / "constructed.csv").write_text("\n".join(rows) + "\n")
-    record.close()
-
-
-def build_world(results: Path, right: bool) -> None:
+def build_world(put: Put, results: Path, right: bool) -> None:
     """Records for every claim: as the paper says, or the other way round."""
     plain = {20: 10.0, 56: 30.0, 110: 70.0} if right else {20: 30.0, 56: 10.0, 110: 20.0}
     residual = {20: 9.0, 56: 7.0, 110: 6.5, 1202: -1.0} if right else {20: 35.0, 56: 45.0, 110: 50.0, 1202: 5.0}
@@ -91,54 +30,80 @@ def build_world(results: Path, right: bool) -> None:
     near = 0.2 if right else 9.0
     apart = 1e-6 if right else 0.1
     hurt = {"plain": 60.0, "residual": 5.0} if right else {"plain": 1.0, "residual": 9.0}
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        for seed in SEEDS:
-            for name, errors in (("plain", plain), ("residual", residual)):
-                for depth, error in errors.items():
-                    size = (2.0 if name == "plain" else 1.0 - depth / 1000) if right else (0.5 + depth / 1000)
-                    size *= 1.0 if right or name == "plain" else 3.0
-                    arm = [f"network={name}", f"depth={depth}"]
-                    overfit = {"test": 8.0} if right and depth == 1202 else {}
-                    told = {**overfit, "response": size, "gradient": gradient, "hurt": hurt[name], "apart": apart}
-                    put(results, seed, *arm, error=error, **told)
-            deep, shallow = plain[56], plain[20]
-            child = ["network=plain", "depth=56", "network.parent_depth=20"]
-            put(results, seed, *child, error=9.0 if right else 40.0, initial={"largest_difference": apart})
-            for depth, size in ((20, 2.0), (56, 1.0 if right else 3.0)):
-                undecayed = ["network=residual", f"depth={depth}", "protocol.decay_batchnorm=false"]
-                put(results, seed, *undecayed, error=5.0, response=size)
-            put(results, seed, "network=plain", "network.norm=none", error=shallow + (40 if right else -5))
-            for option in "BC":
-                put(results, seed, "network=residual", f"network.shortcut={option}", error=residual[20] + near)
-            for depth, error in ((20, shallow), (56, deep)):
-                put(results, seed, "network=plain", f"depth={depth}", "length=3", error=error)
-                put(results, seed, "network=plain", f"depth={depth}", "protocol.lr=0.05", error=error - 2)
-            late = ["network=residual", "depth=110", "protocol.warmup.min_depth=111"]
-            put(results, seed, *late, error=residual[110] + near, pace=0.5 if right else 2.0)
-            put(results, seed, "network=residual", "depth=56", "network.alpha=0.5", error=8.0 if right else 60.0)
-            for depth in (20, 56):
-                grid = ["experiment=gradients", "network=plain", f"depth={depth}"]
-                put(results, seed, *grid, error=90.0, gradient=gradient)
-                put(results, seed, *grid, "network.norm=none", error=90.0, gradient=0.8 if right else 1.02)
+    for seed in SEEDS:
+        for name, errors in (("plain", plain), ("residual", residual)):
+            for depth, error in errors.items():
+                size = (2.0 if name == "plain" else 1.0 - depth / 1000) if right else (0.5 + depth / 1000)
+                size *= 1.0 if right or name == "plain" else 3.0
+                arm = [f"network={name}", f"depth={depth}"]
+                overfit = {"test": 8.0} if right and depth == 1202 else {}
+                told = {**overfit, "response": size, "gradient": gradient, "hurt": hurt[name], "apart": apart}
+                put(results, seed, *arm, error=error, **told)
+        deep, shallow = plain[56], plain[20]
+        child = ["network=plain", "depth=56", "network.parent_depth=20"]
+        put(results, seed, *child, error=9.0 if right else 40.0, initial={"largest_difference": apart})
+        for depth, size in ((20, 2.0), (56, 1.0 if right else 3.0)):
+            undecayed = ["network=residual", f"depth={depth}", "protocol.decay_batchnorm=false"]
+            put(results, seed, *undecayed, error=5.0, response=size)
+        put(results, seed, "network=plain", "network.norm=none", error=shallow + (40 if right else -5))
+        for option in "BC":
+            put(results, seed, "network=residual", f"network.shortcut={option}", error=residual[20] + near)
+        for depth, error in ((20, shallow), (56, deep)):
+            put(results, seed, "network=plain", f"depth={depth}", "length=3", error=error)
+            put(results, seed, "network=plain", f"depth={depth}", "protocol.lr=0.05", error=error - 2)
+        late = ["network=residual", "depth=110", "protocol.warmup.min_depth=111"]
+        put(results, seed, *late, error=residual[110] + near, pace=0.5 if right else 2.0)
+        put(results, seed, "network=residual", "depth=56", "network.alpha=0.5", error=8.0 if right else 60.0)
+        for depth in (20, 56):
+            grid = ["experiment=gradients", "network=plain", f"depth={depth}"]
+            put(results, seed, *grid, error=90.0, gradient=gradient)
+            put(results, seed, *grid, "network.norm=none", error=90.0, gradient=0.8 if right else 1.02)
 
 
 @pytest.fixture(scope="module")
-def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
+def worlds(put_record: Put, tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
     built = {right: tmp_path_factory.mktemp("right" if right else "wrong") for right in (True, False)}
     for right, results in built.items():
-        build_world(results, right)
+        build_world(put_record, results, right)
     return built
 
 
 def test_every_claim_is_supported_where_the_paper_is_right(worlds: dict[bool, Path]) -> None:
-    verdicts = judge(load_claims(), load_tables(worlds[True])["quick"])
+    verdicts = judge(load_claims(), load_table(worlds[True]))
     assert {v.claim.id: v.verdict for v in verdicts} == {v.claim.id: "supported" for v in verdicts}
     assert all(len(v.effects) == len(SEEDS) for v in verdicts)
 
 
 def test_every_claim_is_refuted_where_it_is_wrong(worlds: dict[bool, Path]) -> None:
-    verdicts = judge(load_claims(), load_tables(worlds[False])["quick"])
+    verdicts = judge(load_claims(), load_table(worlds[False]))
     assert {v.claim.id: v.verdict for v in verdicts} == {v.claim.id: "refuted" for v in verdicts}
+
+
+def test_records_that_hold_what_varied_as_text_are_judged_alike(worlds: dict[bool, Path], tmp_path: Path) -> None:
+    shutil.copytree(worlds[True], tmp_path, dirs_exist_ok=True)
+    for path in tmp_path.glob("runs/*/summary.json"):
+        summary = json.loads(path.read_text())
+        varied = summary.pop("varied")
+        del summary["made_by_study"]
+        text = ", ".join(f"{key}={value}" for key, value in sorted(varied.items()))
+        path.write_text(json.dumps({**summary, "variant": text}))
+
+    def judged(results: Path) -> list[Verdict]:
+        return judge(load_claims(), load_table(results))
+
+    assert load_table(tmp_path)["varied"].tolist() == load_table(worlds[True])["varied"].tolist()
+    assert [repr(verdict) for verdict in judged(tmp_path)] == [repr(verdict) for verdict in judged(worlds[True])]
+
+
+def test_a_study_allows_what_its_file_sets_and_no_more(worlds: dict[bool, Path], tmp_path: Path) -> None:
+    shutil.copytree(worlds[True], tmp_path, dirs_exist_ok=True)
+    where = {"study": "gradients", "network": "plain", "depth": 56, "network.norm": "batch"}
+    assert len(select(load_table(tmp_path), where)) == len(SEEDS)
+    path = next(select(load_table(tmp_path), where)["folder"].items())[1] / "summary.json"
+    summary = json.loads(path.read_text())
+    summary["varied"]["protocol.lr"] = 0.5  # the user's, not the study's
+    path.write_text(json.dumps(summary))
+    assert len(select(load_table(tmp_path), where)) == len(SEEDS) - 1
 
 
 def test_claims_cover_the_papers_on_cifar() -> None:
@@ -193,7 +158,7 @@ def test_within_is_two_sided(value: float, verdict: str) -> None:
 
 
 def test_a_selection_takes_no_variant_unasked(worlds: dict[bool, Path]) -> None:
-    table = load_tables(worlds[True])["quick"]
+    table = load_table(worlds[True])
     assert len(select(table, {"network": "plain", "depth": 56})) == len(SEEDS)
     swept = select(table, {"network": "plain", "depth": 56}, ("protocol.lr",))
     assert sorted(swept["protocol.lr"].unique()) == [0.02, 0.05]
@@ -209,7 +174,7 @@ def test_growth_is_the_factor_per_layer_whatever_the_stages_levels(factor: float
 
 
 def test_only_equal_seeds_and_precisions_are_compared(worlds: dict[bool, Path]) -> None:
-    table = load_tables(worlds[True])["quick"]
+    table = load_table(worlds[True])
     first, second = {"network": "plain", "depth": 56}, {"network": "residual", "depth": 56}
     assert len(contrast(table, first, second).dropna()) == 3
     one = table.copy()
@@ -218,7 +183,7 @@ def test_only_equal_seeds_and_precisions_are_compared(worlds: dict[bool, Path]) 
 
 
 def test_the_best_rate_needs_the_same_rates_on_both_sides(worlds: dict[bool, Path]) -> None:
-    table = load_tables(worlds[True])["quick"]
+    table = load_table(worlds[True])
     kinds = {"first": {"network": "plain", "depth": 56}, "second": {"network": "plain", "depth": 20}}
     assert len(contrast(table, **kinds, over="protocol.lr").dropna()) == 3
     swept = (table["protocol.lr"] == 0.05) & (table["depth"] == 20) & (table["seed"] == 2)
@@ -226,7 +191,7 @@ def test_the_best_rate_needs_the_same_rates_on_both_sides(worlds: dict[bool, Pat
 
 
 def test_slopes_are_over_the_same_depths_for_every_seed(worlds: dict[bool, Path]) -> None:
-    table = load_tables(worlds[True])["quick"]
+    table = load_table(worlds[True])
     plain = table[table["network"] == "plain"]
     assert len(slope_in_depth(plain, "plain")) == 3
     apart = plain[(plain["depth"] == 20) & (plain["seed"] == 0) | (plain["depth"] == 56) & (plain["seed"] == 1)]
@@ -244,12 +209,12 @@ def test_a_diverged_run_counts_as_guessing(worlds: dict[bool, Path], tmp_path: P
     for path in tmp_path.glob("runs/plain-110-quick-s0-*/summary.json"):
         summary = json.loads(path.read_text())
         path.write_text(json.dumps({**summary, "outcome": "diverged", "final": None}))
-    found = level(load_tables(tmp_path)["quick"], {"network": "plain", "depth": 110})
+    found = level(load_table(tmp_path), {"network": "plain", "depth": 110})
     assert found.tolist() == pytest.approx([90.0, 70.1, 70.2])
 
 
 def test_a_network_that_diverged_never_converged(worlds: dict[bool, Path]) -> None:
-    table = load_tables(worlds[True])["quick"]
+    table = load_table(worlds[True])
     kinds = {"first": {"network": "plain", "depth": 20}, "second": {"network": "residual", "depth": 20}}
     usual = iterations_to_error(table, **kinds, error=60.0)
     lost = (table["network"] == "plain") & (table["depth"] == 20) & (table["seed"] == 1)
@@ -260,11 +225,10 @@ def test_a_network_that_diverged_never_converged(worlds: dict[bool, Path]) -> No
 
 
 @pytest.mark.parametrize("diverged", [(), (20, 56)])
-def test_figures_of_networks_that_did_not_learn(tmp_path: Path, diverged: tuple[int, ...]) -> None:
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        for network in ("plain", "residual"):
-            for depth in (20, 56):
-                put(tmp_path, 0, f"network={network}", f"depth={depth}", error=95.0)
+def test_figures_of_networks_that_did_not_learn(put_record: Put, tmp_path: Path, diverged: tuple[int, ...]) -> None:
+    for network in ("plain", "residual"):
+        for depth in (20, 56):
+            put_record(tmp_path, 0, f"network={network}", f"depth={depth}", error=95.0)
     for path in tmp_path.glob("runs/*/summary.json"):
         if int(path.parent.name.split("-")[1]) in diverged:
             path.write_text(json.dumps({**json.loads(path.read_text()), "outcome": "diverged", "final": None}))
@@ -275,11 +239,10 @@ def test_figures_of_networks_that_did_not_learn(tmp_path: Path, diverged: tuple[
 
 
 def test_every_claim_has_its_figure(worlds: dict[bool, Path]) -> None:
-    command = [sys.executable, str(ROOT / "experiments" / "report.py"), "--results", str(worlds[True])]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    drawn = {path.stem for path in (worlds[True] / "figures" / "quick").glob("*.png")}
-    assert {claim.figure for claim in load_claims() if claim.figure} <= drawn
+    ((condition, table),) = conditions(load_table(worlds[True]))
+    assert condition == "quick"
+    assert {claim.figure for claim in load_claims() if claim.figure} <= set(FIGURES)
+    assert [name for name, drawing in FIGURES.items() if drawing(table) is None] == []
 
 
 def test_the_page_says_which_protocol_it_judges(worlds: dict[bool, Path]) -> None:

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from degradation.data.resident import BatchStream, Normalizer
 from torch import Tensor
 from torch.nn import functional as F
 
 from degradation.config import Architecture, ProtocolConfig, Shortcut, WarmupConfig
 from degradation.data.images import make_synthetic
+from degradation.data.resident import BatchStream, Normalizer
 from degradation.net.network import Network
 from degradation.train import machine as machines
 from degradation.train.machine import Execution
@@ -143,9 +143,7 @@ def test_a_captured_graph_matches_the_eager_loop(execution: Execution, shortcut:
         stream = make_stream("cuda")
         seek = stream.seek
 
-        def watch(
-            iteration: int, seek: Any = seek, stream: BatchStream = stream, seen: list = seen
-        ) -> int:
+        def watch(iteration: int, seek: Any = seek, stream: BatchStream = stream, seen: list = seen) -> int:
             size = seek(iteration)
             seen.append(stream._peek(size)[0].clone())
             return size

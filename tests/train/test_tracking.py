@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import wandb
 
-from degradation.record import load_metrics, load_runs
+from degradation.record import load_metrics, load_responses, load_runs
 from degradation.train.run import train
 from degradation.train.tracking import has_key
 from tests.conftest import Compose, Start
@@ -49,7 +49,13 @@ def test_an_offline_run_reads_back_with_wandbs_own_tools(start: Start, tmp_path:
     assert summary["config"]["protocol"]["iterations"] == 24
     assert summary["summary"]["final/test_error"] == run["final.test_error"]
     assert summary["summary"]["final/train_error_eval"] == run["final.train_error_eval"]
-    assert (folder / "files" / summary["summary"]["layer responses"]["path"]).stat().st_size > 0
+    assert summary["config"]["study"] == "mine"
+    assert summary["config"]["network"]["alpha"] == 1.0  # every setting, those at their default too
+    assert summary["config"]["machine"]["precision"] == run["precision"]
+    responses = json.loads((folder / "files" / summary["summary"]["layer responses_table"]["path"]).read_text())
+    measured = load_responses(run["folder"])
+    assert responses["columns"] == list(measured)
+    assert [row[responses["columns"].index("std")] for row in responses["data"]] == measured["std"].tolist()
 
     told = subprocess.run([WANDB, "sync", "--dry-run", str(folder)], check=True, capture_output=True, text=True)
     assert "Would sync 1 run(s)" in told.stdout + told.stderr

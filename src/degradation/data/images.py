@@ -46,8 +46,10 @@ def _from_files(pixels: np.ndarray, labels: Tensor) -> ImageSet:
     return ImageSet(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), labels)  # [N, H, W, 3] in files
 
 
-def load(config: DataConfig, data_dir: str | Path, download: bool = True) -> tuple[ImageSet, ImageSet, ImageSet | None]:
-    """Training, test and (where images are held out, the last of the training set) validation set, on the CPU.
+def load(
+    config: DataConfig, data_dir: str | Path, device: torch.device | str = "cpu", download: bool = True
+) -> tuple[ImageSet, ImageSet, ImageSet | None]:
+    """Training, test and (where images are held out, the last of the training set) validation set, on a device.
 
     Raises:
         DataError: see `load_cifar10` and `load_cifar10_mini`.
@@ -57,6 +59,7 @@ def load(config: DataConfig, data_dir: str | Path, download: bool = True) -> tup
         train, test = load_cifar10(data_dir, download)
     else:
         train, test = load_cifar10_mini() if config.name == "cifar10_mini" else make_synthetic(512, 256)
+    train, test = train.to(device), test.to(device)
     if not (held_out := config.validation_images):
         return train, test, None
     if held_out >= len(train):

@@ -1,12 +1,13 @@
-"""Any checkpoint of a plain or residual CIFAR network as a `Network`: that of a run, or a state_dict of other code.
+"""Any checkpoint of a plain or residual network as a `Network`: that of a run, or a state_dict of other code.
 
 Tensors of other code are matched by order and shape; how it named its modules does not matter. What tensors do not
-tell is taken to be as in `Network`: strides, where ReLU is, BN's epsilon, and for options none and A the shortcut.
+tell is taken to be as in `Network`: where ReLU is, BN's epsilon, and what the caller of `match` leaves unsaid.
 """
 
 import pickle
 import re
 from collections.abc import Mapping
+from operator import eq
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from degradation.config import LATER
-from degradation.net.network import Network, PadSide, Shortcut, blocks_per_stage
+from degradation.config import Architecture, Family, Shortcut, complete, plan
+from degradation.net.network import Network
 
 ROLES = ("weight", "bias", "running_mean", "running_var")  # of a layer's tensors: torch's names, in torch's order
 NESTED = ("state_dict", "model_state_dict", "model", "net", "network")
@@ -23,7 +24,7 @@ Layer = dict[str, str]  # role -> name of the tensor
 
 
 class CheckpointError(Exception):
-    """A file is no checkpoint of a network of this family; one line says which tensor does not fit, and why."""
+    """A file is no checkpoint of a network of the paper; one line says which tensor does not fit, and why."""
 
 
 def _layers(tensors: Mapping[str, Tensor]) -> list[Layer]:
@@ -51,93 +52,105 @@ def _layers(tensors: Mapping[str, Tensor]) -> list[Layer]:
 def _fill(module: nn.Module, layer: Layer, tensors: Mapping[str, Tensor]) -> None:
     # Copy a layer's tensors into a module, each of which must be there and fit.
     targets = {role: tensor for role, tensor in module.state_dict().items() if tensor.ndim}
+    if set(layer) != set(targets):
+        raise CheckpointError(f"{layer['weight']} is one of {', '.join(layer)}; expected {', '.join(targets)}")
     for role, target in targets.items():
-        expected = list(target.shape)
-        if role not in layer:
-            raise CheckpointError(f"{layer['weight']} has no {role} beside it, expected one of shape {expected}")
-        source = tensors[layer[role]]
+        name, source, expected = layer[role], tensors[layer[role]], list(target.shape)
         if source.shape != target.shape:
-            raise CheckpointError(f"{layer[role]} has shape {list(source.shape)}, expected {expected}")
+            raise CheckpointError(f"{name} has shape {list(source.shape)}, expected {expected}")
+        if not source.isfinite().all():
+            raise CheckpointError(f"{name} {expected} holds values that are not finite")
         if role == "running_var" and (source < 0).any():
-            raise CheckpointError(f"{layer[role]} {expected} has negative values, expected variances")
+            raise CheckpointError(f"{name} {expected} has negative values, expected variances")
         target.copy_(source)
-    if extra := [name for role, name in layer.items() if role not in targets]:
-        raise CheckpointError(f"{extra[0]} {list(tensors[extra[0]].shape)} is left over, expected {', '.join(targets)}")
 
 
-def _option(projections: int, n: int, shortcut: Shortcut | None) -> Shortcut:
-    if projections not in (0, 2, 3 * n):
-        raise CheckpointError(f"{projections} 1x1 convolutions, expected 0, 2 (option B) or {3 * n} (option C)")
-    if not projections and shortcut is None:
-        raise CheckpointError("no 1x1 convolution, so the shortcut is none or A, whose tensors are equal: say which")
-    possible = ("B",) if projections == 2 else ("C",) if projections else ("none", "A")
-    if shortcut is not None and shortcut not in possible:
-        raise CheckpointError(f"shortcut={shortcut}, but {projections} 1x1 convolutions mean {' or '.join(possible)}")
-    return shortcut or possible[0]  # type: ignore[return-value]
+def _recognise(family: Family, kernels: list[tuple[int, ...]], shortcut: Shortcut | None) -> tuple[int, Shortcut]:
+    # Depth and shortcut option, from the kernels of all convolutions.
+    threes, ones = kernels.count((3, 3)), kernels.count((1, 1))
+    bottlenecks = family == "imagenet" and ones >= 2 * threes
+    try:
+        depth = 3 * threes + 2 if bottlenecks else threes + (1 if family == "cifar" else 2)  # CIFAR's stem is 3x3, too
+        table = plan(family, depth)
+    except ValueError as error:
+        raise CheckpointError(f"{threes} 3x3 and {ones} 1x1 convolutions: {error}") from None
+    blocks = sum(table.blocks)
+    changing = len(table.blocks) - (not bottlenecks)  # the first of every stage, but two 3x3 keep the shape in stage 1
+    projections = len(kernels) - 1 - len(table.layers) * blocks
+    options: dict[int, tuple[Shortcut, ...]] = {0: ("none", "A"), changing: ("B",), blocks: ("C",)}
+    if projections not in options:
+        raise CheckpointError(f"{projections} 1x1 shortcuts, expected 0, {changing} (option B) or {blocks} (option C)")
+    possible = options[projections]
+    if shortcut is None and len(possible) > 1:
+        raise CheckpointError("no projection, so the shortcut is none or A, whose tensors are equal: say which")
+    if shortcut not in (None, *possible):
+        raise CheckpointError(f"shortcut={shortcut}, but {projections} 1x1 shortcuts mean {' or '.join(possible)}")
+    return depth, shortcut or possible[0]
 
 
-def match(tensors: Mapping[str, Tensor], shortcut: Shortcut | None = None, pad_side: PadSide = "end") -> Network:
-    """A network with these tensors, matched by order and shape; depth, width and classes follow from them.
+def match(tensors: Mapping[str, Tensor], shortcut: Shortcut | None = None, **told: Any) -> Network:
+    """A network with these tensors, matched by order and shape; family, depth, width and classes follow from them.
 
     The k-th convolution belongs to the k-th BN, whichever of the two is listed first and wherever the projections are.
 
     Args:
         tensors: a state_dict of whatever names, with or without num_batches_tracked.
-        shortcut: "none" or "A" must be said, as neither has tensors; "B" and "C" are told by their 1x1 convolutions.
-        pad_side: where option A puts the zero channels.
+        shortcut: "none" or "A" must be said, as neither has tensors; "B" and "C" are told by their projections.
+        told: other settings of `Architecture` that tensors do not tell, the paper's where not said: `pad_side` of
+            option A, `stride_in` of bottlenecks, `pool` of ImageNet's stem, `alpha`. Torchvision's networks are those
+            with stride_in="3x3" and pool="padded", and loaded without these give other outputs.
 
     Raises:
         CheckpointError: with the first tensor that is missing, left over or of another shape than expected.
+        ValueError: what is told is no setting of an `Architecture`.
     """
 
-    def told(layer: Layer) -> str:
+    def describe(layer: Layer) -> str:
         name = next(iter(layer.values()))
         return f"{name} {list(tensors[name].shape)}"
 
     kinds: dict[int, list[Layer]] = {1: [], 2: [], 4: []}
     for layer in _layers(tensors):
         if "weight" not in layer or tensors[layer["weight"]].ndim not in kinds:
-            raise CheckpointError(f"{told(layer)} is left over: no weight of a convolution, BN or head beside it")
+            raise CheckpointError(f"{describe(layer)} is left over: no weight of a convolution, BN or head beside it")
         kinds[tensors[layer["weight"]].ndim].append(layer)
     norms, heads, convolutions = kinds.values()
-
-    kernels = [tuple(tensors[layer["weight"]].shape[2:]) for layer in convolutions]
-    if strange := [layer for layer, size in zip(convolutions, kernels, strict=True) if size not in ((3, 3), (1, 1))]:
-        raise CheckpointError(f"{told(strange[0])}, expected a 3x3 kernel, or 1x1 in a shortcut: not a CIFAR network")
-    threes = [layer for layer, size in zip(convolutions, kernels, strict=True) if size == (3, 3)]
-    if not threes:
-        raise CheckpointError("no 3x3 convolution, expected 6n+1")
-    if not norms:
-        raise CheckpointError("no batch normalisation, expected one for every convolution")
-    projections = len(convolutions) - len(threes)
-    if projections >= len(threes):
-        raise CheckpointError(f"{projections} 1x1 and {len(threes)} 3x3 convolutions: blocks are bottlenecks")
     for convolution, norm in zip(convolutions, norms, strict=False):
         if (width := tensors[convolution["weight"]].shape[0]) != tensors[norm["weight"]].shape[0]:
-            raise CheckpointError(f"{told(norm)} is the BN of {told(convolution)} by order, expected [{width}]")
+            raise CheckpointError(f"{describe(norm)} is the BN of {describe(convolution)} by order, expected [{width}]")
     if spare := convolutions[len(norms) :] + norms[len(convolutions) :]:
-        raise CheckpointError(f"{told(spare[0])} is left over: {len(convolutions)} convolutions, {len(norms)} BN")
+        raise CheckpointError(f"{describe(spare[0])} is left over: {len(convolutions)} convolutions, {len(norms)} BN")
     if len(heads) != 1:
-        raise CheckpointError(f"{told(heads[1])} is left over" if heads else "no fully connected layer, expected one")
-    try:
-        n = blocks_per_stage(len(threes) + 1)
-    except ValueError as error:
-        raise CheckpointError(f"{len(threes)} 3x3 convolutions: {error}") from None
-    parents = [layer["weight"].rpartition(".")[0].rpartition(".")[0] for layer in (*threes[:2], norms[0])]
-    if parents[0] != parents[1] == parents[2]:  # order and shapes are those of this family, and only names tell
-        raise CheckpointError(f"{told(norms[0])} is in the first block, not the stem: a pre-activation network")
+        raise CheckpointError(f"expected one fully connected layer, not {' and '.join(map(describe, heads)) or 'none'}")
 
-    width, classes = tensors[threes[0]["weight"]].shape[0], tensors[heads[0]["weight"]].shape[0]
-    network = Network(6 * n + 2, _option(projections, n, shortcut), width, classes, pad_side)
-    blocks = network.blocks().values()
-    places = {
-        3: iter([(network.stem, network.bn), *(p for b in blocks for p in ((b.conv1, b.bn1), (b.conv2, b.bn2)))]),
-        1: iter([tuple(b.shortcut) for b in blocks if isinstance(b.shortcut, nn.Sequential)]),
-    }
-    for size, *layers in zip(kernels, convolutions, norms, strict=True):
-        for module, layer in zip(next(places[size[0]]), layers, strict=True):
-            _fill(module, layer, tensors)
-    _fill(network.head, heads[0], tensors)
+    shapes = [tensors[layer["weight"]].shape for layer in convolutions]
+    kernels = [tuple(shape[2:]) for shape in shapes]
+    family: Family = "imagenet" if (7, 7) in kernels else "cifar"
+    depth, option = _recognise(family, kernels, shortcut)
+    width = shapes[kernels.index((3, 3) if family == "cifar" else (7, 7))][0]
+    classes = tensors[heads[0]["weight"]].shape[0]
+    network = Network(Architecture.paper(depth, option, family, width=width, classes=classes, **told))
+
+    layers, blocks = network.layers(), network.blocks()
+    shortcuts = [tuple(b.shortcut) for b in blocks.values() if isinstance(b.shortcut, nn.Sequential)]
+    places: list[list[Any]] = [[(layer.convolution, layer.norm) for layer in layers], shortcuts]
+    # Each of the two is listed in order of depth. The projection of the first bottleneck has the shape of its last
+    # layer: whether it is listed before that is as in stage 2, where shapes tell.
+    example = blocks["stage2.block1"]
+    if isinstance(example.shortcut, nn.Sequential):  # option B or C
+        projection, last = example.shortcut[0].weight.shape, example.layers[-1][0].weight.shape
+        if projection in shapes[: [*shapes, last].index(last)]:
+            places.reverse()
+    found: dict[nn.Module, Layer] = {}
+    for shape, *pair in zip(shapes, convolutions, norms, strict=True):
+        likest = max(filter(None, places), key=lambda place: sum(map(eq, place[0][0].weight.shape, shape)))
+        found |= zip(likest.pop(0), pair, strict=True)
+    modules = (network.stem, network.bn, layers[1].convolution)
+    stem, bn, inside = (found[module]["weight"].rpartition(".")[0].rpartition(".")[0] for module in modules)
+    if stem != bn == inside:  # order and shapes are those of the paper, and only names tell
+        raise CheckpointError(f"{describe(found[network.bn])} is in the first block, not the stem: pre-activation")
+    for module, layer in (found | {network.head: heads[0]}).items():
+        _fill(module, layer, tensors)
     return network
 
 
@@ -185,35 +198,37 @@ def read_config(path: str | Path) -> dict[str, Any] | None:
         return None
     try:
         config = yaml.safe_load(described.read_text())
-    except (OSError, ValueError, yaml.YAMLError):
+        return complete(config) if "run_id" in config else None
+    except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError):
         raise CheckpointError(f"{described} is damaged") from None
-    if not isinstance(config, dict) or "run_id" not in config:
-        return None
-    if not all(isinstance(config.get(group), dict) for group in ("network", "data")):
-        raise CheckpointError(f"{described} is damaged")
-    return config
 
 
-def load_network(path: str | Path, shortcut: Shortcut | None = None, pad_side: PadSide | None = None) -> Network:
+def load_network(path: str | Path, shortcut: Shortcut | None = None, **told: Any) -> Network:
     """The network of a checkpoint, on the CPU: a run's folder or network.pt, or a file of other code (see `match`).
+
+    What is None is not said. A run's config.yaml tells everything, and what is said must agree with it.
 
     Raises:
         CheckpointError: see the class; the message begins with the file.
     """
     file, config = checkpoint_file(path), read_config(path)
     tensors = _read(file)
+    said = {key: value for key, value in {"shortcut": shortcut, **told}.items() if value is not None}
     try:
         if config is None:
-            return match(tensors, shortcut, pad_side or "end")
-        settings = {**LATER["network"], **config["network"]}
-        for key, given in (("shortcut", shortcut), ("pad_side", pad_side)):
-            if given not in (None, settings[key]):
-                raise CheckpointError(f"{key}={given}, but the run was trained with {key}={settings[key]}")
-        network = Network(**{key: settings[key] for key in settings if key not in ("name", "parent_depth")})
+            return match(tensors, **said)
+        settings = config["network"]
+        for key, value in said.items():
+            if value != settings.get(key):
+                raise CheckpointError(f"{key}={value}, but the run was trained with {key}={settings.get(key)}")
+        network = Network(Architecture(**settings))
         network.load_state_dict(tensors)
+        if not all(tensor.isfinite().all() for tensor in tensors.values()):
+            raise CheckpointError("it holds values that are not finite")
     except CheckpointError as error:
         raise CheckpointError(f"{file}: {error}") from None
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{file} is not the network that its config.yaml describes ({reason})") from None
+    except (TypeError, ValueError, RuntimeError) as error:
+        expected = "the network that its config.yaml describes" if config else "a network of the paper"
+        reason = " ".join(str(error).partition(" [type=")[0].split())[:200]  # without pydantic's link
+        raise CheckpointError(f"{file} is not {expected} ({reason})") from None
     return network

@@ -7,7 +7,7 @@ ImageNet networks of Table 1, plain or with shortcut option A, B or C (section 3
 import copy
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -127,7 +127,7 @@ class Network(nn.Module):
         self.stem, self.bn = convolve(3, width, *plan.stem, architecture.norm)
         padded = architecture.pool == "padded"
         self.pool = nn.MaxPool2d(3, 2, padding=int(padded), ceil_mode=not padded) if plan.pool else nn.Identity()
-        self.stages = nn.ModuleList()
+        self.stages: Any = nn.ModuleList()  # of Sequential of Block, which torch's types cannot say
         into = width
         for s, count in enumerate(plan.blocks):
             stage = nn.Sequential()

@@ -1,293 +1,339 @@
-"""One style, one function per figure of the paper; each takes tidy tables and returns a matplotlib figure. No torch."""
+"""One style for every figure, and the paper's own: each takes a condition's table and returns a figure, or None.
+
+An arm has one hue and one marker, a depth one luminance in that hue (deeper is darker), dashed is training error and
+solid anything else. Whatever else a figure compares (settings, moments, parts) is told apart by NEUTRAL.
+"""
 
 import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from degradation.record import load_responses, write_atomically
-from degradation.report.table import ARMS, curve_over_seeds
+from degradation.record import load_metrics, load_responses
+from degradation.report.table import ARMS, PROTOCOLS, finished, gather, select
 
-# Dark to light by luminance, so that depths stay apart in greyscale; hue helps where there is colour.
-DEPTH_COLOURS = {20: "#e8a33d", 32: "#5fb0a5", 44: "#3b82c4", 56: "#b5243c", 110: "#111111", 1202: "#7d4fa0"}
-SPARE_COLOURS = ["#8a8a8a", "#c26fa8", "#6b8e23", "#4a3728"]
-NETWORK_STYLES = {"plain": ("#b5243c", "o"), "residual": ("#1f5f99", "s")}
+# Of 8, 50 and 110 layers: the lightest has a contrast of 3.3 to 1 on white, the darkest one of 18.
+HUES = {"plain": ("#e2605a", "#a31c2a", "#2e0308"), "residual": ("#4a90d0", "#1b5199", "#051226")}
+SHARES = {8: 0.0, 20: 0.2, 50: 1.0, 110: 2.0}  # depth -> how far along the three; in between by its logarithm
+MARKERS = {"plain": "o", "residual": "s"}
+DASHED: Any = (0, (3, 1.5))
+NEUTRAL: tuple[dict[str, Any], ...] = (
+    {"color": "0.0", "linestyle": "-", "marker": "^"},
+    {"color": "0.4", "linestyle": "-.", "marker": "D"},
+    {"color": "0.55", "linestyle": ":", "marker": "v"},
+)
 STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.titlesize": 10,
     "grid.alpha": 0.25,
     "font.size": 10,
+    "legend.fontsize": 8,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "degradation",
 }
-PROTOCOL_NOTES = {
-    "paper": "the paper's protocol",
-    "short": "the paper's schedule shrunk eightfold: not the paper's protocol",
-    "quick": "5,000 embedded images: not the paper's protocol",
-    "smoke": "a smoke test: its errors mean nothing",
-}
+KINDS = {"train_error": "training", "test_error": "test"}
 
 
-def colour_of(depth: int, depths: list[int]) -> str:
-    """The paper's depths keep their colour in every figure; other depths take spare ones."""
-    others = [d for d in depths if d not in DEPTH_COLOURS]
-    return DEPTH_COLOURS.get(depth) or SPARE_COLOURS[others.index(depth) % len(SPARE_COLOURS)]
+def colour_of(network: str, depth: int = 20) -> str:
+    """An arm's hue at the luminance of a depth, the same in every figure."""
+    share = np.interp(np.log(depth), np.log(list(SHARES)), list(SHARES.values()))
+    channels = np.array([to_rgb(colour) for colour in HUES[network]]).T
+    return to_hex(tuple(float(np.interp(share, (0, 1, 2), channel)) for channel in channels))  # type: ignore[arg-type]
+
+
+def style_of(network: str, depth: int = 20, points: int = 0) -> dict[str, Any]:
+    """Colour and marker of a network's line; with `points`, about ten markers on a line of so many."""
+    every = max(1, points // 10)
+    return {"color": colour_of(network, depth), "marker": MARKERS[network], "markersize": 4, "markevery": every}
 
 
 def new_figure(
     width: float, height: float, columns: int, sharey: Any = False, rows: int = 1
 ) -> tuple[Figure, list[Axes]]:
     """A figure of rows x columns panels in the house style, and its axes row by row; sizes in inches."""
-    import matplotlib as mpl
-
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False, sharey=sharey)
     return figure, list(axes.flat)
 
 
-def write_caption(figure: Figure, text: str) -> None:
-    """The line under every figure, broken where the figure is too narrow for it."""
-    figure.supxlabel(textwrap.fill(text, int(13 * figure.get_figwidth())), fontsize=8, color="0.35")
-
-
-def describe(runs: pd.DataFrame) -> str:
-    """The line on every figure: protocol, data, iterations, n."""
-    finished = runs[runs["outcome"] == "finished"]
-    counts = finished.groupby(["network", "depth"]).size()
-    n = f"n = {counts.min()}" if counts.min() == counts.max() else f"n = {counts.min()} to {counts.max()}"
-    run = finished.iloc[0]
-    note = PROTOCOL_NOTES.get(run.protocol, "")
-    seeds = "seed" if counts.max() == 1 else "seeds"
-    diverged = (runs["outcome"] != "finished").sum()
-    return (
-        f"protocol {run.study}: {run.iterations:,} iterations on {run.data}, {n} {seeds} each"
-        + (f", {diverged} diverged and not shown" if diverged else "")
-        + (f" ({note})" if note else "")
-    )
-
-
-def _curve(ax: Axes, table: pd.DataFrame, network: str, depth: int, column: str, colour: str) -> None:
-    line = curve_over_seeds(table, network, depth, column)
-    if line.empty:
-        return
-    training = column == "train_error"
-    thousands = line.index.to_numpy() / 1000
-    ax.plot(
-        thousands,
-        line["mean"],
-        linestyle=(0, (3, 1.5)) if training else "-",
-        linewidth=1.0 if training else 1.8,
-        color=colour,
-        label=f"{network}-{depth} {'training' if training else 'test'}",
-    )
-    if line["count"].max() > 1:
-        ax.fill_between(thousands, line["min"], line["max"], color=colour, alpha=0.15, linewidth=0)
-
-
-def _zoom(ax: Axes, table: pd.DataFrame, protocol: str) -> None:
-    # The paper shows 0 to 20 %. Other protocols end elsewhere: from 0 to a little above where the second half starts.
-    if protocol == "paper":
-        ax.set_ylim(0, 20)
-        return
-    half = table["iteration"] >= 0.3 * table["iteration"].max()
-    top = table.loc[half, ["train_error", "test_error"]].max().max()
-    ax.set_ylim(0, min(100, 1.08 * top))
-
-
-def _axis_labels(ax: Axes, error: bool = True) -> None:
-    ax.set_xlabel("iterations (thousands)")
-    ax.set_xlim(left=0)
-    if error:
-        ax.set_ylabel("error (%)")
-
-
-def _style_key() -> list[Line2D]:
-    return [
-        Line2D([], [], color="0.3", linestyle=(0, (3, 1.5)), linewidth=1.0, label="training (running)"),
-        Line2D([], [], color="0.3", linewidth=1.8, label="test"),
-    ]
-
-
-def draw_figure1(table: pd.DataFrame, runs: pd.DataFrame, depths: tuple[int, int] = (20, 56)) -> Figure:
-    """Fig. 1: training error (left) and test error (right) of two plain networks against iteration."""
-    figure, axes = new_figure(8.5, 3.6, 2, sharey=True)
-    for ax, column, title in zip(axes, ("train_error", "test_error"), ("training error", "test error"), strict=True):
-        for depth in depths:
-            _curve(ax, table, "plain", depth, column, colour_of(depth, list(depths)))
-            line = curve_over_seeds(table, "plain", depth, column)
-            if not line.empty:
-                ax.annotate(
-                    f"{depth} layers",
-                    (line.index[-1] / 1000, line["mean"].iloc[-1]),
-                    xytext=(-4, 11),
-                    textcoords="offset points",
-                    ha="right",
-                    color=colour_of(depth, list(depths)),
-                )
-        _axis_labels(ax, error=column == "train_error")
-        ax.set_title(f"plain networks, {title}")
-    _zoom(axes[0], table[table["network"] == "plain"], runs["protocol"].iloc[0])
-    _caption(figure, runs)
-    return figure
-
-
-def draw_figure6(table: pd.DataFrame, runs: pd.DataFrame) -> Figure:
-    """Fig. 6: plain (left) and residual (right), every depth; dashed training error, solid test error."""
-    figure, axes = new_figure(11, 4.2, 2, sharey=True)
-    depths = sorted(table["depth"].unique())
-    for ax, network in zip(axes, ARMS, strict=True):
-        for depth in depths:
-            colour = colour_of(depth, depths)
-            _curve(ax, table, network, depth, "train_error", colour)
-            _curve(ax, table, network, depth, "test_error", colour)
-        ax.set_title(f"{network} networks")
-        _axis_labels(ax, error=network == "plain")
-    key = [Line2D([], [], color=colour_of(d, depths), linewidth=3, label=f"{d} layers") for d in depths]
-    figure.legend(handles=[*key, *_style_key()], fontsize=8, loc="outside right upper")
-    _zoom(axes[0], table, runs["protocol"].iloc[0])
-    _caption(figure, runs)
-    return figure
-
-
-def draw_error_by_depth(runs: pd.DataFrame) -> Figure:
-    """Fig. 6 in one look: final training and test error against depth, both arms, every seed a point."""
-    figure, axes = new_figure(8.5, 3.6, 2)
-    finished = runs[runs["outcome"] == "finished"]
-    depths = sorted(finished["depth"].unique())
-    places = {depth: place for place, depth in enumerate(depths)}
-    for ax, column, title in zip(axes, ("train_error", "test_error"), ("training error", "test error"), strict=True):
-        for network, (colour, marker) in NETWORK_STYLES.items():
-            rows = finished[finished["network"] == network]
-            means = rows.groupby("depth")[column].mean()
-            linestyle = "--" if network == "plain" else "-"
-            ax.plot(
-                [places[d] for d in means.index], means, color=colour, marker=marker, linestyle=linestyle, label=network
-            )
-            ax.scatter(rows["depth"].map(places), rows[column], color=colour, marker=marker, s=14, alpha=0.5)
-        ax.set_xticks(list(places.values()), [str(d) for d in depths])
-        ax.set_xlim(-0.4, len(depths) - 0.6)
-        ax.set_ylim(bottom=0)
-        ax.set_xlabel("depth (weighted layers)")
-        ax.set_ylabel("error (%)")
-        ax.set_title(f"final {title}")
-        ax.legend()
-    _caption(figure, runs)
-    return figure
-
-
-def draw_figure7(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
-    """Fig. 7: std of layer responses, in order of depth (left) and sorted by size (right); seeds as mean and band."""
-    figure, axes = new_figure(10, 4.0, 2, sharey=True)
-    depths = sorted(rows["depth"].unique())
-    for network in ARMS:
-        for depth in depths:
-            part = rows[(rows["network"] == network) & (rows["depth"] == depth)]
-            if part.empty:
-                continue
-            by_layer = part.pivot_table(index="layer", columns="seed", values="std")
-            by_rank = by_layer.apply(lambda column: column.sort_values(ascending=False).to_numpy())
-            for ax, values in zip(axes, (by_layer, by_rank), strict=True):
-                ax.plot(
-                    range(1, len(values) + 1),
-                    values.mean(axis=1),
-                    color=colour_of(depth, depths),
-                    linestyle=(0, (3, 1.5)) if network == "plain" else "-",
-                    linewidth=1.6,
-                    label=f"{network}-{depth}",
-                )
-                if values.shape[1] > 1:
-                    low, high = values.min(axis=1), values.max(axis=1)
-                    ax.fill_between(range(1, len(values) + 1), low, high, color=colour_of(depth, depths), alpha=0.15)
-    axes[0].set_xlabel("layer index (original order)")
-    axes[1].set_xlabel("layer index (sorted by std)")
-    for ax in axes:
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes[0].set_ylabel("std of responses")
-    if rows["std"].max() > 30 * rows["std"].min() > 0:  # plain-110's would hide all others'
-        axes[0].set_yscale("log")
-    else:
-        axes[0].set_ylim(bottom=0)
-    axes[1].legend(fontsize=8)
-    axes[0].set_title("3x3 layers, after BN, before ReLU or addition")
-    axes[1].set_title("the same, sorted")
-    _caption(figure, runs)
-    return figure
-
-
-def draw_throughput(table: pd.DataFrame, caption: str) -> Figure:
-    """Speed of every variant of `make bench`, a panel per depth: bars in images/s, ratios to the usual recipe."""
-    depths = list(dict.fromkeys(table["depth"]))
-    figure, axes = new_figure(4.2 + 3 * len(depths), 0.8 + 0.34 * table["variant"].nunique(), len(depths), sharey=True)
-    for ax, depth in zip(axes, depths, strict=True):
-        part = table[table["depth"] == depth].iloc[::-1]
-        rate = part["images_per_second"]
-        hatches = ["//" if name.startswith("usual") else "" for name in part["variant"]]
-        ours = ["#0072b2" if name.startswith("this suite") else "0.75" for name in part["variant"]]
-        spread = [rate - part["lowest"], part["highest"] - rate]
-        ax.barh(part["variant"], rate, color=ours, hatch=hatches, edgecolor="0.3", linewidth=0.6, xerr=spread)
-        for place, (high, ratio) in enumerate(zip(part["highest"], part["ratio_to_usual"], strict=True)):
-            ax.annotate(f"{ratio:.2f}x", (high, place), xytext=(4, 0), textcoords="offset points", va="center")
-        ax.set_xlim(0, 1.25 * part["highest"].max())
-        ax.set_xlabel("training images / s")
-        ax.set_title(f"residual-{depth}, batch 128")
-    write_caption(figure, caption)
-    return figure
-
-
-def draw_growth(table: pd.DataFrame, caption: str) -> Figure:
-    """Seconds per iteration against depth (batch 128) and against batch (depth 20), each with the line through it."""
-    figure, axes = new_figure(8, 3.4, 2)
-    parts = {"depth": table[table["batch"] == 128], "batch": table[table["depth"] == 20]}
-    for ax, (column, rows) in zip(axes, parts.items(), strict=True):
-        slope, start = np.polyfit(rows[column], rows["seconds_per_iteration"], 1)
-        ends = np.array([0, rows[column].max()])
-        label = f"{1000 * slope:.2f} ms each, {1000 * start:+.0f} ms"
-        ax.plot(ends, start + slope * ends, color="0.6", linestyle="--", linewidth=1, label=label)
-        ax.scatter(rows[column], rows["seconds_per_iteration"], color="#1f5f99", zorder=3)
-        ax.set_xlim(left=0)
-        ax.set_ylim(bottom=0)
-        ax.set_xlabel("depth (weighted layers), batch 128" if column == "depth" else "images in a batch, depth 20")
-        ax.set_ylabel("seconds per iteration")
-        ax.legend(fontsize=8)
-    write_caption(figure, caption)
-    return figure
-
-
-def draw_run_responses(folder: Path) -> Figure:
-    """The layer responses of one run."""
-    rows = load_responses(folder)
-    figure, (ax,) = new_figure(6, 3.4, 1)
-    ax.plot(rows["layer"], rows["std"], color="0.1", marker=".", label="std")
-    ax.plot(rows["layer"], rows["gamma_rms"], color="0.6", linestyle="--", label="BN gamma, root mean square")
-    ax.set_xlabel("layer index")
-    ax.set_ylabel("std of responses")
-    ax.set_ylim(bottom=0)
-    ax.legend(fontsize=8)
-    ax.set_title(folder.name, fontsize=9)
-    return figure
-
-
-def _caption(figure: Figure, runs: pd.DataFrame) -> None:
-    write_caption(figure, describe(runs))
-
-
 def save(figure: Figure, folder: Path, name: str) -> None:
     """Write name.png and name.svg; the same data give the same bytes."""
-    import matplotlib as mpl
-
     folder.mkdir(parents=True, exist_ok=True)
-    with mpl.rc_context({"svg.hashsalt": "degradation", **STYLE}):
-        figure.savefig(folder / f"{name}.png", dpi=150, metadata={"Software": None})
+    save_png(figure, folder / f"{name}.png")
+    figure.set_layout_engine("none")  # laid out already, which takes as long as the drawing
+    with mpl.rc_context(STYLE):
         figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
 
 
-def save_table(table: pd.DataFrame, folder: Path, name: str) -> None:
-    """Write name.csv, errors to two decimals."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.2f"))
+def save_png(figure: Figure, to: Path | IO[bytes]) -> None:
+    """The picture alone, into a file or a stream."""
+    with mpl.rc_context(STYLE):
+        figure.savefig(to, format="png", dpi=150, metadata={"Software": None})
+
+
+def write_caption(figure: Figure, text: str) -> Figure:
+    """The line under every figure, broken where the figure is too narrow for it; the figure itself is returned."""
+    figure.supxlabel(textwrap.fill(text, int(16 * figure.get_figwidth())), fontsize=8, color="0.35")
+    return figure
+
+
+def describe(runs: pd.DataFrame, what: str = "") -> str:
+    """The line on every figure, of the runs in it: protocol, iterations, data, n seeds, who diverged."""
+    condition, lengths = runs["condition"].iloc[0], sorted(runs["iterations"].unique())
+    counts = runs.groupby(["label", "variation"])["seed"].nunique()
+    n = " to ".join(str(n) for n in sorted({counts.min(), counts.max()}))
+    trained = f": {' or '.join(f'{n:,}' for n in lengths)} iteration{'s' if lengths != [1] else ''}"
+    diverged = (runs["outcome"] != "finished").sum()
+    parts = [
+        f"protocol {condition}{trained if len(lengths) < 3 else ''} on {' and '.join(sorted(runs['data'].unique()))}",
+        f"n = {n} seed{'s' if counts.max() > 1 else ''} each",
+        f"{diverged} diverged (their error is that of guessing)" if diverged else "",
+        what,
+    ]
+    note = PROTOCOLS.get(condition.split(" ")[0], "")
+    return ", ".join(part for part in parts if part) + (f" ({note})" if note else "")
+
+
+def left_out(table: pd.DataFrame) -> str:
+    """For the captions of figures that show finished runs alone."""
+    diverged = len(select(table, {})) - len(finished(table))
+    return f"{diverged} diverged and not shown" if diverged else ""
+
+
+def two_depths(runs: pd.DataFrame, arms: Sequence[str] = ARMS) -> list[int]:
+    """Fig. 1's depths, 20 and 56, where all arms have both; else the shallowest and the deepest that all arms have."""
+    common = sorted(set.intersection(*({*runs.loc[runs["network"] == arm, "depth"]} for arm in arms)))
+    return [20, 56] if {20, 56} <= {*common} else sorted({*common[:1], *common[-1:]})
+
+
+def with_n(runs: pd.DataFrame) -> pd.Series:
+    """The label of each run, with n where it is not the same for all networks."""
+    n = runs.groupby("label")["seed"].transform("nunique").astype(str)
+    return runs["label"] + (" (n = " + n + ")" if n.nunique() > 1 else "")
+
+
+def draw_band(ax: Axes, rows: pd.DataFrame, x: str, y: str, **style: Any) -> None:
+    """The mean of y at every x as a line, and its range as a band where there are several values."""
+    values = rows.dropna(subset=[y]).groupby(x)[y].agg(["mean", "min", "max"])
+    ax.plot(values.index, values["mean"], **style)
+    if (values["max"] > values["min"]).any():
+        ax.fill_between(values.index, values["min"], values["max"], color=style["color"], alpha=0.18, linewidth=0)
+
+
+def draw_facets(
+    rows: pd.DataFrame,
+    x: str,
+    y: str,
+    labels: tuple[str, Any],
+    size: tuple[float, float] = (4.2, 3.2),
+    sharey: Any = True,
+    styles: dict[Any, dict[str, Any]] | None = None,
+) -> tuple[Figure, list[Axes]]:
+    """A panel for each `row` and `column` of the rows, in the order of their coming; in it a band for each `line`.
+
+    Panels without data are left out. A panel's title is its `title`, else its column. A line has the style of its
+    `style`, if there are any, else of its network and depth, and dashes where its `kind` is training. Labels are those
+    of the axes, the second one for all rows or a dict; size is that of a panel in inches.
+    """
+    rows = rows.assign(row=rows.get("row", ""), title=rows.get("title", rows["column"]))
+    down, along = (list(dict.fromkeys(rows[place])) for place in ("row", "column"))
+    figure, axes = new_figure(1 + size[0] * len(along), 0.8 + size[1] * len(down), len(along), sharey, len(down))
+    panels, shown = dict(zip(product(down, along), axes, strict=True)), []
+    for place, part in rows.groupby(["row", "column"], sort=False):
+        ax = panels.pop(place)
+        for label, line in part.groupby("line", sort=False):
+            first = line.iloc[0]
+            style = styles[first["style"]] if styles else style_of(first["network"], first["depth"], line[x].nunique())
+            if first.get("kind") in KINDS.values():
+                training = (
+                    {"linestyle": DASHED, "linewidth": 1.2} if first["kind"] == "training" else {"linewidth": 1.8}
+                )
+                style = {**style, "marker": None, **training}
+            draw_band(ax, line, x, y, **{"linewidth": 1.4, "label": label, **style})
+        ax.set_title(part["title"].iloc[0])
+        ax.set_xlabel(labels[0])
+        if x == "thousands":
+            ax.set_xlim(left=0)
+        else:
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if place[1] == along[0]:
+            ax.set_ylabel(labels[1] if isinstance(labels[1], str) else labels[1][place[0]])
+        shown.append(ax)
+    for ax in panels.values():
+        ax.remove()
+    return figure, [ax for ax in axes if ax in shown]
+
+
+def one_legend(figure: Figure, axes: Iterable[Axes]) -> None:
+    """Above all panels, what stands for the same in each."""
+    found = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(found.values(), found.keys(), ncols=4, loc="outside upper center")
+
+
+def melt_errors(runs: pd.DataFrame) -> pd.DataFrame:
+    """A row for each training and test error: `kind` names it, `error` is its value (%)."""
+    return pd.concat([runs.assign(kind=kind, error=runs[column]) for column, kind in KINDS.items()])
+
+
+def draw_errors(rows: pd.DataFrame, x: str, names: dict[Any, str], xlabel: str) -> tuple[Figure, list[Axes]]:
+    """Final errors by the values of x, a panel per `column`: every run a point, their mean a line; training filled.
+
+    The rows are those of melt_errors; `line` is said in the legend. Values of x that have `names` are evenly spaced in
+    that order, numbers without stand where they belong.
+    """
+    columns = list(dict.fromkeys(rows["column"]))
+    figure, axes = new_figure(1.5 + 4 * len(columns), 3.8, len(columns), sharey=True)
+    rows = rows.assign(place=rows[x].map({value: place for place, value in enumerate(names)}) if names else rows[x])
+    for ax, column in zip(axes, columns, strict=True):
+        for label, part in rows[rows["column"] == column].groupby("line", sort=False):
+            network, kind = part[["network", "kind"]].iloc[0]
+            style: dict[str, Any] = {"color": colour_of(network), "marker": MARKERS[network], "markersize": 5}
+            style["markerfacecolor"] = style["color"] if kind == "training" else "white"
+            line: dict[str, Any] = {"linestyle": DASHED if kind == "training" else "-", "linewidth": 1.2}
+            means = part.groupby("place")["error"].mean()
+            ax.plot(means.index, means, color=style["color"], **line)
+            ax.plot(part["place"], part["error"], linestyle="none", **style)
+            ax.plot([], [], label=label, **style, **line)
+        if names:
+            ax.set_xticks(range(len(names)), list(names.values()))
+            ax.set_xlim(-0.5, len(names) - 0.5)
+        ax.set_title(column)
+        ax.set_xlabel(xlabel)
+        ax.legend()
+    from_zero(axes, "final error (%)")
+    return figure, axes
+
+
+def from_zero(axes: Sequence[Axes], label: str) -> None:
+    """Vertical axes alike, from 0 to a little above all that is drawn."""
+    axes[0].set_ylabel(label)
+    top = max([ax.dataLim.ymax for ax in axes if np.isfinite(ax.dataLim.ymax)], default=1.0)
+    for ax in axes:
+        ax.set_ylim(0, 1.12 * top)
+
+
+def _draw_curves(runs: pd.DataFrame, column: Callable[[pd.DataFrame], pd.Series]) -> tuple[Figure, list[Axes]]:
+    curves = melt_errors(gather(runs, load_metrics)).dropna(subset=["error"])
+    curves = curves.assign(thousands=curves["iteration"] / 1000, line=curves["label"] + " " + curves["kind"])
+    labels = ("iterations (thousands)", "error (%)")
+    figure, axes = draw_facets(curves.assign(column=column), "thousands", "error", labels, (4.6, 3.3))
+    # The paper shows 0 to 20 %. Other protocols end elsewhere: from 0 to a little above where the second half starts.
+    top = curves.loc[curves["iteration"] >= 0.3 * curves["iteration"].max(), "error"].max()
+    axes[0].set_ylim(0, 20 if runs["condition"].iloc[0] == "paper" else min(100, 1.08 * top))
+    return figure, axes
+
+
+def draw_figure1(table: pd.DataFrame) -> Figure | None:
+    """Fig. 1: plain networks, training and test error
+
+    Were the deeper network only overfitting, its training error (left) would be the lower one. Lines are means over
+    seeds, bands their range; training error is running, test error in eval mode (%).
+    """
+    runs = finished(table)
+    runs = runs[runs["network"] == "plain"]
+    depths = two_depths(runs, ("plain",))
+    if len(depths) < 2:
+        return None
+    runs = runs[runs["depth"].isin(depths)]
+    figure, axes = _draw_curves(runs, lambda rows: "plain networks, " + rows["kind"] + " error")
+    for ax in axes:
+        for line, depth in zip(ax.get_lines(), depths, strict=True):
+            x, y = np.asarray(line.get_xydata())[-1]
+            told: dict[str, Any] = {"color": line.get_color(), "ha": "right"}
+            ax.annotate(f"{depth} layers", (x, y), (-4, 11), textcoords="offset points", **told)
+    return write_caption(figure, describe(runs, left_out(table)))
+
+
+def draw_figure6(table: pd.DataFrame) -> Figure | None:
+    """Fig. 6: plain and residual networks
+
+    The paper's claim: plain networks get worse with depth, on the training set too; their residual twins, equal in all
+    but the shortcut, do not. Dashed training error (running), solid test error; means over seeds and their range.
+    """
+    runs = finished(table)
+    if runs.empty:
+        return None
+    figure, axes = _draw_curves(runs, lambda rows: rows["network"] + " networks")
+    dashes = [("training", DASHED, 1.2), ("test", "-", 1.8)]
+    key = [Line2D([], [], color="0.3", linestyle=dash, linewidth=width, label=name) for name, dash, width in dashes]
+    arms = runs.assign(name=with_n(runs)).groupby(["network", "depth"])["name"].first()
+    for ax, (_, names) in zip(axes, arms.groupby("network"), strict=True):
+        shades = [Line2D([], [], color=colour_of(*arm), linewidth=3, label=name) for arm, name in names.items()]
+        ax.legend(handles=[*shades, *key], loc="lower left", ncols=2)
+    return write_caption(figure, describe(runs, left_out(table)))
+
+
+def draw_error_by_depth(table: pd.DataFrame) -> Figure | None:
+    """Final error by depth
+
+    Fig. 6 in one look: each point is a seed's error at the last iteration, each line the mean of an arm.
+    """
+    runs = finished(table)
+    depths = {depth: str(depth) for depth in sorted(runs["depth"].unique())}
+    if len(depths) < 2:
+        return None
+    errors = melt_errors(runs).assign(column=lambda rows: rows["kind"] + " error", line=lambda rows: rows["network"])
+    figure, _ = draw_errors(errors, "depth", depths, "depth (weighted layers)")
+    return write_caption(figure, describe(runs, left_out(table)))
+
+
+def draw_figure7(table: pd.DataFrame) -> Figure | None:
+    """Fig. 7: standard deviation of layer responses
+
+    Of every 3x3 layer's output after BN, before ReLU or addition, on the test set in eval mode, pooled over images,
+    positions and channels; left in order of depth, right sorted by size. Means over seeds, bands their range.
+    """
+    runs = finished(table)
+    if runs.empty:
+        return None
+    rows = gather(runs.assign(line=with_n(runs)), load_responses)
+    return draw_responses(rows, describe(runs, left_out(table)))
+
+
+def draw_responses(rows: pd.DataFrame, caption: str) -> Figure:
+    """Fig. 7 of one network, the rows of its responses.csv, or of several: those with network, depth, seed and line.
+
+    Of one network BN's gamma stands beside the std, and lines where its stages begin.
+    """
+    alone = "network" not in rows
+    rows = rows.assign(line="std", seed=0, style=0) if alone else rows
+    ranks = rows.groupby(["line", "seed"])["std"].rank(method="first", ascending=False)
+    titles = ("3x3 layers, after BN, before ReLU or addition", "the same, sorted by std")
+    places = zip(titles, (rows["layer"], ranks), strict=True)
+    both = pd.concat([rows.assign(column=title, place=place) for title, place in places])
+    labels, styles = ("layer index", "std of responses"), {0: {"color": "0.1", "marker": "."}} if alone else None
+    figure, axes = draw_facets(both, "place", "std", labels, (4.6, 3.3), styles=styles)
+    from_zero(axes, "std of responses")
+    if rows["std"].max() > 30 * rows["std"].min() > 0:  # plain-110's would hide all others'
+        axes[0].set_yscale("log")
+        axes[0].autoscale(axis="y")
+    if alone:
+        mark_stages(axes[0], rows["stage"])
+        if rows["gamma_rms"].notna().any():
+            axes[0].plot(rows["layer"], rows["gamma_rms"], "-.", color="0.4", label="BN gamma, root mean square")
+    axes[0 if alone else 1].legend(ncols=1 if alone else 2)
+    return write_caption(figure, caption)
+
+
+def mark_stages(ax: Axes, stages: pd.Series) -> None:
+    """Thin lines where a stage begins, and its number above; places are counted from 1, stage 0 is the stem."""
+    numbers, font = stages.to_numpy(), {"size": 8, "color": "0.35"}
+    for stage in sorted({*numbers} - {0}):
+        places = np.flatnonzero(numbers == stage) + 1
+        if (numbers[: places[0] - 1] > 0).any():
+            ax.axvline(places[0] - 0.5, color="0.75", linewidth=0.8)
+        ax.text(places.mean(), 1.01, f"stage {stage}", font, ha="center", transform=ax.get_xaxis_transform())
+    ax.set_title(ax.get_title(), pad=16)

@@ -1,137 +1,171 @@
-"""Records -> tidy tables: error by depth with its spread over seeds, and Table 6 beside the paper's. No torch here."""
+"""Records -> one table, a row per finished run, which figures, statistics and pages share; and the tables they show."""
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from degradation.record import load_metrics, load_responses, load_runs
+from degradation.record import load_responses, load_runs
 
 # Table 6, test error (%) of residual networks (option A); 110 layers: the best of five, mean 6.61 +- 0.16.
 PAPER_RESIDUAL = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.43, 1202: 7.93}
-
-PROTOCOLS = {"paper": 0, "short": 1, "quick": 2, "smoke": 3}  # in the order in which they are shown
-ARMS = ("plain", "residual")
-_KEYS = {
-    "network.name": "network",
-    "network.depth": "depth",
-    "seed": "seed",
-    "protocol.name": "protocol",
-    "protocol.iterations": "iterations",
-    "data.name": "data",
-    "variant": "variant",
-    "study": "experiment",
-    "precision": "precision",
-    "seconds": "seconds",
-    "parameters": "parameters",
-    "multiply_adds": "multiply_adds",
-    "warmup_ended_at": "warmup_ended_at",
-    "commit": "commit",
-    "outcome": "outcome",
-    "run_id": "run_id",
-    "folder": "folder",
-    "final.train_error": "train_error",
-    "final.train_error_eval": "train_error_eval",
-    "final.train_loss": "train_loss",
-    "final.test_error": "test_error",
-    "final.test_loss": "test_loss",
+# In the order in which they are shown; those of a user's making follow quick.
+PROTOCOLS = {
+    "paper": "the paper's protocol",
+    "short": "the paper's schedule shrunk eightfold: not the paper's protocol",
+    "quick": "5,000 embedded images: not the paper's protocol",
+    "smoke": "a smoke test: its errors mean nothing",
 }
+ARMS = ("plain", "residual")
+ERRORS = ("train_error", "train_error_eval", "test_error")
+OWN = ("single", "degradation_cifar")  # what these vary is of the user's making, and has figures of its own
+LENGTH_SETTINGS = {"protocol.iterations", "protocol.milestones"}
+_SHORT = {
+    "network": "network.name",
+    "depth": "network.depth",
+    "protocol": "protocol.name",
+    "data": "data.name",
+    "iterations": "protocol.iterations",
+}
+_ALWAYS = ("study", "length", "precision", "seconds", "parameters", "commit", "outcome", *ERRORS)
+Filter = dict[str, Any]
 
 
-def tidy_runs(results: str | Path) -> pd.DataFrame:
-    """One row per finished run, errors in percent of the final iteration; `study` tells apart what must not be mixed.
+def load_table(results: str | Path) -> pd.DataFrame:
+    """Every finished run under results/runs, a row each.
 
-    A study is a protocol, plus the settings in which its runs differ from the protocol as shipped, if any. Runs that
-    diverged keep their row, without errors.
+    Columns: network, depth, seed, protocol, data, iterations; every setting under its dotted name (protocol.lr);
+    study, the file in conf/experiment that made the run;
+    varied, the settings in which it differs from its protocol and network as named (setting -> value), variation, the
+    same as text, and made_by_study, those of the settings that are its study's;
+    label, such as plain-56; pair, seed and precision (only runs that share both are compared);
+    guessing, the error of it, and the final errors, in percent: of a run that diverged those of guessing, as to leave
+    it out would hide exactly the runs that failed.
 
     Raises:
         RecordError: a record is damaged.
     """
-    runs = load_runs(results)
-    if runs.empty:
-        return pd.DataFrame(columns=[*_KEYS.values(), "study"])
-    tidy = runs.reindex(columns=list(_KEYS)).rename(columns=_KEYS)
-    tidy["variant"] = tidy["variant"].fillna("")
-    tidy["study"] = tidy["protocol"] + tidy["variant"].map(lambda v: f" ({v})" if v else "")
-    return tidy.sort_values(["study", "network", "depth", "seed"], ignore_index=True)
-
-
-def study_folder(study: str) -> str:
-    """A study's name as a folder name: letters, digits and .=+- only."""
-    return "".join(c if c.isalnum() or c in ".=-" else "+" for c in study).strip("+")
-
-
-def _gather(runs: pd.DataFrame, load: Callable[[Path], pd.DataFrame]) -> pd.DataFrame:
-    parts = [
-        load(run.folder).assign(network=run.network, depth=run.depth, seed=run.seed)
-        for run in runs.itertuples()
-        if run.outcome == "finished"
+    table = load_runs(results)
+    if table.empty:
+        return pd.DataFrame(columns=[*_SHORT, *_ALWAYS, "varied", "made_by_study", "variation", "label", "pair"])
+    table.columns = table.columns.str.removeprefix("final.")
+    table = table.reindex(columns=list(dict.fromkeys([*table, *_SHORT.values(), *_ALWAYS, "seed", "network.classes"])))
+    table = table.assign(**{short: table[name] for short, name in _SHORT.items()})
+    table["length"] = table["length"].fillna(1)
+    table["variation"] = [", ".join(f"{k}={v}" for k, v in sorted(run.items())) for run in table["varied"]]
+    table["label"] = table["network"] + "-" + table["depth"].astype(str)
+    table["pair"] = table["seed"].astype(str) + " " + table["precision"].fillna("").astype(str)
+    table["guessing"] = 100 * (1 - 1 / table["network.classes"])
+    finished = table["outcome"] == "finished"
+    for column in ERRORS:
+        table[column] = table[column].astype(float).where(finished, table["guessing"])
+    table["mean_response"] = [
+        load_responses(folder)["std"].mean() if done else float("nan")
+        for folder, done in zip(table["folder"], finished, strict=True)
     ]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    return table.sort_values(["network", "depth", "seed"], ignore_index=True, kind="stable")
 
 
-def curves(runs: pd.DataFrame) -> pd.DataFrame:
-    """Every row of metrics.csv of the given runs, with network, depth and seed."""
-    return _gather(runs, load_metrics)
+def conditions(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Each protocol with all of its runs, the paper's first; after it each variant of the user's making alone.
+
+    In a variant's table nothing is varied: what all of its runs share is its `condition`, and names its figures.
+    """
+    order = {name: place for place, name in enumerate(PROTOCOLS)}
+    for protocol in sorted(table["protocol"].unique(), key=lambda name: (order.get(name, 2), name)):
+        runs = table[table["protocol"] == protocol]
+        yield protocol, runs.assign(condition=protocol)
+        for variation, part in runs[runs["study"].isin(OWN) & (runs["variation"] != "")].groupby("variation"):
+            name = f"{protocol} ({variation})"
+            yield name, part.assign(condition=name, varied=[{}] * len(part))
 
 
-def responses(runs: pd.DataFrame) -> pd.DataFrame:
-    """Every row of responses.csv of the given runs, with network, depth and seed."""
-    return _gather(runs, load_responses)
+def condition_folder(condition: str) -> str:
+    """A condition's name as a folder name: letters, digits and .=+- only."""
+    return "".join(c if c.isalnum() or c in ".=-" else "+" for c in condition).strip("+")
 
 
-def curve_over_seeds(table: pd.DataFrame, network: str, depth: int, column: str) -> pd.DataFrame:
-    """Mean, min, max and n over seeds of one column against iteration, for one network and depth."""
-    rows = table[(table["network"] == network) & (table["depth"] == depth)].dropna(subset=[column])
-    return rows.groupby("iteration")[column].agg(["mean", "min", "max", "count"])
+def select(table: pd.DataFrame, where: Filter, over: tuple[str, ...] = ()) -> pd.DataFrame:
+    """The runs with the given settings, and the protocol's in all others but those named in `over`.
+
+    Naming the `study` takes its runs with the settings that its file makes.
+    """
+    named = set(where) | set(over)
+    if where.get("length", 1) != 1:
+        named |= LENGTH_SETTINGS
+    made = table["made_by_study"] if "study" in where else [()] * len(table)
+    usual = [set(varied) - set(by_study) <= named for varied, by_study in zip(table["varied"], made, strict=True)]
+    chosen = table[pd.Series(usual, index=table.index, dtype=bool)]
+    for key, value in where.items():
+        chosen = chosen[chosen[key] == value] if key in chosen else chosen.iloc[:0]
+    return chosen
 
 
-def error_by_depth(runs: pd.DataFrame) -> pd.DataFrame:
+def finished(table: pd.DataFrame) -> pd.DataFrame:
+    """The runs with the protocol's own settings that did not diverge: those of the paper's figures."""
+    rows = select(table, {})
+    return rows[rows["outcome"] == "finished"]
+
+
+def gather(runs: pd.DataFrame, load: Callable[[Path], pd.DataFrame]) -> pd.DataFrame:
+    """What `load` reads from the folder of each run, as one table, each row with the columns of its run.
+
+    Columns of both keep what was read; the run's own have `_of_run` behind their names.
+    """
+    parts = [load(folder).assign(folder=folder) for folder in runs["folder"]]
+    read = pd.concat([part for part in parts if len(part)] or [pd.DataFrame(columns=["folder"])])
+    return read.merge(runs, on="folder", suffixes=("", "_of_run"))
+
+
+def error_by_depth(table: pd.DataFrame) -> pd.DataFrame:
     """Per network and depth: n seeds, mean and sample std (empty for n = 1) of the final errors, in percent."""
-    finished = runs[runs["outcome"] == "finished"]
-    columns = ["train_error", "train_error_eval", "test_error"]
-    table = finished.groupby(["network", "depth"])[columns].agg(["mean", "std"])
-    table.columns = [f"{column}_{kind}" for column, kind in table.columns]
-    table.insert(0, "n", finished.groupby(["network", "depth"]).size())
-    failed = runs[runs["outcome"] != "finished"].groupby(["network", "depth"]).size()
-    table["diverged"] = failed.reindex(table.index).fillna(0).astype(int)
-    return table.reset_index()
+    runs = select(table, {})
+    groups = runs[runs["outcome"] == "finished"].groupby(["network", "depth"])
+    found = groups[list(ERRORS)].agg(["mean", "std"])
+    found.columns = [f"{column}_{kind}" for column, kind in found.columns]
+    found.insert(0, "n", groups.size())
+    diverged = runs[runs["outcome"] != "finished"].groupby(["network", "depth"]).size()
+    found["diverged"] = diverged.reindex(found.index).fillna(0).astype(int)
+    return found.reset_index()
 
 
-def table6(runs: pd.DataFrame) -> pd.DataFrame:
-    """Table 6 of the paper beside ours: test error (%), parameters, n seeds, mean and sample std."""
-    table = error_by_depth(runs)
-    parameters = runs.groupby(["network", "depth"])["parameters"].first()
-    rows = []
-    for row in table.itertuples():
-        paper = PAPER_RESIDUAL.get(row.depth) if row.network == "residual" else None
-        rows.append(
-            {
-                "network": f"{row.network}-{row.depth}",
-                "parameters": int(parameters[(row.network, row.depth)]),
-                "n": row.n,
-                "train_error": row.train_error_mean,
-                "train_error_eval": row.train_error_eval_mean,
-                "test_error": row.test_error_mean,
-                "test_error_std": row.test_error_std,
-                "paper_test_error": paper,
-            }
-        )
-    return pd.DataFrame(rows)
+TABLE6 = {
+    "network": "network",
+    "parameters": "parameters",
+    "n": "n",
+    "train_error": "training error, running (%)",
+    "train_error_eval": "training error, eval mode (%)",
+    "test_error": "test error (%)",
+    "test_error_std": "std over seeds",
+    "paper_test_error": "the paper's test error (%)",
+}
 
 
-def paired_differences(runs: pd.DataFrame, column: str = "train_error") -> pd.DataFrame:
+def table6(table: pd.DataFrame) -> pd.DataFrame:
+    """Table 6 of the paper beside ours; TABLE6 says what its columns are."""
+    found = error_by_depth(table).rename(columns=lambda column: column.removesuffix("_mean"))
+    groups = finished(table).groupby(["network", "depth"])
+    paper = found["depth"].map(PAPER_RESIDUAL).where(found["network"] == "residual")
+    found = found.assign(parameters=groups["parameters"].first().to_numpy(dtype=int), paper_test_error=paper)
+    found["network"] += "-" + found["depth"].astype(str)
+    return found[[*TABLE6]]
+
+
+def paired_differences(table: pd.DataFrame, column: str = "train_error") -> pd.DataFrame:
     """Plain minus residual at equal depth and seed (equal batches make them pairs), in percentage points.
 
     Pairs computed in different precisions do not count: nothing but the shortcut may differ.
     """
-    finished = runs[runs["outcome"] == "finished"]
-    wide = finished.pivot_table(index=["depth", "seed", "precision"], columns="network", values=column)
-    if not set(ARMS) <= set(wide):
-        return pd.DataFrame(columns=["depth", "seed", "difference"])
-    difference = (wide["plain"] - wide["residual"]).dropna()
-    return difference.rename("difference").reset_index()[["depth", "seed", "difference"]]
+    wide = finished(table).pivot_table(index=["depth", "seed", "precision"], columns="network", values=column)
+    wide = wide.reindex(columns=list(ARMS))
+    difference = (wide["plain"] - wide["residual"]).dropna().rename("difference").reset_index()
+    return difference[["depth", "seed", "difference"]]
+
+
+TABLES = {"table6": table6, "error_by_depth": error_by_depth, "paired_differences": paired_differences}
 
 
 def find_results() -> Path:
@@ -142,13 +176,17 @@ def find_results() -> Path:
     return here if here.is_dir() or not Path("../results").is_dir() else Path("../results")
 
 
-def studies(results: str | Path) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Each study with at least one finished run, and its runs; the paper's protocol first."""
-    runs = tidy_runs(results)
-    # What other experiments vary has figures of its own; a variant of the user's making has the paper's.
-    runs = runs[(runs["variant"] == "") | runs["experiment"].isin(["single", "degradation_cifar"])]
-    names = sorted(runs["study"].unique(), key=lambda name: (PROTOCOLS.get(name.split(" ")[0], 2), name))
-    for name in names:
-        part = runs[runs["study"] == name]
-        if (part["outcome"] == "finished").any():
-            yield name, part
+def probes_folder(run_folder: Path) -> Path:
+    """results/probes/<run id>, beside results/runs/<run id>."""
+    return run_folder.parents[1] / "probes" / run_folder.name
+
+
+def load_probe(run_folder: Path, probe: str) -> pd.DataFrame:
+    """The table that experiments/probe.py wrote of a run, such as its lesions; empty if none."""
+    path = probes_folder(run_folder) / f"{probe}.csv"
+    return pd.read_csv(path) if path.exists() else pd.DataFrame()
+
+
+def probed_images(run_folder: Path, probe: str) -> int:
+    """How many images that table is of."""
+    return int(json.loads((probes_folder(run_folder) / "probe.json").read_text())["probes"][probe])

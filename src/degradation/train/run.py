@@ -110,7 +110,7 @@ def _train(config: Config, machine: machines.Machine, record: Record, say: Say, 
     machines.apply(machine)
     protocol = config.protocol
     network = Network(config.network, config.seed).to(machine.device, memory_format=machine.layout)  # type: ignore[call-overload]
-    train_set, test, validation = (data and data.to(machine.device) for data in load(config.data, config.paths.data))
+    train_set, test, validation = load(config.data, config.paths.data, machine.device)
     if (classes := int(train_set.labels.max()) + 1) > config.network.classes:
         raise ConfigError(f"network.classes={config.network.classes} is fewer than the {classes} of {config.data.name}")
     normalize = Normalizer(train_set, config.data.normalization)

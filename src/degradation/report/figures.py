@@ -1,0 +1,76 @@
+"""Every figure by name: a condition's table in, a figure or, where its data lack, None out. To add one, add it here.
+
+A figure's docstring is its title (first line) and what is seen in it (the rest), on the pages as in the code.
+"""
+
+import inspect
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from degradation.record import write_atomically
+from degradation.report import draw, studies
+from degradation.report.table import TABLES, condition_folder, conditions, find_results, load_table
+
+FIGURES: dict[str, Callable[[pd.DataFrame], Figure | None]] = {
+    "fig1": draw.draw_figure1,
+    "fig6": draw.draw_figure6,
+    "error_by_depth": draw.draw_error_by_depth,
+    "fig7": draw.draw_figure7,
+    "convergence": studies.draw_convergence,
+    "constructed": studies.draw_constructed,
+    "gradients": studies.draw_initial_signals,
+    "gradients_in_training": studies.draw_gradients_in_training,
+    "signals_in_training": studies.draw_signals_in_training,
+    "response_parts": studies.draw_response_parts,
+    "learning_rate": studies.draw_learning_rates,
+    "longer_training": studies.draw_longer,
+    "warmup": studies.draw_warmup,
+    "shortcut_options": studies.draw_shortcut_options,
+    "shortcut_strength": studies.draw_shortcut_strength,
+    "without_bn": studies.draw_without_bn,
+    "lesions": studies.draw_lesion_study,
+    "verdicts": studies.draw_verdicts,
+}
+
+
+def title_of(name: str) -> str:
+    return (inspect.getdoc(FIGURES[name]) or name).split("\n")[0]
+
+
+def caption_of(name: str) -> str:
+    return " ".join((inspect.getdoc(FIGURES[name]) or "").split("\n")[1:]).strip()
+
+
+def write_figures(results: Path) -> None:
+    """Every figure into results/figures/<condition>/, every table into results/tables/<condition>/.
+
+    Raises:
+        RecordError, ClaimError: a record or a study's claims are damaged.
+    """
+    for condition, table in conditions(load_table(results)):
+        folder = condition_folder(condition)
+        for name, drawing in FIGURES.items():
+            if (figure := drawing(table)) is not None:
+                draw.save(figure, results / "figures" / folder, name)
+        (results / "tables" / folder).mkdir(parents=True, exist_ok=True)
+        for name, make in TABLES.items():
+            text = make(table).to_csv(index=False, float_format="%.2f")
+            write_atomically(results / "tables" / folder / f"{name}.csv", text)
+
+
+def show(*names: str) -> None:
+    """In a notebook: these figures and tables of every condition, and their captions; nothing is written."""
+    from IPython.display import Image, Markdown, display
+
+    for condition, table in conditions(load_table(find_results())):
+        for name in names:
+            if name in TABLES:
+                display(Markdown(f"**{condition}: {name}**"), TABLES[name](table))
+            elif (figure := FIGURES[name](table)) is not None:
+                picture = io.BytesIO()
+                draw.save_png(figure, picture)
+                display(Markdown(f"**{condition}: {title_of(name)}.** {caption_of(name)}"), Image(picture.getvalue()))

@@ -1,0 +1,83 @@
+"""Made-up records: finished runs with the numbers that a test gives them, written in a few milliseconds."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+
+from degradation.cli import origin
+from degradation.config import Config, parse
+from degradation.record import Record
+from degradation.report.table import probes_folder
+from degradation.report.verdicts import CONF
+
+Put = Callable[..., None]
+
+
+@functools.cache
+def compose(*overrides: str) -> tuple[Config, dict[str, Any]]:
+    """The config of the quick protocol with these overrides, and what it varies; Hydra takes its time."""
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        config = parse(hydra.compose("train", ["protocol=quick", *overrides]))
+        return config, origin(config)["varied"]
+
+
+def put(results: Path, seed: int, *overrides: str, error: float, gradient: float = 1.0, **summary: Any) -> None:
+    """A finished record with the given final errors, of the quick protocol unless named."""
+    config, found = compose(*overrides)
+    config = replace(config, seed=seed, paths=replace(config.paths, results=str(results)))
+    record = Record(config)
+    noise = 0.1 * seed
+    depth, protocol = config.network.depth, config.protocol
+    slow, pace = error + noise, summary.pop("pace", 1.0)
+    every = max(1, protocol.iterations // 50)
+    for iteration in range(every, protocol.iterations + 1, every):
+        passed = iteration * 2500 / protocol.iterations
+        running = max(slow, 100 - 0.02 * pace * passed * 100 / (10 + slow))
+        tested = {"test_error": running + 1, "test_loss": 1.0} if iteration % (2 * every) == 0 else {}
+        row = {"iteration": iteration, "lr": 0.1, "train_error": running, "train_loss": 1.0, "seconds": 1.0}
+        record.append({**row, **tested})
+    layers = [(n, 0 if n == 1 else 1 + 3 * (n - 2) // (depth - 2)) for n in range(1, depth)]
+    hurt, apart = summary.pop("hurt", 0.0), summary.pop("apart", 0.0) * (1 + noise)
+    scale = summary.pop("response", 1.0) * (1 + noise / 100)
+    sizes = {"std": scale, "gamma_rms": scale, "beta_rms": 0.1 * scale}
+    record.write_table("responses.csv", [{"layer": n, "name": "", "stage": s, **sizes} for n, s in layers])
+    factor = gradient * (1 + noise / 100)
+    signals = [
+        {
+            "layer": n,
+            "name": "",
+            "stage": s,
+            "std": min(1.0, factor) ** n,
+            "grad_response": factor**-n,
+            "grad_weight": factor ** (1 - n),
+        }
+        for n, s in layers
+    ]
+    for iteration in (0, config.protocol.iterations):
+        record.append_gradients(iteration, signals)
+    varied = summary.pop("varied", None)
+    varied = found if varied is None else varied
+    test = summary.pop("test", error) + 2 * noise
+    final = {"train_error": error + noise, "train_error_eval": error + noise, "test_error": test}
+    study = "varied" if varied and config.study == "single" else config.study  # not to be drawn as a grid of its own
+    described = {"run_id": record.id, "varied": varied, "made_by_study": sorted(varied), "study": study}
+    parts = {"seconds": 1.0, "precision": "fp32", "parameters": 1, "multiply_adds": 1, "commit": "none", **summary}
+    record.finish({"outcome": "finished", **described, "length": config.length, "final": final, **parts})
+    probed = probes_folder(record.path)
+    probed.mkdir(parents=True)
+    rows = ["kind,count,draw,blocks,error,loss", f"delete,0,0,,{error},1", f"delete_one,1,0,a,{error + hurt},1"]
+    (probed / "lesions.csv").write_text("\n".join(rows) + "\n")
+    rows = ["depth,largest_difference,parent_error,error", f"56,{apart},1.0,1.0", f"110,{apart},1.0,1.1"]
+    (probed / "probe.json").write_text('{"probes": {"lesions": 500, "constructed": 500}}')
+    (probed / "constructed.csv").write_text("\n".join(rows) + "\n")
+    record.close()
+
+
+@pytest.fixture(scope="session")
+def put_record() -> Put:
+    return put
