@@ -1,19 +1,24 @@
 """experiments/probe.py in a real process: tables, figures and summary of a checkpoint, or one line and nothing."""
 
+import json
+import re
 import runpy
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
-from degradation.data.images import Normalizer, load_cifar10_mini
+from degradation.data.images import load_cifar10_mini
+from degradation.data.resident import ChannelNormalizer
 from degradation.net.network import Network
-from degradation.probe.layers import evaluate
 from degradation.probe.lesions import deletable
+from degradation.probe.views import Views, evaluate
+from degradation.train.run import train
 from tests.conftest import ROOT, Compose
 from tests.net.test_foreign import make_network, torchvision_names
 
@@ -22,7 +27,7 @@ TABLES = {
     "error.csv": ["set", "images", "error", "loss"],
     "responses.csv": ["layer", "name", "stage", "std", "mean", "gamma_rms"],
     "gradients.csv": ["layer", "name", "stage", "std", "grad_response", "grad_weight"],
-    "lesions.csv": ["kind", "count", "draw", "blocks", "error", "loss"],
+    "lesions.csv": ["kind", "count", "draw", "blocks", "error", "loss", "stage"],
     "constructed.csv": ["depth", "largest_difference", "parent_error", "error"],
 }
 FIGURES = {"responses.png", "gradients.png", "lesions.png"}
@@ -83,15 +88,14 @@ def test_a_checkpoint_of_other_code_from_end_to_end(tmp_path: Path, probe: Probe
     assert tables["constructed.csv"]["depth"].tolist() == [20, 32, 44, 56, 110]
     assert tables["constructed.csv"]["largest_difference"].astype(float).max() < 1e-4
     lesions = tables["lesions.csv"]
-    assert lesions[lesions["kind"] == "delete_one"]["blocks"].tolist() == deletable(network)
+    one = lesions[lesions["kind"] == "delete_one"]
+    assert one["blocks"].tolist() == deletable(network)
+    assert one["stage"].tolist() == ["1", "1", "2", "3"]
+    assert set(lesions["stage"]) == {"1", "2", "3", ""}
 
-    train, test = load_cifar10_mini()
-    normalize = Normalizer(train, "channel")
-    normalize.mean, normalize.std = (
-        torch.tensor(values).view(3, 1, 1) for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-    )
-    for row, images in zip(tables["error.csv"].itertuples(), (train, test), strict=True):
-        error, loss = evaluate(network, images, normalize)
+    normalize = ChannelNormalizer([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    for row, images in zip(tables["error.csv"].itertuples(), load_cifar10_mini(), strict=True):
+        error, loss = evaluate(network, Views(images, normalize))
         assert row.images == len(images)
         assert row.error == pytest.approx(error, rel=1e-5, abs=0.05)  # threads may round a tie the other way
         assert row.loss == pytest.approx(loss, rel=1e-4)
@@ -102,8 +106,6 @@ def test_a_checkpoint_of_other_code_from_end_to_end(tmp_path: Path, probe: Probe
 
 
 def test_a_run_is_probed_on_its_own_data_and_normalisation(tiny: Compose, tmp_path: Path, probe: Probe) -> None:
-    from degradation.train.run import train
-
     config = tiny("network=residual", "data.normalization=channel", "data.validation_images=12")
     outcome = train(config)
     assert outcome.final is not None
@@ -116,18 +118,49 @@ def test_a_run_is_probed_on_its_own_data_and_normalisation(tiny: Compose, tmp_pa
     assert error.loc["train", "loss"] == pytest.approx(outcome.final["train_loss_eval"], rel=0.02)  # bf16 or not
 
 
+@pytest.mark.parametrize(
+    ("depth", "shortcut", "told"),
+    [
+        (18, "A", r"^constructed largest difference .* 34 layers 0\.0e\+00, on 20 test images$"),
+        (50, "none", r"^constructed does not apply: no plain bottleneck is an identity"),
+        (34, "B", r"^constructed does not apply: the paper has no network deeper than 34 layers with the same blocks$"),
+    ],
+)
+def test_networks_of_the_other_family(tmp_path: Path, probe: Probe, depth: int, shortcut: str, told: str) -> None:
+    changes = {"family": "imagenet", "stride_in": "3x3", "pool": "padded"}
+    write_foreign(tmp_path / "other.pt", make_network(shortcut, depth, 2, **changes))
+    known = ["other.pt", "--stride-in", "3x3", "--pool", "padded", "--data", "synthetic", "--lesion-images", "20"]
+    known += [] if shortcut == "B" else ["--shortcut", shortcut]
+    status, said, complaint = probe(tmp_path, *known, "--draws", "1")
+    assert (status, complaint) == (0, "")
+    assert re.search(told, said, re.MULTILINE)
+    made = {path.name for path in (tmp_path / "inspect" / "other").iterdir()}
+    assert made >= FIGURES | set(TABLES) - {"constructed.csv"}
+    assert ("constructed.csv" in made) is (depth == 18)
+    provenance = json.loads((tmp_path / "inspect" / "other" / "probe.json").read_text())
+    assert provenance["network"] == asdict(make_network(shortcut, depth, 2, **changes).architecture)
+    assert ("constructed" in provenance["probes"]) is (depth == 18)
+    if depth != 18:
+        status, _, complaint = probe(tmp_path, *known, "--probes", "constructed")
+        assert (status, complaint.count("\n")) == (2, 1)
+        assert complaint.startswith("error: other.pt: constructed does not apply: ")
+
+
 def test_bad_input_is_one_line_and_nothing_is_written(tmp_path: Path, probe: Probe) -> None:
     work = tmp_path / "work"
     work.mkdir()
     network, hundred = make_network("A", depth=8, width=2), make_network("A", depth=8, width=2, classes=100)
     write_foreign(tmp_path / "other.pt", network)
     write_foreign(tmp_path / "hundred.pt", hundred)
+    write_foreign(tmp_path / "thousand.pt", make_network("B", depth=18, width=2, classes=1000, family="imagenet"))
+    network.head.weight.data[3, 1] = torch.nan
+    write_foreign(tmp_path / "nan.pt", network)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
     known = ["../other.pt", "--shortcut", "A", "--data", "cifar10_mini"]
     for arguments, message in [
         (["../none.pt"], "../none.pt is not a file"),
-        (["../other.pt"], "../other.pt: no 1x1 convolution, so the shortcut is none or A"),
+        (["../other.pt"], "../other.pt: no projection, so the shortcut is none or A"),
         (["../other.pt", "--shortcut", "D"], "argument --shortcut: invalid choice: 'D'"),
         ([*known, "--probes", "error,x"], "--probes: x is not one of error, responses, gradients, lesions, c"),
         ([*known, "--mean", "0.5,0.5,0.5"], "--mean and --std go together"),
@@ -135,6 +168,9 @@ def test_bad_input_is_one_line_and_nothing_is_written(tmp_path: Path, probe: Pro
         ([*known, "--out", "../mine"], "../mine holds other things"),
         ([*known[:3], "--data-dir", "absent"], "absent/cifar-10-batches-py/data_batch_1 is missing"),
         (["../hundred.pt", *known[1:]], "../hundred.pt: the network has 100 classes, and cifar10_mini has 10"),
+        (["../thousand.pt"], "../thousand.pt: the network has 1000 classes, and cifar10 has 10, of 32x32 pixels"),
+        (["../nan.pt", *known[1:]], "../nan.pt: fc.weight [10, 8] holds values that are not finite"),
+        ([*known, "--pool", "torch"], "argument --pool: invalid choice: 'torch'"),
     ]:
         status, said, complaint = probe(work, *arguments)
         assert (status, said) == (2, "")
@@ -148,7 +184,7 @@ def test_a_probe_that_fails_leaves_nothing(tmp_path: Path, probe: Probe, monkeyp
         raise RuntimeError("out of memory")
 
     write_foreign(tmp_path / "other.pt", make_network("A", depth=8, width=2))
-    monkeypatch.setattr("degradation.figures.Figure.savefig", fail)
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
     with pytest.raises(RuntimeError):
         probe(tmp_path, "other.pt", "--shortcut", "A", "--data", "synthetic", "--out", "here")
     assert [path.name for path in tmp_path.iterdir()] == ["other.pt"]
