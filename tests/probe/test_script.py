@@ -169,7 +169,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(tmp_path: Path, probe: Pro
         ([*known[:3], "--data-dir", "absent"], "absent/cifar-10-batches-py/data_batch_1 is missing"),
         (["../hundred.pt", *known[1:]], "../hundred.pt: the network has 100 classes, and cifar10_mini has 10"),
         (["../thousand.pt"], "../thousand.pt: the network has 1000 classes, and cifar10 has 10, of 32x32 pixels"),
-        (["../nan.pt", *known[1:]], "../nan.pt: fc.weight [10, 8] holds values that are not finite"),
+        (["../nan.pt", *known[1:]], "../nan.pt: module.fc.weight [10, 8] holds values that are not finite"),
         ([*known, "--pool", "torch"], "argument --pool: invalid choice: 'torch'"),
     ]:
         status, said, complaint = probe(work, *arguments)
