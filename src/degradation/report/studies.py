@@ -33,7 +33,10 @@ def _draw_by_setting(
     shown = {value: name for value, name in names.items() if (rows[setting] == value).any()}
     figure, axes = draw.draw_errors(errors, setting, shown, "" if names else setting.split(".")[-1])
     for ax, depth in zip(axes, rows["depth"].unique(), strict=True):
-        plain, colour = select(table, {"network": "plain", "depth": depth})["train_error"], draw.colour_of("plain")
+        plain, colour = (
+            select(table, {"network": "plain", "depth": depth})["train_error"],
+            draw.colour_of("plain", depth),
+        )
         if "network" in where and len(plain):
             ax.axhline(plain.mean(), color=colour, linestyle=DASHED, label=f"plain-{depth}, training")
             ax.axhspan(plain.min(), plain.max(), color=colour, alpha=0.15, linewidth=0)
