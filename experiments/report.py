@@ -8,15 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from degradation.record import RecordError
-from degradation.report.figures import write_figures
+from degradation.report.figures import FIGURES, write_figures
 from degradation.report.pages import write_claims, write_gallery
-from degradation.report.table import find_results, load_table
+from degradation.report.table import TABLES, find_results, load_table
 from degradation.report.verdicts import ClaimError, load_claims
 
 
 @contextmanager
 def replaced(folders: list[Path]) -> Iterator[None]:
-    """What was in the folders goes when the new is there, and comes back when it could not be made."""
+    """Figures and tables that were in the folders go when the new are there, and come back when none could be made."""
     aside = {folder: folder.with_name(f".{folder.name}.before") for folder in folders}
     for folder, old in aside.items():
         shutil.rmtree(old, ignore_errors=True)
@@ -30,7 +30,11 @@ def replaced(folders: list[Path]) -> Iterator[None]:
             if old.exists():
                 old.rename(folder)
         raise
-    for old in aside.values():
+    for folder, old in aside.items():
+        for path in [path for path in old.rglob("*") if path.is_file() and path.stem not in {*FIGURES, *TABLES}]:
+            kept = folder / path.relative_to(old)  # not ours
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(kept)
         shutil.rmtree(old, ignore_errors=True)
 
 

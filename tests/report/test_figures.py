@@ -197,20 +197,28 @@ def test_what_a_user_varies_is_a_condition_of_its_own(results: Path, tmp_path: P
 def test_report_draws_everything_from_records_alone_and_twice_the_same(results: Path, tmp_path: Path) -> None:
     shutil.copytree(results, tmp_path, dirs_exist_ok=True)
     command = [sys.executable, str(ROOT / "experiments" / "report.py"), "--results", str(tmp_path)]
+    mine, stale = tmp_path / "figures" / "mine" / "notes.txt", tmp_path / "figures" / "gone" / "fig6.png"
+    for path in (mine, stale):
+        path.parent.mkdir(parents=True)
+        path.touch()
     written = []
     for report in (lambda: subprocess.run(command, check=True, capture_output=True), lambda: write_figures(tmp_path)):
-        shutil.rmtree(tmp_path / "figures", ignore_errors=True)
         report()
-        made = sorted(p for kind in ("figures", "tables") for p in (tmp_path / kind).rglob("*") if p.is_file())
-        written.append({p.relative_to(tmp_path): p.read_bytes() for p in [*made, tmp_path / "README.md"]})
+        pictures = sorted(p for kind in ("figures", "tables") for p in (tmp_path / kind).rglob("*") if p.is_file())
+        written.append({p.relative_to(tmp_path): p.read_bytes() for p in [*pictures, tmp_path / "README.md"]})
+        for path in set(pictures) - {mine}:
+            path.unlink()
+    assert mine.relative_to(tmp_path) in written[0]
+    assert stale.relative_to(tmp_path) not in written[0]
     assert written[0] == written[1]
     names = {path.name for path in written[0]}
     assert {"fig1.png", "fig6.png", "fig6.svg", "fig7.png", "convergence.png", "table6.csv", "README.md"} <= names
     gallery = (tmp_path / "README.md").read_text()
-    for picture in (tmp_path / "figures").rglob("*.png"):
-        assert f"({picture.relative_to(tmp_path)})" in gallery
-        assert picture.stat().st_size > 10_000
-        assert "<text" in picture.with_suffix(".svg").read_text()
+    for picture, content in written[0].items():
+        if picture.suffix == ".png":
+            assert f"({picture})" in gallery
+            assert len(content) > 10_000
+            assert b"<text" in written[0][picture.with_suffix(".svg")]
 
 
 def test_figures_need_no_torch() -> None:

@@ -133,6 +133,17 @@ def draw_band(ax: Axes, rows: pd.DataFrame, x: str, y: str, **style: Any) -> Non
         ax.fill_between(values.index, values["min"], values["max"], color=style["color"], alpha=0.18, linewidth=0)
 
 
+def draw_points(ax: Axes, rows: pd.DataFrame, x: str, y: str, **style: Any) -> None:
+    """Every value of y a point, filled where dashed (training), and their mean a line."""
+    look = {key: style[key] for key in ("color", "marker")}
+    look |= {"markersize": 5, "markerfacecolor": style["color"] if style.get("linestyle") == DASHED else "white"}
+    line = {"linestyle": style.get("linestyle", "-"), "linewidth": 1.2}
+    means = rows.groupby(x)[y].mean()
+    ax.plot(means.index, means, color=style["color"], **line)
+    ax.plot(rows[x], rows[y], linestyle="none", **look)
+    ax.plot([], [], label=style["label"], **look, **line)
+
+
 def draw_facets(
     rows: pd.DataFrame,
     x: str,
@@ -141,8 +152,9 @@ def draw_facets(
     size: tuple[float, float] = (4.2, 3.2),
     sharey: Any = True,
     styles: dict[Any, dict[str, Any]] | None = None,
+    plot: Callable[..., None] = draw_band,
 ) -> tuple[Figure, list[Axes]]:
-    """A panel for each `row` and `column` of the rows, in the order of their coming; in it a band for each `line`.
+    """A panel for each `row` and `column` of the rows, in the order of their coming; in it a plot of each `line`.
 
     Panels without data are left out. A panel's title is its `title`, else its column. A line has the style of its
     `style`, if there are any, else of its network and depth, and dashes where its `kind` is training. Labels are those
@@ -161,13 +173,13 @@ def draw_facets(
                 training = (
                     {"linestyle": DASHED, "linewidth": 1.2} if first["kind"] == "training" else {"linewidth": 1.8}
                 )
-                style = {**style, "marker": None, **training}
-            draw_band(ax, line, x, y, **{"linewidth": 1.4, "label": label, **style})
+                style = {**style, "marker": None if plot is draw_band else style["marker"], **training}
+            plot(ax, line, x, y, **{"linewidth": 1.4, "label": label, **style})
         ax.set_title(part["title"].iloc[0])
         ax.set_xlabel(labels[0])
         if x == "thousands":
             ax.set_xlim(left=0)
-        else:
+        elif (rows[x] % 1 == 0).all():
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         if place[1] == along[0]:
             ax.set_ylabel(labels[1] if isinstance(labels[1], str) else labels[1][place[0]])
@@ -194,26 +206,15 @@ def draw_errors(rows: pd.DataFrame, x: str, names: dict[Any, str], xlabel: str) 
     The rows are those of melt_errors; `line` is said in the legend. Values of x that have `names` are evenly spaced in
     that order, numbers without stand where they belong.
     """
-    columns = list(dict.fromkeys(rows["column"]))
-    figure, axes = new_figure(1.5 + 4 * len(columns), 3.8, len(columns), sharey=True)
-    rows = rows.assign(place=rows[x].map({value: place for place, value in enumerate(names)}) if names else rows[x])
-    for ax, column in zip(axes, columns, strict=True):
-        for label, part in rows[rows["column"] == column].groupby("line", sort=False):
-            network, kind = part[["network", "kind"]].iloc[0]
-            style: dict[str, Any] = {"color": colour_of(network), "marker": MARKERS[network], "markersize": 5}
-            style["markerfacecolor"] = style["color"] if kind == "training" else "white"
-            line: dict[str, Any] = {"linestyle": DASHED if kind == "training" else "-", "linewidth": 1.2}
-            means = part.groupby("place")["error"].mean()
-            ax.plot(means.index, means, color=style["color"], **line)
-            ax.plot(part["place"], part["error"], linestyle="none", **style)
-            ax.plot([], [], label=label, **style, **line)
+    place = rows[x].map({value: place for place, value in enumerate(names)}) if names else rows[x]
+    labels = (xlabel, "final error (%)")
+    figure, axes = draw_facets(rows.assign(place=place), "place", "error", labels, (4, 2.8), plot=draw_points)
+    for ax in axes:
+        ax.legend()
         if names:
             ax.set_xticks(range(len(names)), list(names.values()))
             ax.set_xlim(-0.5, len(names) - 0.5)
-        ax.set_title(column)
-        ax.set_xlabel(xlabel)
-        ax.legend()
-    from_zero(axes, "final error (%)")
+    from_zero(axes, labels[1])
     return figure, axes
 
 

@@ -13,7 +13,7 @@ from degradation.record import load_gradients, load_metrics, load_responses
 from degradation.report import draw
 from degradation.report.draw import DASHED, NEUTRAL, describe, draw_facets, left_out, write_caption
 from degradation.report.statistics import RATIOS, first_below, growth_per_layer
-from degradation.report.table import ARMS, Filter, finished, gather, load_probe, probed_images, select
+from degradation.report.table import Filter, finished, gather, load_probe, probed_images, select
 from degradation.report.verdicts import judge, load_claims
 
 LESIONS = {"delete": "blocks deleted", "swap": "pairs of blocks swapped"}
@@ -33,8 +33,9 @@ def _draw_by_setting(
     shown = {value: name for value, name in names.items() if (rows[setting] == value).any()}
     figure, axes = draw.draw_errors(errors, setting, shown, "" if names else setting.split(".")[-1])
     for ax, depth in zip(axes, rows["depth"].unique(), strict=True):
-        plain, colour = select(table, {"network": "plain", "depth": depth})["train_error"], draw.colour_of("plain")
+        plain = select(table, {"network": "plain", "depth": depth})["train_error"]
         if "network" in where and len(plain):
+            colour = draw.colour_of("plain", depth)
             ax.axhline(plain.mean(), color=colour, linestyle=DASHED, label=f"plain-{depth}, training")
             ax.axhspan(plain.min(), plain.max(), color=colour, alpha=0.15, linewidth=0)
             ax.legend()
@@ -102,12 +103,10 @@ def draw_constructed(table: pd.DataFrame) -> Figure | None:
     that it does not find from scratch? A line per seed; the bars at the end are training error in eval mode.
     """
     rows = select(table, {}, ("network.parent_depth",))
-    scratch, kinds = (
-        rows[rows["network.parent_depth"].isna()],
-        rows.groupby(["network", "depth", "network.parent_depth"]),
-    )
+    kinds = rows.groupby(["network", "depth", "network.parent_depth"])
     if not len(kinds):
         return None
+    scratch = rows[rows["network.parent_depth"].isna()]
     figure, axes = draw.new_figure(1.5 + 4.2 * len(kinds), 4.0, len(kinds), sharey=True)
     drawn = []
     for ax, ((network, deep, parent), children) in zip(axes, kinds, strict=True):
@@ -145,9 +144,8 @@ def draw_initial_signals(table: pd.DataFrame) -> Figure | None:
     signals = gather(rows, load_gradients)
     signals = signals[signals["iteration"] == 0]
     kinds = signals.groupby(["network.norm", "label"], sort=False)
-    growth = kinds.apply(
-        lambda part: growth_per_layer(part.groupby(["layer", "stage"]).mean(numeric_only=True).reset_index())
-    )
+    mean = kinds[["layer", "stage", "grad_response"]]
+    growth = mean.apply(lambda part: growth_per_layer(part.groupby(["layer", "stage"], as_index=False).mean()))
     factors = [growth[kind] for kind in signals[["network.norm", "label"]].itertuples(index=False, name=None)]
     signals["line"] = signals["label"] + pd.Series(factors, signals.index).map(": x{:.2f}".format)
     signals["column"] = signals["network.norm"].map({"batch": "with batch normalisation", "none": "without"})
@@ -228,12 +226,12 @@ def draw_learning_rates(table: pd.DataFrame) -> Figure | None:
     rows = rows[rows.groupby("depth")["protocol.lr"].transform("nunique") > 1]
     if rows.empty:
         return None
-    rates, depths = sorted(rows["protocol.lr"].unique()), sorted(rows["depth"].unique())
-    figure, axes = draw.new_figure(10, 1.8 + 0.7 * len(depths), 2)
-    for ax, network in zip(axes, ARMS, strict=True):
+    rates, depths, arms = (sorted(rows[column].unique()) for column in ("protocol.lr", "depth", "network"))
+    figure, axes = draw.new_figure(1 + 4.5 * len(arms), 1.8 + 0.7 * len(depths), len(arms))
+    most = rows["guessing"].max()
+    for ax, network in zip(axes, arms, strict=True):
         cells = rows[rows["network"] == network].groupby(["depth", "protocol.lr"])["train_error"]
         grid = cells.mean().unstack().reindex(index=depths, columns=rates).to_numpy(dtype=float)
-        most = rows["guessing"].max()
         image = ax.imshow(grid, cmap="cividis", vmin=0, vmax=most, aspect="auto")
         for (depth, rate), errors in cells:
             spread = f" ± {errors.std():.1f}" if len(errors) > 1 else ""
@@ -352,17 +350,12 @@ def draw_lesions(rows: pd.DataFrame, caption: str) -> Figure:
     Right, lines are means over draws and bands their range; both panels show the intact network dotted.
     """
     one = rows[rows["kind"] == "delete_one"].reset_index(drop=True)
-    one = one.assign(
-        count=one.index + 1, style="delete_one", line="one block deleted", column="each block that keeps the shape"
-    )
+    one = one.assign(count=one.index + 1, style="one", line="one block deleted", column="each that keeps the shape")
     several = rows[rows["kind"].isin(LESIONS) & (rows.groupby("kind")["count"].transform("nunique") > 1)]
     draws = f", {rows['draw'].max() + 1} draws"
     several = several.assign(style=several["kind"], line=several["kind"].map(LESIONS) + draws, column="several")
-    styles = {
-        "delete_one": {"color": "0.0", "marker": "o", "linestyle": "none"},
-        "delete": NEUTRAL[0],
-        "swap": NEUTRAL[1],
-    }
+    dots = {"color": "0.0", "marker": "o", "linestyle": "none"}
+    styles = {"one": dots, "delete": NEUTRAL[0], "swap": NEUTRAL[1]}
     labels = ("which block, or how many blocks or pairs", "error (%)")
     figure, axes = draw_facets(pd.concat([one, several]), "count", "error", labels, styles=styles)
     for ax in axes:
