@@ -59,7 +59,7 @@ def main() -> int:
     if arguments.wandb:
         from degradation.train.tracking import log_report
 
-        log_report(str(results), "degradation", figures, tables, "degradation_cifar")
+        log_report(str(results), figures, tables)
     return 0
 
 

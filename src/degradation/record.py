@@ -34,27 +34,21 @@ class RecordError(Exception):
     """A record cannot be written, or is not what it claims to be; the message names the file and the remedy."""
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """All of the text or nothing: a temporary file beside it, flushed to disk, then renamed."""
+def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
+    """All of what `write` writes to a path, or nothing: to a file beside it, flushed to disk, then renamed."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(temporary, "w") as file:
-            file.write(text)
-            file.flush()
+        write(temporary)
+        with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def replace_file(path: Path, write: Callable[[Path], None]) -> None:
-    """All of what `write` writes to a path, or nothing: beside it, then renamed."""
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def write_atomically(path: Path, text: str) -> None:
+    """All of the text or nothing."""
+    replace_file(path, lambda temporary: temporary.write_text(text))
 
 
 def _cell(value: Any) -> str:
@@ -141,7 +135,7 @@ class Record:
         _append(self._metrics, [row], COLUMNS)
 
     def append_gradients(self, iteration: int, rows: list[dict[str, Any]]) -> None:
-        """Add one row per layer, as probes.layer_gradients gives them, at an iteration."""
+        """Add one row per layer, as probe.layers.layer_gradients gives them, at an iteration."""
         _append(self._gradients, [{"iteration": iteration, **row} for row in rows], ["iteration", *rows[0]])
 
     def rewind(self, iteration: int) -> None:

@@ -16,7 +16,7 @@ import yaml
 from torch import Tensor, nn
 
 from degradation.config import Architecture, Family, Shortcut, complete, plan
-from degradation.net.network import Network
+from degradation.net.network import Network, Projection
 
 ROLES = ("weight", "bias", "running_mean", "running_var")  # of a layer's tensors: torch's names, in torch's order
 NESTED = ("state_dict", "model_state_dict", "model", "net", "network")
@@ -132,12 +132,12 @@ def match(tensors: Mapping[str, Tensor], shortcut: Shortcut | None = None, **tol
     network = Network(Architecture.paper(depth, option, family, width=width, classes=classes, **told))
 
     layers, blocks = network.layers(), network.blocks()
-    shortcuts = [tuple(b.shortcut) for b in blocks.values() if isinstance(b.shortcut, nn.Sequential)]
+    shortcuts = [tuple(b.shortcut) for b in blocks.values() if isinstance(b.shortcut, Projection)]
     places: list[list[Any]] = [[(layer.convolution, layer.norm) for layer in layers], shortcuts]
     # Each of the two is listed in order of depth. The projection of the first bottleneck has the shape of its last
     # layer: whether it is listed before that is as in stage 2, where shapes tell.
     example = blocks["stage2.block1"]
-    if isinstance(example.shortcut, nn.Sequential):  # option B or C
+    if isinstance(example.shortcut, Projection):  # option B or C
         projection, last = example.shortcut[0].weight.shape, example.layers[-1][0].weight.shape
         if projection in shapes[: [*shapes, last].index(last)]:
             places.reverse()

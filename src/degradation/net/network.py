@@ -39,6 +39,10 @@ def convolve(
     return convolution, nn.BatchNorm2d(out_width) if norm == "batch" else nn.Identity()
 
 
+class Projection(nn.Sequential):
+    """A 1x1 convolution and its BN: option C's shortcuts, and option B's where the shape changes (section 3.3)."""
+
+
 class Block(nn.Module):
     """F(x), or F(x) + alpha shortcut(x), then ReLU (Fig. 2, eq. 1 and 2, where alpha is 1).
 
@@ -58,13 +62,16 @@ class Block(nn.Module):
             self.add_module(f"bn{k + 1}", norm)
             into = out
         self.alpha, self.keeps_shape = architecture.alpha, stride == 1 and in_width == into
-        self.shortcut: nn.Module | None = nn.Identity()
-        if architecture.shortcut == "none":
-            self.shortcut = None
-        elif architecture.shortcut == "C" or (architecture.shortcut == "B" and not self.keeps_shape):
-            self.shortcut = nn.Sequential(*convolve(in_width, into, 1, stride))
-        elif not self.keeps_shape:
-            self.shortcut = ZeroPadShortcut(in_width, into, stride, architecture.pad_side)
+        self.shortcut: nn.Module | None
+        match architecture.shortcut:
+            case "none":
+                self.shortcut = None
+            case "A" | "B" if self.keeps_shape:
+                self.shortcut = nn.Identity()
+            case "A":
+                self.shortcut = ZeroPadShortcut(in_width, into, stride, architecture.pad_side)
+            case "B" | "C":
+                self.shortcut = Projection(*convolve(in_width, into, 1, stride))
 
     @property
     def layers(self) -> list[tuple[nn.Conv2d, nn.Module]]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from degradation.config import Architecture
-from degradation.net.network import Block, Network
+from degradation.net.network import Block, Network, Projection
 from degradation.probe.layers import by_stage, moments
 from degradation.probe.views import Views, evaluate, evaluating
 
@@ -35,7 +35,7 @@ def _be_identity(block: Block, mean: Tensor, variance: Tensor) -> None:
     if block.shortcut is not None:
         for parameter in block.layers[-1][1].parameters():
             nn.init.zeros_(parameter)
-        pairs = [tuple(block.shortcut)] if isinstance(block.shortcut, nn.Sequential) else []
+        pairs = [tuple(block.shortcut)] if isinstance(block.shortcut, Projection) else []
     for convolution, norm in pairs:
         assert isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)  # noqa: PT018
         nn.init.dirac_(convolution.weight)

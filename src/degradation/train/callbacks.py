@@ -82,7 +82,7 @@ class Measure(pl.Callback):
         checkpoint["measured"] = {"seconds": self.seconds, "row": self.row}
 
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        # The second name is that of checkpoints begun by version 0.1.
+        # The second place is that of checkpoints begun when one callback did everything.
         measured = checkpoint.get("measured") or checkpoint["callbacks"]["RecordWriter"]
         self.before, self.row = measured["seconds"], measured["row"]
 

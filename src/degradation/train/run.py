@@ -174,7 +174,7 @@ def _train(config: Config, machine: machines.Machine, record: Record, say: Say, 
             "warmup_ended_at": module.warmup_ended_at,
             "seconds": round(measured.seconds, 1),
             "parameters": parameter_count(network),
-            "multiply_adds": multiply_adds(config.network),
+            "multiply_adds": multiply_adds(config.network, train_set.images.shape[-1]),
             **({"initial": json.loads(record.initial.read_text())} if record.initial.exists() else {}),
             **record.sessions()[-1],
         }
@@ -193,7 +193,7 @@ def _train(config: Config, machine: machines.Machine, record: Record, say: Say, 
         errors = f"train error {final['train_error']:.2f} %, test error {final['test_error']:.2f} %"
         return Outcome(record.id, "finished", f"{errors} in {format_seconds(summary['seconds'])}", final)
     finally:
-        tracker.close()
+        tracker.close(0 if tracker.finished else 1)
 
 
 def _construct(config: Config, network: Network, record: Record, train_views: Views, views: Views) -> str:
@@ -210,7 +210,7 @@ def _construct(config: Config, network: Network, record: Record, train_views: Vi
             + (f"delete {folder} and " if (folder / "summary.json").exists() else "")
             + f"run the same with depth={depth} network.parent_depth=null first"
         ) from None
-    parent = Network(parent_config.network).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    parent = Network(parent_config.network).to(device, memory_format=views.layout)  # type: ignore[call-overload]
     parent.load_state_dict(weights)
     # In float32, whatever the training's precision: the difference is to be that of the networks.
     train_views, views = (Views(v.images, v.normalize) for v in (train_views, views))

@@ -47,7 +47,6 @@ class DivergedError(Exception):
 
     def __init__(self, iteration: int):
         super().__init__(f"the training loss is not finite at iteration {iteration}")
-        self.iteration = iteration
 
 
 class CapturedStep:
