@@ -119,7 +119,7 @@ def test_every_run_of_every_study_composes(study: str) -> None:
 
 @pytest.mark.parametrize("named", ["qick", "quick,smok", ""])
 def test_a_protocol_that_is_not_there_is_told_as_such(named: str) -> None:
-    with pytest.raises(ConfigError, match="is not one of paper, quick, short, smoke"):
+    with pytest.raises(ConfigError, match=f"is not one of {', '.join(options('protocol'))}"):
         choose_protocol(["experiment=degradation_cifar", f"protocol={named}", "seed=0,1"])
     assert choose_protocol(["protocol=quick,smoke"]) == ["protocol=quick,smoke"]
 

@@ -2,8 +2,8 @@
 
 How data travel: a command line becomes a `config.Config` (cli, sweep), which says everything there is to know of a run.
 `train.run.train` seeds and builds from it a `net.network.Network` and a `data.resident.BatchStream`, fits, measures
-through `probe`, and writes a `record` under results/runs/. `report` reads nothing but records: one table of them feeds
-statistics, verdicts, figures and pages.
+through `probe`, and writes a `record` under results/runs/. `report` reads records (and the claims that conf/experiment
+states): one table of them feeds statistics, verdicts, figures and pages.
 
     config    the schema of conf/: Architecture, Data, Protocol, Machine; the identity of a run         (no torch)
     record    the folder of a run: write, skip, resume, load                                            (no torch)
