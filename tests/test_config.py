@@ -1,6 +1,10 @@
 """Every config composes; every scientific setting, and no other, is in the identity of a run."""
 
 import math
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -263,3 +267,13 @@ def test_bad_settings_are_named_in_one_line(compose: Callable[..., Config], over
     with pytest.raises(ConfigError, match=told) as error:
         compose("protocol=smoke", *override.split())
     assert "\n" not in str(error.value)
+
+
+def test_outside_of_a_checkout_one_line_says_so(tmp_path: Path) -> None:
+    shutil.copytree(CONF.parent / "src" / "degradation", tmp_path / "site" / "degradation")
+    command = [sys.executable, "-c", "from degradation.cli import main; main()", "protocol=smoke"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: no configs in ")
+    assert done.stderr.count("\n") == 1
