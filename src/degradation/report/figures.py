@@ -72,5 +72,5 @@ def show(*names: str) -> None:
                 display(Markdown(f"**{condition}: {name}**"), TABLES[name](table))
             elif (figure := FIGURES[name](table)) is not None:
                 picture = io.BytesIO()
-                draw.save_png(figure, picture)
+                figure.savefig(picture, dpi=150)
                 display(Markdown(f"**{condition}: {title_of(name)}.** {caption_of(name)}"), Image(picture.getvalue()))
