@@ -48,8 +48,7 @@ def caption_of(name: str) -> str:
 def write_figures(results: Path) -> None:
     """Every figure into results/figures/<condition>/, every table into results/tables/<condition>/.
 
-    Raises:
-        RecordError, ClaimError: a record or a study's claims are damaged.
+    A RecordError or ClaimError where a record or a study's claims are damaged.
     """
     for condition, table in conditions(load_table(results)):
         folder = condition_folder(condition)

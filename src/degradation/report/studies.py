@@ -205,8 +205,8 @@ def draw_longer(table: pd.DataFrame) -> Figure | None:
     If degradation were slow convergence, the right-hand lines would not rise with depth. Points are runs; filled and
     dashed training error, open and solid test error.
     """
-    lengths = sorted(table.loc[table["network"] == "plain", "length"].unique())
-    rows = pd.concat([select(table, {"network": "plain", "length": length}) for length in lengths] or [table])
+    lengths = sorted(table["length"].unique())
+    rows = pd.concat([select(table, {"network": "plain", "length": length}) for length in lengths])
     rows = rows[rows.groupby("depth")["length"].transform("nunique") > 1]
     if rows.empty:
         return None
@@ -361,16 +361,11 @@ def draw_lesions(rows: pd.DataFrame, caption: str) -> Figure:
     for ax in axes:
         ax.axhline(rows.loc[rows["count"] == 0, "error"].iloc[0], color="0.35", linestyle=":", label="intact")
         ax.legend()
-    draw.mark_stages(axes[0], stages_of(one))
+    if "stage" not in one:  # earlier versions told it in the block's name alone
+        one["stage"] = one["blocks"].str.extract(r"^stage(\d+)")[0].fillna(0).astype(int)
+    draw.mark_stages(axes[0], one["stage"])
     axes[0].set_ylim(0, 100)  # so that figures of two networks compare
     return write_caption(figure, caption)
-
-
-def stages_of(lesions: pd.DataFrame) -> pd.Series:
-    """The stage of each block; tables of earlier versions tell it in the block's name alone."""
-    if "stage" in lesions:
-        return lesions["stage"]
-    return lesions["blocks"].str.extract(r"^stage(\d+)")[0].fillna(0).astype(int)
 
 
 def draw_verdicts(table: pd.DataFrame) -> Figure | None:
