@@ -90,7 +90,7 @@ def describe(runs: pd.DataFrame, what: str = "") -> str:
 
 def left_out(table: pd.DataFrame) -> str:
     """For the captions of figures that show finished runs alone."""
-    diverged = len(select(table, {})) - len(finished(table))
+    diverged = (select(table, {})["outcome"] != "finished").sum()
     return f"{diverged} diverged and not shown" if diverged else ""
 
 
@@ -154,8 +154,7 @@ def draw_facets(
                 told = {"linestyle": DASHED, "linewidth": 1.2} if kind == "training" else {"linewidth": 1.8}
                 style = {**style, **told, "marker": style["marker"] if plot is draw_points else None}
             plot(ax, line, x, y, **{"linewidth": 1.4, "label": label, **style})
-        ax.set_title(part["title"].iloc[0])
-        ax.set_xlabel(labels[0])
+        ax.set(title=part["title"].iloc[0], xlabel=labels[0])
         if x == "thousands":
             ax.set_xlim(left=0)
         elif (rows[x] % 1 == 0).all():

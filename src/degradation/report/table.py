@@ -23,13 +23,8 @@ ARMS = ("plain", "residual")
 ERRORS = ("train_error", "train_error_eval", "test_error")
 OWN = ("single", "degradation_cifar")  # what these vary is of the user's making, and has figures of its own
 LENGTH_SETTINGS = {"protocol.iterations", "protocol.milestones"}
-_SHORT = {
-    "network": "network.name",
-    "depth": "network.depth",
-    "protocol": "protocol.name",
-    "data": "data.name",
-    "iterations": "protocol.iterations",
-}
+_SHORT = {name: f"{name}.name" for name in ("network", "protocol", "data")}
+_SHORT |= {"depth": "network.depth", "iterations": "protocol.iterations"}
 _ALWAYS = ("study", "length", "precision", "seconds", "parameters", "commit", "outcome", *ERRORS)
 Filter = dict[str, Any]
 
