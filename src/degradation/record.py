@@ -47,7 +47,6 @@ def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """All of the text or nothing."""
     replace_file(path, lambda temporary: temporary.write_text(text))
 
 
@@ -74,8 +73,7 @@ def _damaged(path: Path, how: str = "is damaged") -> RecordError:
 class Record:
     """The folder of one run, which one process at a time may write.
 
-    Raises:
-        RecordError: the folder cannot be written, another process is writing it, or it was edited since.
+    A RecordError where the folder cannot be written, another process is writing it, or it was edited since.
     """
 
     def __init__(self, config: Config):
@@ -131,7 +129,7 @@ class Record:
         return [json.loads(line) for line in path.read_text().splitlines() if line.strip()] if path.exists() else []
 
     def append(self, row: dict[str, Any]) -> None:
-        """Add one row of metrics; the file starts with its header."""
+        """Add one row of metrics."""
         _append(self._metrics, [row], COLUMNS)
 
     def append_gradients(self, iteration: int, rows: list[dict[str, Any]]) -> None:
@@ -181,11 +179,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
 
 
 def check_identity(folder: Path) -> dict[str, Any]:
-    """The config of a record, whose hash must be the one in the folder's name.
-
-    Raises:
-        RecordError: config.yaml is damaged, or was changed under the record.
-    """
+    """The config of a record; a RecordError where it is damaged, or its hash is not that of the folder's name."""
     path = folder / "config.yaml"
     try:
         config = yaml.safe_load(path.read_text())
@@ -215,9 +209,7 @@ def load_runs(results: str | Path) -> pd.DataFrame:
 
     Columns such as network.name, network.depth, protocol.name, seed, outcome, final.train_error, final.test_error;
     `varied` holds read_varied, `made_by_study` the keys that the run's study sets (all that vary in earlier records).
-
-    Raises:
-        RecordError: a record is damaged or was edited; figures must not be drawn from it.
+    A RecordError where a record is damaged or was edited: figures must not be drawn from it.
     """
     folders = sorted(path.parent for path in (Path(results) / "runs").glob("*/summary.json"))
     configs, summaries = [check_identity(folder) for folder in folders], [read_summary(folder) for folder in folders]
@@ -229,18 +221,13 @@ def load_runs(results: str | Path) -> pd.DataFrame:
 
 
 def load_metrics(folder: Path) -> pd.DataFrame:
-    """The curves of one run: COLUMNS, empty where the record has none, and any that it has besides.
-
-    Raises:
-        RecordError: the file is damaged.
-    """
+    """The curves of one run: COLUMNS, empty where the record has none, and others; a RecordError where damaged."""
     path = folder / "metrics.csv"
     try:
         metrics = pd.read_csv(path)
     except (OSError, ValueError) as error:
         raise _damaged(path) from error
-    iterations = metrics.get("iteration", pd.Series(dtype=float))
-    if not set(metrics) >= NEEDED or iterations.isna().any() or not iterations.is_monotonic_increasing:
+    if not set(metrics) >= NEEDED or not metrics["iteration"].is_monotonic_increasing:  # which NaN is not
         raise _damaged(path)
     return metrics.reindex(columns=list(dict.fromkeys([*COLUMNS, *metrics])))
 

@@ -18,7 +18,7 @@ from degradation.record import RecordError, load_metrics, load_responses
 from degradation.report import draw
 from degradation.report.figures import FIGURES, caption_of, title_of, write_figures
 from degradation.report.pages import write_gallery
-from degradation.report.studies import draw_gradients, draw_lesions, stages_of
+from degradation.report.studies import draw_gradients, draw_lesions
 from degradation.report.table import (
     condition_folder,
     conditions,
@@ -124,8 +124,9 @@ def test_probed_gradients_and_lesions_are_drawn_as_measured() -> None:
     assert lines_of(each)["one block deleted"].tolist() == [[1, 30], [2, 40]]
     assert lines_of(several)["blocks deleted, 2 draws"].tolist() == [[0, 10], [2, 60]]
     assert not any("swapped" in name for name in lines_of(several))
-    assert stages_of(lesions[:2]).tolist() == [1, 4]
-    assert stages_of(lesions.assign(stage=7)).tolist() == [7] * 6
+    assert [text.get_text() for text in each.texts] == ["stage 1", "stage 4"]
+    told = draw_lesions(lesions.assign(stage=7), "").axes[0]
+    assert [text.get_text() for text in told.texts] == ["stage 7"]
 
 
 def test_an_arm_is_one_hue_and_a_deeper_network_darker() -> None:

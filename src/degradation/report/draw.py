@@ -8,13 +8,13 @@ import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex, to_rgb
+from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -24,7 +24,7 @@ from degradation.report.table import ARMS, PROTOCOLS, finished, gather, select
 
 # Of 8, 50 and 110 layers: the lightest has a contrast of 3.3 to 1 on white, the darkest one of 18.
 HUES = {"plain": ("#e2605a", "#a31c2a", "#2e0308"), "residual": ("#4a90d0", "#1b5199", "#051226")}
-SHARES = {8: 0.0, 20: 0.2, 50: 1.0, 110: 2.0}  # depth -> how far along the three; in between by its logarithm
+SHARES = {8: 0.0, 20: 0.1, 50: 0.5, 110: 1.0}  # depth -> how far along the three; in between by its logarithm
 MARKERS = {"plain": "o", "residual": "s"}
 DASHED: Any = (0, (3, 1.5))
 NEUTRAL: tuple[dict[str, Any], ...] = (
@@ -32,25 +32,15 @@ NEUTRAL: tuple[dict[str, Any], ...] = (
     {"color": "0.4", "linestyle": "-.", "marker": "D"},
     {"color": "0.55", "linestyle": ":", "marker": "v"},
 )
-STYLE: dict[Any, Any] = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.titlesize": 10,
-    "grid.alpha": 0.25,
-    "font.size": 10,
-    "legend.fontsize": 8,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "degradation",
-}
 KINDS = {"train_error": "training", "test_error": "test"}
+mpl.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25})
+mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "degradation"})
 
 
 def colour_of(network: str, depth: int = 20) -> str:
     """An arm's hue at the luminance of a depth, the same in every figure."""
     share = np.interp(np.log(depth), np.log(list(SHARES)), list(SHARES.values()))
-    channels = np.array([to_rgb(colour) for colour in HUES[network]]).T
-    return to_hex(tuple(float(np.interp(share, (0, 1, 2), channel)) for channel in channels))  # type: ignore[arg-type]
+    return to_hex(LinearSegmentedColormap.from_list(network, HUES[network], 20_001)(float(share)))
 
 
 def style_of(network: str, depth: int = 20, points: int = 0) -> dict[str, Any]:
@@ -62,26 +52,17 @@ def style_of(network: str, depth: int = 20, points: int = 0) -> dict[str, Any]:
 def new_figure(
     width: float, height: float, columns: int, sharey: Any = False, rows: int = 1
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of rows x columns panels in the house style, and its axes row by row; sizes in inches."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False, sharey=sharey)
-    return figure, list(axes.flat)
+    """A figure of rows x columns panels, and its axes row by row; sizes in inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, list(figure.subplots(rows, columns, squeeze=False, sharey=sharey).flat)
 
 
 def save(figure: Figure, folder: Path, name: str) -> None:
     """Write name.png and name.svg; the same data give the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_png(figure, folder / f"{name}.png")
+    figure.savefig(folder / f"{name}.png", dpi=150, metadata={"Software": None})
     figure.set_layout_engine("none")  # laid out already, which takes as long as the drawing
-    with mpl.rc_context(STYLE):
-        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
-
-
-def save_png(figure: Figure, to: Path | IO[bytes]) -> None:
-    """The picture alone, into a file or a stream."""
-    with mpl.rc_context(STYLE):
-        figure.savefig(to, format="png", dpi=150, metadata={"Software": None})
+    figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
 
 
 def write_caption(figure: Figure, text: str) -> Figure:
@@ -109,7 +90,7 @@ def describe(runs: pd.DataFrame, what: str = "") -> str:
 
 def left_out(table: pd.DataFrame) -> str:
     """For the captions of figures that show finished runs alone."""
-    diverged = len(select(table, {})) - len(finished(table))
+    diverged = (select(table, {})["outcome"] != "finished").sum()
     return f"{diverged} diverged and not shown" if diverged else ""
 
 
@@ -163,30 +144,26 @@ def draw_facets(
     rows = rows.assign(row=rows.get("row", ""), title=rows.get("title", rows["column"]))
     down, along = (list(dict.fromkeys(rows[place])) for place in ("row", "column"))
     figure, axes = new_figure(1 + size[0] * len(along), 0.8 + size[1] * len(down), len(along), sharey, len(down))
-    panels, shown = dict(zip(product(down, along), axes, strict=True)), []
+    panels = dict(zip(product(down, along), axes, strict=True))
     for place, part in rows.groupby(["row", "column"], sort=False):
         ax = panels.pop(place)
         for label, line in part.groupby("line", sort=False):
             first = line.iloc[0]
             style = styles[first["style"]] if styles else style_of(first["network"], first["depth"], line[x].nunique())
-            if first.get("kind") in KINDS.values():
-                training = (
-                    {"linestyle": DASHED, "linewidth": 1.2} if first["kind"] == "training" else {"linewidth": 1.8}
-                )
-                style = {**style, "marker": None if plot is draw_band else style["marker"], **training}
+            if (kind := first.get("kind")) in KINDS.values():
+                told = {"linestyle": DASHED, "linewidth": 1.2} if kind == "training" else {"linewidth": 1.8}
+                style = {**style, **told, "marker": style["marker"] if plot is draw_points else None}
             plot(ax, line, x, y, **{"linewidth": 1.4, "label": label, **style})
-        ax.set_title(part["title"].iloc[0])
-        ax.set_xlabel(labels[0])
+        ax.set(title=part["title"].iloc[0], xlabel=labels[0])
         if x == "thousands":
             ax.set_xlim(left=0)
         elif (rows[x] % 1 == 0).all():
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         if place[1] == along[0]:
             ax.set_ylabel(labels[1] if isinstance(labels[1], str) else labels[1][place[0]])
-        shown.append(ax)
     for ax in panels.values():
         ax.remove()
-    return figure, [ax for ax in axes if ax in shown]
+    return figure, figure.axes
 
 
 def one_legend(figure: Figure, axes: Iterable[Axes]) -> None:

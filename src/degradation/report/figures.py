@@ -48,8 +48,7 @@ def caption_of(name: str) -> str:
 def write_figures(results: Path) -> None:
     """Every figure into results/figures/<condition>/, every table into results/tables/<condition>/.
 
-    Raises:
-        RecordError, ClaimError: a record or a study's claims are damaged.
+    A RecordError or ClaimError where a record or a study's claims are damaged.
     """
     for condition, table in conditions(load_table(results)):
         folder = condition_folder(condition)
@@ -72,5 +71,5 @@ def show(*names: str) -> None:
                 display(Markdown(f"**{condition}: {name}**"), TABLES[name](table))
             elif (figure := FIGURES[name](table)) is not None:
                 picture = io.BytesIO()
-                draw.save_png(figure, picture)
+                figure.savefig(picture, dpi=150)
                 display(Markdown(f"**{condition}: {title_of(name)}.** {caption_of(name)}"), Image(picture.getvalue()))

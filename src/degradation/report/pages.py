@@ -84,27 +84,19 @@ def _write(path: Path, parts: Iterable[str]) -> Path:
     return path
 
 
-def _listed(values: pd.Series) -> str:
-    return ",".join(str(value) for value in sorted(values.unique()))
-
-
-def _overrides(runs: pd.DataFrame) -> str:
-    # What a variant's runs share, as overrides: no spaces within a list.
-    shared = re.sub(r",\s+(?=[^\[\]]*\])", ",", runs["variation"].iloc[0]).replace(", ", " ")
-    return f' ARGS="{shared}"' if shared else ""
-
-
 def _section(results: Path, condition: str, table: pd.DataFrame) -> list[str]:
     folder, runs, protocol = condition_folder(condition), select(table, {}), table["protocol"].iloc[0]
     parts = [f"## {condition}"]
     if len(runs):
-        grid = f"PROTOCOL={protocol} DEPTHS={_listed(runs['depth'])} SEEDS={_listed(runs['seed'])}"
-        parts += [f"{describe(runs)}.", f"Reproduce: `make degradation-cifar {grid}{_overrides(runs)}`"]
+        depths, seeds = (",".join(map(str, sorted(runs[column].unique()))) for column in ("depth", "seed"))
+        # What a variant's runs share, as overrides: no spaces within a list.
+        shared = re.sub(r",\s+(?=[^\[\]]*\])", ",", runs["variation"].iloc[0]).replace(", ", " ")
+        grid = f"PROTOCOL={protocol} DEPTHS={depths} SEEDS={seeds}" + (f' ARGS="{shared}"' if shared else "")
+        parts += [f"{describe(runs)}.", f"Reproduce: `make degradation-cifar {grid}`"]
     for name in FIGURES:
         picture = f"figures/{folder}/{name}"
         if (results / f"{picture}.png").exists():
-            title = title_of(name)
-            drawing = FIGURES[name].__module__ + "." + FIGURES[name].__name__
+            title, drawing = title_of(name), f"{FIGURES[name].__module__}.{FIGURES[name].__name__}"
             image = f"![{title}]({picture}.png)\n\n[SVG]({picture}.svg), drawn by `{drawing}`"
             parts.append(f"### {title}\n\n{caption_of(name)}\n\n{image}")
     note = "" if protocol == "paper" else f" The paper's column is its own protocol's, not {protocol}'s."
@@ -114,32 +106,22 @@ def _section(results: Path, condition: str, table: pd.DataFrame) -> list[str]:
     pairs = paired_differences(table).groupby("depth")["difference"].agg(["count", "mean", "std"]).reset_index()
     if len(pairs):
         titles = {"depth": "depth", "count": "n pairs", "mean": "plain minus residual (points)", "std": "std"}
-        shown = markdown_table(pairs, titles)
-        parts.append(f"### Matched pairs\n\nTraining error (running) at equal seed, plain minus residual.\n\n{shown}")
+        told = "Training error (running) at equal seed, plain minus residual."
+        parts.append(f"### Matched pairs\n\n{told}\n\n{markdown_table(pairs, titles)}")
     runs = table.sort_values(["variation", "network", "depth", "seed"])
     listing = runs.assign(minutes=runs["seconds"] / 60, run=[f"[{id}](runs/{id}/)" for id in runs["run_id"]])
-    columns = ("run", "variation", "study", "outcome", "precision", "minutes", "commit")
-    shown = markdown_table(listing, {key: key for key in columns})
+    shown = markdown_table(listing[["run", "variation", "study", "outcome", "precision", "minutes", "commit"]])
     return [*parts, f"### Records\n\n<details><summary>{len(runs)} runs</summary>\n\n{shown}\n\n</details>"]
 
 
 def write_gallery(results: Path) -> Path:
-    """Write results/README.md.
-
-    Raises:
-        RecordError: a record is damaged.
-    """
+    """Write results/README.md; a RecordError where a record is damaged."""
     parts = [GALLERY]
     for page in sorted(results.glob("bench/*/README.md")):
         parts.append(f"Training speed, measured: [bench/{page.parent.name}](bench/{page.parent.name}/README.md).")
     sections = [_section(results, *found) for found in conditions(load_table(results))]
     parts += [part for section in sections for part in section]
     return _write(results / "README.md", [*parts, "" if sections else "No finished run yet: `make degradation-cifar`."])
-
-
-def _interval(verdict: Verdict) -> str:
-    shown = f"{verdict.mean:.3g}"
-    return shown if math.isnan(verdict.low) else f"{shown} [{verdict.low:.3g}, {verdict.high:.3g}]"
 
 
 def _judgement(verdict: Verdict, protocol: str) -> str:
@@ -153,22 +135,23 @@ def _judgement(verdict: Verdict, protocol: str) -> str:
 
 
 def verdict_table(verdicts: list[Verdict], protocol: str, results: Path) -> pd.DataFrame:
-    """The claims that runs of a protocol say something of, a row each, in the words of results/claims.md."""
+    """A row for each claim, in the words of results/claims.md."""
     rows = []
     for verdict in verdicts:
         claim = verdict.claim
         picture = f"figures/{protocol}/{claim.figure}.png"
+        interval = "" if math.isnan(verdict.low) else f" [{verdict.low:.3g}, {verdict.high:.3g}]"
         row = {
             "claim": claim.id,
             "sentence": claim.sentence,
             "supported if": claim.threshold,
-            "mean [95 % interval]": _interval(verdict),
+            "mean [95 % interval]": f"{verdict.mean:.3g}{interval}",
             "n": len(verdict.effects),
             "verdict": _judgement(verdict, protocol),
             "figure": f"[{claim.figure}]({picture})" if claim.figure and (results / picture).exists() else "",
             "study": f"`{claim.study}`",
         }
-        rows += [row] if verdict.effects else []
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -176,17 +159,14 @@ def _constructed(table: pd.DataFrame) -> str:
     rows = []
     for (network, depth), runs in select(table, {}).groupby(["network", "depth"]):
         probed = {folder: found for folder in runs["folder"] if len(found := load_probe(folder, "constructed"))}
-        if not probed:
-            continue
-        images = min(probed_images(folder, "constructed") for folder in probed)
-        for deep, part in pd.concat(probed.values()).groupby("depth"):
+        for deep, part in pd.concat(probed.values()).groupby("depth") if probed else ():
             row = {
                 "trained network": f"{network}-{depth}",
                 "deepened to": str(deep),
                 "n": len(probed),
                 "largest difference": f"{part['largest_difference'].max():.1e}",
                 "equal test error": "yes" if (part["error"] == part["parent_error"]).all() else "no",
-                "test images": images,
+                "test images": min(probed_images(folder, "constructed") for folder in probed),
             }
             rows.append(row)
     if not rows:
@@ -213,15 +193,10 @@ def _ledger(table: pd.DataFrame) -> str:
         rows.append(row)
     if not rows:
         return ""
-    spread = usual[usual["label"].isin([row["network"] for row in rows])].groupby("label")[
-        ["train_error", "test_error"]
-    ]
-    spreads = [
-        f"{row.Index} {row.train_error:.1f} and {row.test_error:.1f}" for row in spread.std().dropna().itertuples()
-    ]
-    scale = (
-        f" For scale, the standard deviation over seeds without any change: {', '.join(spreads)}." if spreads else ""
-    )
+    same = usual[usual["label"].isin([row["network"] for row in rows])].groupby("label")
+    spread = same[["train_error", "test_error"]].std().dropna()
+    told = [f"{row.Index} {row.train_error:.1f} and {row.test_error:.1f}" for row in spread.itertuples()]
+    scale = f" For scale, the standard deviation over seeds without any change: {', '.join(told)}." if told else ""
     return (
         "### Deviation ledger\n\nChange of the final error in points at equal seed (mean ± standard deviation over"
         f" seeds) when one choice that the paper leaves open is made the other way.{scale}\n\n"
@@ -230,11 +205,7 @@ def _ledger(table: pd.DataFrame) -> str:
 
 
 def write_claims(results: Path) -> Path:
-    """Write results/claims.md: every claim with its statistic, interval, n and verdict, protocol by protocol.
-
-    Raises:
-        RecordError, ClaimError: a record is damaged, or a study's claims are.
-    """
+    """Write results/claims.md, protocol by protocol; a RecordError or ClaimError where a record or claim is damaged."""
     stated, parts = load_claims(), [CLAIMS]
     for condition, table in conditions(load_table(results)):
         verdicts = judge(stated, table)
@@ -244,7 +215,7 @@ def write_claims(results: Path) -> Path:
             parts.append(f"## Protocol {condition}{note}")
             if (results / "figures" / condition / "verdicts.png").exists():
                 parts.append(f"![every claim's interval and threshold](figures/{condition}/verdicts.png)")
-            parts.append(markdown_table(verdict_table(verdicts, condition, results)))
+            parts.append(markdown_table(verdict_table(judged, condition, results)))
             missing = ", ".join(f"{v.claim.id} (`{v.claim.study}`)" for v in verdicts if not v.effects)
             parts += [f"Not run at this protocol: {missing}." if missing else "", _constructed(table), _ledger(table)]
     if len(parts) == 1:

@@ -5,6 +5,7 @@ lack a run, or whose run diverged and left nothing to measure, are missing or Na
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,7 @@ def _shared(found: dict[str, frozenset[Any]]) -> tuple[list[Any], list[str]]:
         return [pair for pair, theirs in found.items() if members <= theirs]
 
     candidates = [members for members in found.values() if len(members) > 1]
-    if not candidates:
-        return [], []
-    best = max(candidates, key=lambda members: (len(including(members)), len(members)))
+    best = max(candidates, key=lambda members: (len(including(members)), len(members)), default=frozenset())
     return sorted(best), including(best)
 
 
@@ -72,13 +71,13 @@ def level(table: pd.DataFrame, where: Filter, column: str = "train_error") -> pd
     return _by_pair(select(table, where), column)
 
 
-def slope_in_depth(table: pd.DataFrame, network: str, column: str = "train_error", up_to: int = 110) -> pd.Series:
-    """Least-squares slope of a final number in depth, per 10 layers (section 4.2, Fig. 6).
+def slope_in_depth(table: pd.DataFrame, network: str, column: str = "train_error") -> pd.Series:
+    """Least-squares slope of a final number in depth up to 110, per 10 layers (section 4.2, Fig. 6).
 
     Over the depths that most seeds have, two or more, so that every seed's slope is of the same networks.
     """
     rows = select(table, {"network": network})
-    rows = rows[rows["depth"] <= up_to]
+    rows = rows[rows["depth"] <= 110]
     shared, pairs = _shared({pair: frozenset(part["depth"]) for pair, part in rows.groupby("pair")})
     if not shared:
         return pd.Series(dtype=float)
@@ -93,16 +92,13 @@ def iterations_to_error(table: pd.DataFrame, first: Filter, second: Filter, erro
     A network that never gets there, or diverges, counts with all its iterations: a bound on the careful side.
     """
 
-    def measure(where: Filter) -> tuple[pd.Series, pd.Series]:
-        reached, at = {}, {}
-        for run in select(table, where).itertuples():
-            found = first_below(load_metrics(run.folder), error) if run.outcome == "finished" else None
-            reached[run.pair], at[run.pair] = found is not None, found or run.iterations
-        return pd.Series(reached, dtype=bool), pd.Series(at, dtype=float)
+    def reach(folder: Path) -> int | None:
+        return first_below(load_metrics(folder), error)
 
-    (ours_there, ours), (theirs_there, theirs) = measure(first), measure(second)
-    pairs = [pair for pair in ours.index.intersection(theirs.index) if ours_there[pair] or theirs_there[pair]]
-    return ours[pairs] / theirs[pairs]
+    reached = [_of_runs(table, where, reach) for where in (first, second)]
+    bounds = [_by_pair(select(table, where), "iterations") for where in (first, second)]
+    ratio = reached[0].combine_first(bounds[0]) / reached[1].combine_first(bounds[1])
+    return ratio.dropna()[lambda pairs: pairs.index.isin([*reached[0].index, *reached[1].index])]
 
 
 def first_below(metrics: pd.DataFrame, error: float) -> int | None:
@@ -119,45 +115,40 @@ def response_ratio(table: pd.DataFrame, depth: int) -> pd.Series:
     return pd.Series({p: (residual[p]["std"] / plain[p]["std"]).median() for p in pairs}, dtype=float)
 
 
-def response_change(table: pd.DataFrame, shallow: int, deep: int, network: str = "residual") -> pd.Series:
-    """Mean std of the layer responses of a deep network over that of a shallow one (Fig. 7)."""
-    ours, theirs = (level(table, {"network": network, "depth": d}, "mean_response") for d in (deep, shallow))
+def response_change(table: pd.DataFrame, shallow: int, deep: int) -> pd.Series:
+    """Mean std of the layer responses of a deep residual network over that of a shallow one (Fig. 7)."""
+    ours, theirs = (level(table, {"network": "residual", "depth": d}, "mean_response") for d in (deep, shallow))
     return ours / theirs
 
 
-def _of_signals(table: pd.DataFrame, where: Filter, iteration: str, measure: Callable[[Any], float]) -> pd.Series:
-    def read(folder: Path) -> float | None:
-        rows = load_gradients(folder)
-        rows = rows[rows["iteration"] == (0 if iteration == "first" else rows["iteration"].max())]
-        return measure(rows) if len(rows) else None
-
-    return _of_runs(table, where, read)
-
-
-def gradient_growth(table: pd.DataFrame, where: Filter, iteration: str = "first") -> pd.Series:
+def growth_per_layer(rows: pd.DataFrame) -> float:
     """The factor by which the gradient norm of responses grows per layer backward, by a log-linear fit (section 4.1).
 
-    At the `first` recorded iteration or the `last`.
+    Of the rows of one network at one iteration; each stage has a level of its own, the factor is common.
     """
-    return _of_signals(table, where, iteration, growth_per_layer)
-
-
-def growth_per_layer(rows: pd.DataFrame, column: str = "grad_response") -> float:
-    """Of the rows of one network at one iteration; each stage has a level of its own, the factor is common."""
     staged = rows[rows["stage"] > 0]
-    centred = staged.assign(log=np.log(staged[column]))[["stage", "layer", "log"]]
+    centred = staged.assign(log=np.log(staged["grad_response"]))[["stage", "layer", "log"]]
     centred = centred - centred.groupby("stage").transform("mean").assign(stage=0)
     return float(np.exp(-stats.linregress(centred["layer"], centred["log"]).slope))
 
 
-def gradient_ratio(table: pd.DataFrame, where: Filter, iteration: str = "first") -> pd.Series:
-    """The norm of the first layer's weight gradient over the last 3x3 layer's: far below 1 where gradients vanish."""
-    return _of_signals(table, where, iteration, lambda rows: rows["grad_weight"].iloc[0] / rows["grad_weight"].iloc[-1])
+SIGNALS: dict[str, Callable[[pd.DataFrame], float]] = {
+    "gradient_growth": growth_per_layer,
+    # The norm of the first layer's weight gradient over the last 3x3 layer's: far below 1 where gradients vanish.
+    "gradient_ratio": lambda rows: rows["grad_weight"].iloc[0] / rows["grad_weight"].iloc[-1],
+    # The smallest std of any layer's response in training mode: near 0 where forward signals die out (section 4.1).
+    "least_signal": lambda rows: rows["std"].min(),
+}
 
 
-def least_signal(table: pd.DataFrame, where: Filter, iteration: str = "first") -> pd.Series:
-    """The smallest std of any layer's response in training mode: near 0 where forward signals die out (section 4.1)."""
-    return _of_signals(table, where, iteration, lambda rows: rows["std"].min())
+def _of_signals(name: str, table: pd.DataFrame, where: Filter, iteration: str = "first") -> pd.Series:
+    # One of SIGNALS, at the `first` recorded iteration or the `last`.
+    def read(folder: Path) -> float | None:
+        rows = load_gradients(folder)
+        rows = rows[rows["iteration"] == (0 if iteration == "first" else rows["iteration"].max())]
+        return SIGNALS[name](rows) if len(rows) else None
+
+    return _of_runs(table, where, read)
 
 
 def constructed_difference(table: pd.DataFrame, network: str, shallow: int, deep: int) -> pd.Series:
@@ -193,7 +184,8 @@ def lesion_difference(table: pd.DataFrame, depth: int) -> pd.Series:
 
 
 _DIFFERENCES = (contrast, share_of_gain, level, slope_in_depth, constructed_difference, lesion_difference)
+_FACTORS = (iterations_to_error, response_ratio, response_change)
 # Ratios and scales spread by factors, not by differences: their means and intervals are those of their logarithms.
-_FACTORS = (iterations_to_error, response_ratio, response_change, gradient_growth, gradient_ratio, least_signal)
-RATIOS = {statistic.__name__ for statistic in _FACTORS}
+RATIOS = {*SIGNALS, *(statistic.__name__ for statistic in _FACTORS)}
 STATISTICS: dict[str, Callable[..., pd.Series]] = {f.__name__: f for f in (*_DIFFERENCES, *_FACTORS)}
+STATISTICS |= {name: partial(_of_signals, name) for name in SIGNALS}

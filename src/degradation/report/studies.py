@@ -84,10 +84,9 @@ def draw_warmup(table: pd.DataFrame) -> Figure | None:
     ended = groups["outcome"].transform(lambda outcomes: "" if (outcomes == "finished").all() else " (diverged)")
     error = groups["test_error"].transform("mean").map("{:.1f} %".format)
     line = rows["warm"].map({True: "with warm-up", False: "without warm-up"}) + ended + ": test error " + error
-    curves = gather(rows.assign(line=line, column=rows["label"], style=rows["warm"]), load_metrics)
+    curves = gather(rows.assign(line=line, column=rows["label"], style=1 - rows["warm"]), load_metrics)
     curves["thousands"], every = curves["iteration"] / 1000, max(1, curves["iteration"].nunique() // 10)
-    told = {"linestyle": DASHED, "markersize": 4, "markevery": every}
-    styles = {True: {**NEUTRAL[0], **told}, False: {**NEUTRAL[1], **told}}
+    styles = {n: {**NEUTRAL[n], "linestyle": DASHED, "markersize": 4, "markevery": every} for n in (0, 1)}
     labels = ("iterations (thousands)", "training error, running (%)")
     figure, axes = draw_facets(curves, "thousands", "train_error", labels, (4.4, 3.0), styles=styles)
     for ax in axes:
@@ -124,9 +123,7 @@ def draw_constructed(table: pd.DataFrame) -> Figure | None:
                 curve = pd.concat([start, load_metrics(run["folder"])])[["iteration", "test_error"]].dropna()
                 ax.plot(curve["iteration"] / 1000, curve["test_error"], label=None if number else label, **line)
                 ax.plot([curve["iteration"].max() / 1000], [run["train_error_eval"]], **end)
-        ax.set_xlabel("iterations (thousands)")
-        ax.set_xlim(left=0)
-        ax.set_title(f"{network} networks")
+        ax.set(xlabel="iterations (thousands)", xlim=(0, None), title=f"{network} networks")
         ax.legend()
     draw.from_zero(axes, "error (%)")
     return write_caption(figure, describe(pd.concat(drawn), "lines: test error; bars at the end: training error, eval"))
@@ -205,8 +202,7 @@ def draw_longer(table: pd.DataFrame) -> Figure | None:
     If degradation were slow convergence, the right-hand lines would not rise with depth. Points are runs; filled and
     dashed training error, open and solid test error.
     """
-    lengths = sorted(table.loc[table["network"] == "plain", "length"].unique())
-    rows = pd.concat([select(table, {"network": "plain", "length": length}) for length in lengths] or [table])
+    rows = pd.concat([select(table, {"network": "plain", "length": n}) for n in sorted(table["length"].unique())])
     rows = rows[rows.groupby("depth")["length"].transform("nunique") > 1]
     if rows.empty:
         return None
@@ -245,9 +241,7 @@ def draw_learning_rates(table: pd.DataFrame) -> Figure | None:
         ax.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
         ax.set_yticks(range(len(depths)), [str(depth) for depth in depths])
         ax.grid(False)
-        ax.set_xlabel("learning rate")
-        ax.set_ylabel("depth")
-        ax.set_title(f"{network}: final training error (%)")
+        ax.set(xlabel="learning rate", ylabel="depth", title=f"{network}: final training error (%)")
     figure.colorbar(image, ax=axes, label="%")
     return write_caption(figure, describe(rows, "framed: the best rate of each depth"))
 
@@ -272,8 +266,7 @@ def draw_convergence(table: pd.DataFrame) -> Figure | None:
         # A mean of those seeds alone that got there would flatter.
         ax.plot(levels, reached.mean(skipna=False), linestyle=DASHED, label=line, **style)
         lowest = min([lowest, *reached.columns[reached.notna().any()]])
-        ax.set_xlabel("training error (%), running, falls to")
-        ax.set_title(f"{depth} layers")
+        ax.set(xlabel="training error (%), running, falls to", title=f"{depth} layers")
         ax.legend()
     for ax in axes:
         ax.set_xlim(85, lowest - 5)
@@ -361,16 +354,11 @@ def draw_lesions(rows: pd.DataFrame, caption: str) -> Figure:
     for ax in axes:
         ax.axhline(rows.loc[rows["count"] == 0, "error"].iloc[0], color="0.35", linestyle=":", label="intact")
         ax.legend()
-    draw.mark_stages(axes[0], stages_of(one))
+    if "stage" not in one:  # earlier versions told it in the block's name alone
+        one["stage"] = one["blocks"].str.extract(r"^stage(\d+)")[0].fillna(0).astype(int)
+    draw.mark_stages(axes[0], one["stage"])
     axes[0].set_ylim(0, 100)  # so that figures of two networks compare
     return write_caption(figure, caption)
-
-
-def stages_of(lesions: pd.DataFrame) -> pd.Series:
-    """The stage of each block; tables of earlier versions tell it in the block's name alone."""
-    if "stage" in lesions:
-        return lesions["stage"]
-    return lesions["blocks"].str.extract(r"^stage(\d+)")[0].fillna(0).astype(int)
 
 
 def draw_verdicts(table: pd.DataFrame) -> Figure | None:
@@ -403,9 +391,8 @@ def draw_verdicts(table: pd.DataFrame) -> Figure | None:
         else:
             room = 0.12 * (high - low) or 0.1
             ax.set_xlim(low - room, high + room)
-        ax.set_ylim(-1, 1)
+        ax.set(ylim=(-1, 1), yticks=[])
         ax.spines["left"].set_visible(False)
-        ax.set_yticks([])
         ax.tick_params(labelsize=8)
         ax.set_xlabel(claim.unit, fontsize=7, labelpad=1)
         title = textwrap.shorten(f"{claim.id}: {claim.sentence}", 102, placeholder=" ...")

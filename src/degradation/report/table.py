@@ -23,13 +23,8 @@ ARMS = ("plain", "residual")
 ERRORS = ("train_error", "train_error_eval", "test_error")
 OWN = ("single", "degradation_cifar")  # what these vary is of the user's making, and has figures of its own
 LENGTH_SETTINGS = {"protocol.iterations", "protocol.milestones"}
-_SHORT = {
-    "network": "network.name",
-    "depth": "network.depth",
-    "protocol": "protocol.name",
-    "data": "data.name",
-    "iterations": "protocol.iterations",
-}
+_SHORT = {name: f"{name}.name" for name in ("network", "protocol", "data")}
+_SHORT |= {"depth": "network.depth", "iterations": "protocol.iterations"}
 _ALWAYS = ("study", "length", "precision", "seconds", "parameters", "commit", "outcome", *ERRORS)
 Filter = dict[str, Any]
 
@@ -43,10 +38,7 @@ def load_table(results: str | Path) -> pd.DataFrame:
     same as text, and made_by_study, those of the settings that are its study's;
     label, such as plain-56; pair, seed and precision (only runs that share both are compared);
     guessing, the error of it, and the final errors, in percent: of a run that diverged those of guessing, as to leave
-    it out would hide exactly the runs that failed.
-
-    Raises:
-        RecordError: a record is damaged.
+    it out would hide exactly the runs that failed. A RecordError where a record is damaged.
     """
     table = load_runs(results)
     if table.empty:
@@ -62,10 +54,8 @@ def load_table(results: str | Path) -> pd.DataFrame:
     finished = table["outcome"] == "finished"
     for column in ERRORS:
         table[column] = table[column].astype(float).where(finished, table["guessing"])
-    table["mean_response"] = [
-        load_responses(folder)["std"].mean() if done else float("nan")
-        for folder, done in zip(table["folder"], finished, strict=True)
-    ]
+    read = table.loc[finished, "folder"].map(load_responses)
+    table["mean_response"] = read.map(lambda layers: layers["std"].mean())
     return table.sort_values(["network", "depth", "seed"], ignore_index=True, kind="stable")
 
 
@@ -154,13 +144,12 @@ def table6(table: pd.DataFrame) -> pd.DataFrame:
     return found[[*TABLE6]]
 
 
-def paired_differences(table: pd.DataFrame, column: str = "train_error") -> pd.DataFrame:
-    """Plain minus residual at equal depth and seed (equal batches make them pairs), in percentage points.
+def paired_differences(table: pd.DataFrame) -> pd.DataFrame:
+    """Training error of plain minus residual at equal depth and seed (equal batches make them pairs), in points.
 
     Pairs computed in different precisions do not count: nothing but the shortcut may differ.
     """
-    wide = finished(table).pivot_table(index=["depth", "seed", "precision"], columns="network", values=column)
-    wide = wide.reindex(columns=list(ARMS))
+    wide = finished(table).pivot_table("train_error", ["depth", "seed", "precision"], "network").reindex(columns=ARMS)
     difference = (wide["plain"] - wide["residual"]).dropna().rename("difference").reset_index()
     return difference[["depth", "seed", "difference"]]
 
@@ -170,10 +159,8 @@ TABLES = {"table6": table6, "error_by_depth": error_by_depth, "paired_difference
 
 def find_results() -> Path:
     """RESULTS_DIR, else results/ of this folder or of the one above (where a notebook runs)."""
-    if named := os.environ.get("RESULTS_DIR"):
-        return Path(named)
-    here = Path("results")
-    return here if here.is_dir() or not Path("../results").is_dir() else Path("../results")
+    here, above = Path("results"), Path("../results")
+    return Path(os.environ.get("RESULTS_DIR") or (above if above.is_dir() and not here.is_dir() else here))
 
 
 def probes_folder(run_folder: Path) -> Path:

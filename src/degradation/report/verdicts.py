@@ -81,11 +81,7 @@ class Verdict:
 
 
 def list_studies(conf: Path = CONF) -> list[str]:
-    """The names of the study files; first the one whose runs others build on.
-
-    Raises:
-        ClaimError: there are none.
-    """
+    """The names of the study files, first the one whose runs others build on; a ClaimError where there are none."""
     names = sorted(path.stem for path in (conf / "experiment").glob("*.yaml"))
     if not names:
         raise ClaimError(f"{conf / 'experiment'} holds no study")
@@ -95,8 +91,7 @@ def list_studies(conf: Path = CONF) -> list[str]:
 def load_claims(conf: Path = CONF) -> list[Claim]:
     """The claims of every study file, in the order of their numbers.
 
-    Raises:
-        ClaimError: a claim lacks a part, has an unknown one, or states no single threshold.
+    A ClaimError where a claim lacks a part, has an unknown one, or states no single threshold.
     """
     found = []
     for path in (conf / "experiment" / f"{name}.yaml" for name in list_studies(conf)):
@@ -110,8 +105,7 @@ def load_claims(conf: Path = CONF) -> list[Claim]:
             if sum(value is not None for value in (claim.above, claim.below, claim.within)) != 1:
                 raise ClaimError(f"{path}, claim {name}: state one of above, below and within")
             found.append(claim)
-    number = {claim.id: re.match(r"C(\d+)", claim.id) for claim in found}
-    return sorted(found, key=lambda claim: int(match[1]) if (match := number[claim.id]) else len(found) + 100)
+    return sorted(found, key=lambda claim: int(m[1]) if (m := re.match(r"C(\d+)", claim.id)) else len(found) + 100)
 
 
 def decide(claim: Claim, effects: pd.Series) -> Verdict:
@@ -125,8 +119,7 @@ def decide(claim: Claim, effects: pd.Series) -> Verdict:
     values = {str(pair): float(value) for pair, value in effects.sort_index().items() if np.isfinite(value)}
     if not values:
         return Verdict(claim, "not run", values)
-    scale = _log if ratio else float
-    back = math.exp if ratio else float
+    scale, back = (lambda value: math.log(max(value, LEAST_RATIO)), math.exp) if ratio else (float, float)
     numbers = np.array([scale(value) for value in values.values()])
     mean = float(numbers.mean())
     if len(numbers) < 2:
@@ -145,10 +138,6 @@ def decide(claim: Claim, effects: pd.Series) -> Verdict:
         return Verdict(claim, "refuted", values, *told)
     distance = min(abs(mean - edge) for edge in (lower, upper) if math.isfinite(edge))
     return Verdict(claim, "undecided", values, *told, _seeds_needed(distance, numbers))
-
-
-def _log(ratio: float) -> float:
-    return math.log(max(ratio, LEAST_RATIO))
 
 
 def _seeds_needed(distance: float, numbers: np.ndarray) -> int | None:
