@@ -12,14 +12,14 @@ import tempfile
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import numpy as np
 import pandas as pd
 import torch
 from pydantic import ValidationError
 
-from degradation.config import TABLE_1, Architecture, ConfigError, DataConfig, plan
+from degradation.config import TABLE_1, Architecture, ConfigError, DataConfig, MachineConfig, plan
 from degradation.data.images import DataError, load
 from degradation.data.resident import ChannelNormalizer, Normalizer
 from degradation.net.foreign import CheckpointError, checkpoint_file, load_network, read_config
@@ -194,10 +194,10 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.probes = [probe for probe in arguments.probes if probe != "constructed"]
         if not arguments.probes:
             raise CheckpointError(f"{file}: {left_out}") from None
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device: Literal["cuda", "cpu"] = "cuda" if torch.cuda.is_available() else "cpu"
     # Nothing is downloaded: who mistypes a folder does not want 170 MB in it.
     network, (train, test, _) = network.to(device), load(data, arguments.data_dir, device, download=False)
-    machine = machines.Machine(device, "fp32", True, torch.get_num_threads(), 1, "eager", False)
+    machine = MachineConfig(device, "fp32", True, torch.get_num_threads(), 1, "eager", False, 500, 0.0, 0.0)
     machines.apply(machine)
     normalization = arguments.normalization or data.normalization
     normalize = Normalizer(train, normalization)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from degradation.config import Architecture
 from degradation.net.network import Block, Network, Projection
 from degradation.probe.layers import by_stage, moments
-from degradation.probe.views import Views, evaluate, evaluating
+from degradation.probe.views import Views, evaluate, evaluating, layout
 
 DEPTH_ALONE = ("name", "depth", "parent_depth")  # settings in which parent and child may differ
 
@@ -127,7 +127,9 @@ def deepen_each(parent: Network, depths: Iterable[int], train: Views, views: Vie
     parent_error, _ = evaluate(parent, views)
     rows = []
     for depth in depths:
-        child = Network(replace(parent.architecture, depth=depth)).to(views.device, memory_format=views.layout)  # type: ignore[call-overload]
+        child = Network(replace(parent.architecture, depth=depth)).to(
+            views.device, memory_format=layout(views.channels_last)
+        )  # type: ignore[call-overload]
         deepen(parent, child, statistics)
         difference, (error, _) = largest_difference(parent, child, views), evaluate(child, views)
         rows.append({"depth": depth, "largest_difference": difference, "parent_error": parent_error, "error": error})
