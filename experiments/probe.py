@@ -26,7 +26,7 @@ from degradation.net.foreign import CheckpointError, checkpoint_file, load_netwo
 from degradation.net.network import Network, parameter_count
 from degradation.probe.construct import ConstructionError, check, deepen_each
 from degradation.probe.layers import layer_gradients, layer_responses
-from degradation.probe.lesions import deletable, delete_each, delete_random, swap_random, swappable
+from degradation.probe.lesions import deletable, delete_each, lesion_random, swappable
 from degradation.probe.views import Views, evaluate
 from degradation.record import write_atomically
 from degradation.report.draw import draw_responses, save
@@ -141,8 +141,8 @@ def probe_lesions(network: Network, _train: Views, test: Views, arguments: argpa
     one = delete_each(network, test)
     blocks, pairs = len(deletable(network)), len(swappable(network))
     deletions, swaps = spaced(blocks), spaced(min(blocks, pairs))
-    several = delete_random(network, test, deletions, arguments.draws, arguments.seed)
-    swapped = swap_random(network, test, swaps, arguments.draws, arguments.seed)
+    several = lesion_random("delete", network, test, deletions, arguments.draws, arguments.seed)
+    swapped = lesion_random("swap", network, test, swaps, arguments.draws, arguments.seed)
     table = pd.DataFrame([*one, *several, *swapped]).astype({"stage": "Int64"})  # of single deletions alone
     error = table.groupby(["kind", "count"])["error"].mean()
     worst = max(one, key=lambda row: row["error"])
