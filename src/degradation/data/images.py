@@ -48,12 +48,7 @@ def _from_files(pixels: np.ndarray, labels: Tensor) -> ImageSet:
 def load(
     config: DataConfig, data_dir: str | Path, device: torch.device | str = "cpu", download: bool = True
 ) -> tuple[ImageSet, ImageSet, ImageSet | None]:
-    """Training, test and (where images are held out, the last of the training set) validation set, on a device.
-
-    Raises:
-        DataError: see `load_cifar10` and `load_cifar10_mini`.
-        ConfigError: as many images are held out as there are, or more.
-    """
+    """Training, test and (where images are held out, the last of the training set) validation set, on a device."""
     if config.name == "cifar10":
         train, test = load_cifar10(data_dir, download)
     else:
@@ -100,11 +95,7 @@ def load_cifar10(data_dir: str | Path, download: bool = True) -> tuple[ImageSet,
 
 
 def load_cifar10_mini(folder: Path = MINI) -> tuple[ImageSet, ImageSet]:
-    """The embedded subset: the first 500 training and 100 test images of every class, in their original order.
-
-    Raises:
-        DataError: a file of the installed package is missing or damaged.
-    """
+    """The embedded subset: the first 500 training and 100 test images of every class, in their original order."""
     sets = []
     for split in ("train", "test"):
         try:

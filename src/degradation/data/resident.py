@@ -56,13 +56,7 @@ class BatchStream:
 
     Each epoch is a fresh permutation. Every image is padded by 4 zeros on each side after normalisation, cropped to
     its size at one of 81 offsets and flipped with probability 1/2, drawn per image (section 4.2).
-
-    Args:
-        train: the training set, on the device where batches are wanted.
-        last_batch: the partial batch at the end of an epoch is dropped, or kept as a smaller one.
-
-    Raises:
-        ValueError: the batch is larger than the set.
+    Batches are on the device of the training set.
     """
 
     def __init__(

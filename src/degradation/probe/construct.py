@@ -77,12 +77,7 @@ def deepen(parent: Network, child: Network, statistics: list[tuple[Tensor, Tenso
     """Make a freshly initialised deeper network compute what its trained parent computes, in eval mode.
 
     The blocks of each stage are copied; those that the child has more of, at the stage's end, become identities.
-
-    Args:
-        statistics: the parent's, see `stage_statistics`.
-
-    Raises:
-        ConstructionError: see `check`.
+    `statistics` are the parent's; a ConstructionError, see `check`, is raised before anything is changed.
     """
     check(parent.architecture, child.architecture)
     for name in ("stem", "bn", "head"):
@@ -110,18 +105,8 @@ def largest_difference(parent: Network, child: Network, views: Views) -> float:
 def deepen_each(parent: Network, depths: Iterable[int], train: Views, views: Views) -> list[dict[str, float]]:
     """Build the constructed solution at every depth, and compare it with its parent before any training.
 
-    Args:
-        depths: each above the parent's, of its family and with its kind of block.
-        train: whose activations the identities are made for.
-        views: to compare on, in eval mode.
-
-    Returns:
-        One row per depth: depth, largest_difference (of logits, as a fraction of the largest), parent_error and error
-        (percent).
-
-    Raises:
-        ConstructionError: see `check`.
-        ValueError: the family has no network of such a depth.
+    One row per depth: depth, largest_difference (of logits, as a fraction of the largest), parent_error and error
+    (percent).
     """
     statistics = stage_statistics(parent, train)
     parent_error, _ = evaluate(parent, views)
