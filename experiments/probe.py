@@ -12,21 +12,21 @@ import tempfile
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import numpy as np
 import pandas as pd
 import torch
 from pydantic import ValidationError
 
-from degradation.config import TABLE_1, Architecture, ConfigError, DataConfig, plan
+from degradation.config import TABLE_1, Architecture, ConfigError, DataConfig, MachineConfig, plan
 from degradation.data.images import DataError, load
 from degradation.data.resident import ChannelNormalizer, Normalizer
 from degradation.net.foreign import CheckpointError, checkpoint_file, load_network, read_config
 from degradation.net.network import Network, parameter_count
 from degradation.probe.construct import ConstructionError, check, deepen_each
 from degradation.probe.layers import layer_gradients, layer_responses
-from degradation.probe.lesions import deletable, delete_each, delete_random, swap_random, swappable
+from degradation.probe.lesions import deletable, delete_each, lesion_random, swappable
 from degradation.probe.views import Views, evaluate
 from degradation.record import write_atomically
 from degradation.report.draw import draw_responses, save
@@ -141,8 +141,8 @@ def probe_lesions(network: Network, _train: Views, test: Views, arguments: argpa
     one = delete_each(network, test)
     blocks, pairs = len(deletable(network)), len(swappable(network))
     deletions, swaps = spaced(blocks), spaced(min(blocks, pairs))
-    several = delete_random(network, test, deletions, arguments.draws, arguments.seed)
-    swapped = swap_random(network, test, swaps, arguments.draws, arguments.seed)
+    several = lesion_random("delete", network, test, deletions, arguments.draws, arguments.seed)
+    swapped = lesion_random("swap", network, test, swaps, arguments.draws, arguments.seed)
     table = pd.DataFrame([*one, *several, *swapped]).astype({"stage": "Int64"})  # of single deletions alone
     error = table.groupby(["kind", "count"])["error"].mean()
     worst = max(one, key=lambda row: row["error"])
@@ -194,10 +194,10 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.probes = [probe for probe in arguments.probes if probe != "constructed"]
         if not arguments.probes:
             raise CheckpointError(f"{file}: {left_out}") from None
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device: Literal["cuda", "cpu"] = "cuda" if torch.cuda.is_available() else "cpu"
     # Nothing is downloaded: who mistypes a folder does not want 170 MB in it.
     network, (train, test, _) = network.to(device), load(data, arguments.data_dir, device, download=False)
-    machine = machines.Machine(device, "fp32", True, torch.get_num_threads(), 1, "eager", False)
+    machine = MachineConfig(device, "fp32", True, torch.get_num_threads(), 1, "eager", False, 500, 0.0, 0.0)
     machines.apply(machine)
     normalization = arguments.normalization or data.normalization
     normalize = Normalizer(train, normalization)

@@ -8,6 +8,7 @@ import io
 import math
 import os
 import re
+import shutil
 import signal
 import statistics
 import subprocess
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -29,19 +30,20 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import CIFAR10, VisionDataset
 
-from degradation.config import Architecture, Config
+from degradation.config import Architecture, Config, MachineConfig
 from degradation.data.images import ImageSet, load_cifar10_mini
 from degradation.data.resident import BatchStream, Normalizer
 from degradation.net.network import Network, multiply_adds
-from degradation.probe.views import make_autocast
+from degradation.probe.views import layout, make_autocast
 from degradation.record import Record, load_metrics
 from degradation.train import machine as machines
 from degradation.train.run import train
-from degradation.train.step import DegradationModule, make_module
+from degradation.train.step import DegradationModule
 
 BATCH = 128
 USUAL = ("usual recipe, no workers", "usual recipe, 2 workers")
 TRAINER = "this suite: Trainer, metrics and records"
+Execution = Literal["eager", "captured", "compiled"]
 Run = Callable[[float], float]  # runs for about so many seconds; gives images/s
 
 
@@ -50,9 +52,9 @@ class Setting:
     """What every variant is measured on: the config of a run, its machine, and the training images."""
 
     config: Config
-    machine: machines.Machine
+    machine: MachineConfig
     train: ImageSet
-    executions: tuple[machines.Execution, ...] = ()
+    executions: tuple[Execution, ...] = ()
 
     @property
     def cuda(self) -> bool:
@@ -63,12 +65,11 @@ class Setting:
         return BatchStream(train, Normalizer(train, "pixel_mean"), batch_size, 0, channels_last=channels_last)
 
     def network(self, depth: int, channels_last: bool = True) -> Network:
-        layout = torch.channels_last if channels_last else torch.contiguous_format
         network = Network(Architecture.paper(depth, "A"))
-        return network.to(self.machine.device, memory_format=layout)  # type: ignore[call-overload]
+        return network.to(self.machine.device, memory_format=layout(channels_last))  # type: ignore[call-overload]
 
-    def module(self, depth: int, machine: machines.Machine) -> DegradationModule:
-        module = make_module(self.network(depth), self.stream(), self.config.protocol, None, machine)
+    def module(self, depth: int, machine: MachineConfig) -> DegradationModule:
+        module = DegradationModule(self.network(depth), self.stream(), self.config.protocol, machine)
         return module.to(machine.device)
 
 
@@ -156,7 +157,7 @@ def bare_loop(setting: Setting, depth: int, channels_last: bool, precision: str,
     return timed(step, batch_size, setting.cuda)
 
 
-def our_step(setting: Setting, depth: int, execution: machines.Execution) -> Run:
+def our_step(setting: Setting, depth: int, execution: Any) -> Run:
     """The module's own iteration, with its running metrics and schedule, executed as asked; no Trainer."""
     module = setting.module(depth, replace(setting.machine, execution=execution))
     module.step = module.make_step(module.configure_optimizers())
@@ -415,10 +416,16 @@ def measure_figures(root: Path, configs: list[Config]) -> float:
         return time.perf_counter() - began
 
 
+def executions(device: str) -> tuple[Execution, ...]:
+    """How an iteration can be executed there, besides as it stands on a CPU; torch.compile needs a C++ compiler."""
+    compiled: tuple[Execution, ...] = ("compiled",) if shutil.which(os.environ.get("CXX", "g++")) else ()
+    return ("eager", *compiled, "captured") if device == "cuda" else compiled
+
+
 def default_setting(config: Config) -> Setting:
     """On this machine, with the embedded images."""
     machine = machines.resolve(config.machine)
-    return Setting(config, machine, load_cifar10_mini()[0], machines.executions(machine.device))
+    return Setting(config, machine, load_cifar10_mini()[0], executions(machine.device))
 
 
 def describe_machine(setting: Setting, peak: float) -> dict[str, Any]:

@@ -46,27 +46,22 @@ def origin(config: Config) -> dict[str, Any]:
 
 def task(cfg: DictConfig) -> Any:
     """One run: of a sweep, in a worker process, or alone."""
-    try:
-        return _run(cfg)
-    except INPUT_ERRORS as error:
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            raise
-        sys.exit(_fail(error))  # not as an exception: Hydra would add lines of its own
-
-
-def _run(cfg: DictConfig) -> Any:
     from degradation.sweep import JOBS_ENV, TOTAL_ENV, describe_grid, describe_time, estimate_seconds, is_finished
     from degradation.train.run import train
 
-    config, hydra_config = parse(cfg), HydraConfig.get()
+    hydra_config = HydraConfig.get()
     if hydra_config.mode == RunMode.MULTIRUN:
-        total = os.environ.get(TOTAL_ENV, "")
+        config, total = parse(cfg), os.environ.get(TOTAL_ENV, "")
         label = f"{hydra_config.job.num + 1}/{total}" if total else ""
         return train(config, int(os.environ.get(JOBS_ENV, "1")), label, origin(config))
-    print(describe_grid([config], 1), flush=True)
-    if not is_finished(config):
-        print(describe_time(estimate_seconds([config], 1), 0, 1), flush=True)
-    outcome = train(config, origin=origin(config))
+    try:
+        config = parse(cfg)
+        print(describe_grid([config], 1), flush=True)
+        if not is_finished(config):
+            print(describe_time(estimate_seconds([config], 1), 0, 1), flush=True)
+        outcome = train(config, origin=origin(config))
+    except INPUT_ERRORS as error:
+        sys.exit(_fail(error))  # not as an exception: Hydra would add lines of its own
     if outcome.exit_status:
         sys.exit(outcome.exit_status)
     return None
@@ -89,8 +84,7 @@ def _fail(error: BaseException) -> int:
 def choose_protocol(arguments: list[str]) -> list[str]:
     """Without a protocol on the command line: paper where a CUDA device is present, quick where not.
 
-    Raises:
-        ConfigError: there is no such protocol. Hydra would complain of something else where an axis is swept, too.
+    One that there is not is told here: Hydra would complain of something else where an axis is swept, too.
     """
     known = sorted(path.stem for path in (find_conf() / "protocol").glob("*.yaml"))
     for argument in arguments:
@@ -103,12 +97,9 @@ def choose_protocol(arguments: list[str]) -> list[str]:
         return arguments
     import torch
 
-    cuda = torch.cuda.is_available()
-    print(
-        f"no protocol named: {'paper, a CUDA device is present' if cuda else 'quick, no CUDA device is present'}",
-        flush=True,
-    )
-    return [*arguments, f"protocol={'paper' if cuda else 'quick'}"]
+    name, a = ("paper", "a") if torch.cuda.is_available() else ("quick", "no")
+    print(f"no protocol named: {name}, {a} CUDA device is present", flush=True)
+    return [*arguments, f"protocol={name}"]
 
 
 def main() -> None:

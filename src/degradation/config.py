@@ -32,16 +32,10 @@ class ConfigError(ValueError):
 
 
 def find_conf() -> Path:
-    """The folder conf/ of the checkout that this code runs from.
-
-    Raises:
-        ConfigError: the package is installed outside of one.
-    """
+    """The folder conf/ of the checkout that this code runs from."""
     conf = Path(__file__).parents[2] / "conf"
     if not (conf / "train.yaml").is_file():
-        raise ConfigError(
-            f"no configs in {conf}: install the package from a checkout of the repository, pip install -e ."
-        )
+        raise ConfigError(f"no configs in {conf}: install the package from a checkout of it, pip install -e .")
     return conf
 
 
@@ -66,11 +60,7 @@ TABLE_1 = {
 
 
 def plan(family: Family, depth: int) -> Plan:
-    """The plan of a depth: 6n+2 of the CIFAR networks (section 4.2), 18 to 152 of the ImageNet networks (Table 1).
-
-    Raises:
-        ValueError: the family has no network of that depth; the message names the nearest, or all.
-    """
+    """The plan of a depth: 6n+2 of the CIFAR networks (section 4.2), 18 to 152 of the ImageNet networks (Table 1)."""
     if family == "imagenet":
         if depth not in TABLE_1:
             raise ValueError(f"depth={depth} is not one of {', '.join(map(str, TABLE_1))} (Table 1)")
@@ -124,11 +114,7 @@ class Architecture:
 
     @classmethod
     def paper(cls, depth: int, shortcut: Shortcut, family: Family = "cifar", **changes: Any) -> "Architecture":
-        """The paper's network of that depth and shortcut, but for the given settings.
-
-        Raises:
-            ValueError: there is no such network.
-        """
+        """The paper's network of that depth and shortcut, but for the given settings."""
         size = {"width": 16, "classes": 10} if family == "cifar" else {"width": 64, "classes": 1000}
         usual = {"name": "plain" if shortcut == "none" else "residual", "pad_side": "end", "fan_mode": "fan_in", **size}
         return cls(**{**usual, "depth": depth, "shortcut": shortcut, "family": family, **changes})
@@ -302,11 +288,7 @@ def _explain(error: ValidationError, value: Any) -> str:
 
 
 def parse(cfg: DictConfig) -> Config:
-    """The composed Hydra config, checked.
-
-    Raises:
-        ConfigError: with one line that names the setting.
-    """
+    """The composed Hydra config, checked: a ConfigError is one line that names the setting."""
     own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in ("hydra", "claims")])
     try:
         values = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)

@@ -31,11 +31,7 @@ def is_finished(config: Config) -> bool:
 
 
 def count_jobs(wanted: Any, runs: int, device: str) -> int:
-    """How many runs at once: as asked; else one on a GPU, and on a CPU as many as there are cores and runs.
-
-    Raises:
-        ConfigError: not a positive number.
-    """
+    """How many runs at once: as asked; else one on a GPU, and on a CPU as many as there are cores and runs."""
     if wanted in (None, "", "auto"):
         return 1 if device == "cuda" else max(1, min(machines.available_cores(), runs))
     if not str(wanted).isdigit() or int(wanted) < 1:

@@ -7,17 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.datasets import CIFAR10
 
 from degradation.config import ConfigError, DataConfig
 from degradation.data.images import (
     MINI,
     DataError,
+    ImageSet,
     load,
     load_cifar10,
     load_cifar10_mini,
     make_synthetic,
-    write_cifar10_mini,
 )
 
 CONFIG = DataConfig("synthetic", 0, "pixel_mean", "none", "drop")
@@ -37,6 +38,19 @@ def test_a_config_names_its_images_and_the_last_are_held_out(tmp_path: Path) -> 
         load(replace(CONFIG, name="cifar10"), tmp_path, download=False)
     with pytest.raises(ConfigError, match=r"data\.validation_images=512 leaves none of 512 images to train on"):
         load(replace(CONFIG, validation_images=512), tmp_path)
+
+
+def write_cifar10_mini(train: ImageSet, test: ImageSet, folder: Path) -> None:
+    """Make the embedded subset from all of CIFAR-10: lossless WebP strips and a table of labels per split."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, full, per_class in (("train", train, 500), ("test", test, 100)):
+        rows = torch.cat([(full.labels == c).nonzero().flatten()[:per_class] for c in range(10)]).sort().values
+        for number, part in enumerate(rows.split(500)):  # 16,000 rows of pixels: under WebP's limit of 16,383
+            strip = full.images[part].permute(0, 2, 3, 1).reshape(-1, 32, 3).numpy()
+            path = folder / f"{split}-{number:02d}.webp"
+            Image.fromarray(strip).save(path, lossless=True, quality=100, method=6)
+        lines = [f"{row},{label}" for row, label in zip(rows.tolist(), full.labels[rows].tolist(), strict=True)]
+        (folder / f"{split}.csv").write_text("\n".join(["index,label", *lines]) + "\n")
 
 
 def test_the_embedded_subset_is_what_is_written_of_the_whole(tmp_path: Path) -> None:

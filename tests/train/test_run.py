@@ -252,7 +252,8 @@ def test_weight_decay_on_batchnorm_is_a_choice(tiny: Compose) -> None:
     decay = {}
     for choice in ("true", "false"):
         config = tiny(f"protocol.decay_batchnorm={choice}")
-        module = DegradationModule(Network(Architecture.paper(8, "A", width=2)), None, config.protocol, None, "fp32")  # type: ignore[arg-type]
+        network = Network(Architecture.paper(8, "A", width=2))
+        module = DegradationModule(network, None, config.protocol, config.machine)  # type: ignore[arg-type]
         groups = module.configure_optimizers().param_groups
         decay[choice] = {p: group["weight_decay"] for group in groups for p in group["params"]}
         assert set(decay[choice]) == set(module.network.parameters())

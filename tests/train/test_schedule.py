@@ -1,32 +1,39 @@
 """The learning rate at every boundary of section 4.2."""
 
+from dataclasses import replace
+
 import pytest
 
-from degradation.train.step import learning_rate, warmup_ends
+from degradation.config import Architecture
+from degradation.net.network import Network
+from degradation.train.step import DegradationModule, warmup_ends
+from tests.train.test_step import PROTOCOL, make_machine
 
-MILESTONES = (32_000, 48_000)
 PLAIN = {0: 0.1, 399: 0.1, 400: 0.1, 31_999: 0.1, 32_000: 0.01, 47_999: 0.01, 48_000: 0.001, 63_999: 0.001}
 
 
-@pytest.mark.parametrize(("iteration", "rate"), PLAIN.items())
-def test_rate_without_warmup(iteration: int, rate: float) -> None:
-    assert learning_rate(iteration, 0.1, MILESTONES) == pytest.approx(rate, rel=1e-12)
+def rates(warmup_lr: float | None = None, warmup_ended_at: int | None = None) -> dict[int, float]:
+    """At every iteration of PLAIN."""
+    protocol, network = replace(PROTOCOL, lr=0.1, milestones=(32_000, 48_000)), Network(Architecture.paper(8, "A"))
+    module = DegradationModule(network, None, protocol, make_machine(), warmup_lr)  # type: ignore[arg-type]
+    module.warmup_ended_at = warmup_ended_at
+    return {iteration: module.lr_at(iteration) for iteration in PLAIN}
 
 
-@pytest.mark.parametrize(("iteration", "rate"), ({**PLAIN, 0: 0.01, 399: 0.01}).items())
-def test_rate_with_a_warmup_that_ended_at_400(iteration: int, rate: float) -> None:
-    assert learning_rate(iteration, 0.1, MILESTONES, 0.1, 0.01, 400) == pytest.approx(rate, rel=1e-12)
+def test_rate_without_warmup() -> None:
+    assert rates() == pytest.approx(PLAIN, rel=1e-12)
 
 
-@pytest.mark.parametrize(("iteration", "rate"), PLAIN.items())
-def test_rate_with_a_warmup_that_never_ended(iteration: int, rate: float) -> None:
-    assert learning_rate(iteration, 0.1, MILESTONES, 0.1, 0.01, None) == pytest.approx(rate / 10, rel=1e-12)
+def test_rate_with_a_warmup_that_ended_at_400() -> None:
+    assert rates(0.01, 400) == pytest.approx({**PLAIN, 0: 0.01, 399: 0.01}, rel=1e-12)
+
+
+def test_rate_with_a_warmup_that_never_ended() -> None:
+    assert rates(0.01) == pytest.approx({iteration: rate / 10 for iteration, rate in PLAIN.items()}, rel=1e-12)
 
 
 def test_a_warmup_that_ended_at_once_is_none() -> None:
-    assert [learning_rate(i, 0.1, MILESTONES, 0.1, 0.01, 0) for i in PLAIN] == [
-        learning_rate(i, 0.1, MILESTONES) for i in PLAIN
-    ]
+    assert rates(0.01, 0) == rates()
 
 
 @pytest.mark.parametrize(("errors", "ends"), [(10_239, True), (10_240, False), (10_241, False), (0, True)])

@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from degradation.config import Architecture, ProtocolConfig, Shortcut, WarmupConfig
+from degradation.config import Architecture, MachineConfig, ProtocolConfig, Shortcut, WarmupConfig
 from degradation.data.images import make_synthetic
 from degradation.data.resident import BatchStream, Normalizer
 from degradation.net.network import Network
 from degradation.train import machine as machines
-from degradation.train.machine import Execution
-from degradation.train.step import make_module
+from degradation.train.step import DegradationModule
 
 ITERATIONS = 12
 PROTOCOL = ProtocolConfig(
@@ -37,13 +36,17 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.i
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 
 
+def make_machine(execution: str = "eager", device: str = "cpu", recompute: bool = False) -> MachineConfig:
+    return MachineConfig(device, "fp32", True, 1, 1, execution, recompute, 500, 0.0, 0.0)  # type: ignore[arg-type]
+
+
 def make_stream(device: str = "cpu") -> BatchStream:
     train = TRAIN.to(device)
     return BatchStream(train, Normalizer(train, "pixel_mean"), PROTOCOL.batch_size, seed=3, last_batch="keep")
 
 
 def run(
-    execution: Execution = "eager",
+    execution: str = "eager",
     device: str = "cpu",
     depth: int = 14,
     shortcut: Shortcut = "A",
@@ -54,8 +57,8 @@ def run(
     """The loss of every iteration, and the final weights and BN statistics."""
     architecture = Architecture.paper(depth, shortcut)
     network = Network(architecture).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    machine = machines.Machine(device, "fp32", True, 1, 1, execution, recompute)
-    module = make_module(network, stream or make_stream(device), PROTOCOL, None, machine).to(device)
+    machine = make_machine(execution, device, recompute)
+    module = DegradationModule(network, stream or make_stream(device), PROTOCOL, machine).to(device)
     module.step = module.make_step(module.configure_optimizers())
     losses = []
     for iteration in range(iterations):
@@ -135,8 +138,8 @@ def test_compiled_blocks_give_the_same_losses() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("execution", ["captured", "compiled"])
 @pytest.mark.parametrize("shortcut", ["none", "A"])
-def test_a_captured_graph_matches_the_eager_loop(execution: Execution, shortcut: Shortcut) -> None:
-    machines.apply(machines.Machine("cuda", "fp32", True, 1, 1, execution, False))
+def test_a_captured_graph_matches_the_eager_loop(execution: str, shortcut: Shortcut) -> None:
+    machines.apply(make_machine(execution, "cuda"))
     watched: dict[str, list[Tensor]] = {"eager": [], execution: []}
     results = {}
     for way, seen in watched.items():
@@ -145,11 +148,11 @@ def test_a_captured_graph_matches_the_eager_loop(execution: Execution, shortcut:
 
         def watch(iteration: int, seek: Any = seek, stream: BatchStream = stream, seen: list = seen) -> int:
             size = seek(iteration)
-            seen.append(stream._peek(size)[0].clone())
+            seen.append(stream.order[stream.at - size : stream.at].clone())
             return size
 
         stream.seek = watch  # type: ignore[method-assign]
-        results[way] = run(way, "cuda", 20, shortcut, False, 100, stream)  # type: ignore[arg-type]
+        results[way] = run(way, "cuda", 20, shortcut, False, 100, stream)
     assert all(torch.equal(a, b) for a, b in zip(*watched.values(), strict=True))
     (losses, _), (captured, _) = results.values()
     assert captured[:20] == pytest.approx(losses[:20], rel=1e-3)

@@ -18,7 +18,6 @@ from torchvision.datasets.utils import calculate_md5
 from degradation.config import ConfigError, DataConfig
 
 MINI = Path(__file__).parent / "cifar10_mini"
-STRIP = 500  # images in one strip of the embedded subset: 16,000 rows, under WebP's limit of 16,383
 
 
 class DataError(Exception):
@@ -49,12 +48,7 @@ def _from_files(pixels: np.ndarray, labels: Tensor) -> ImageSet:
 def load(
     config: DataConfig, data_dir: str | Path, device: torch.device | str = "cpu", download: bool = True
 ) -> tuple[ImageSet, ImageSet, ImageSet | None]:
-    """Training, test and (where images are held out, the last of the training set) validation set, on a device.
-
-    Raises:
-        DataError: see `load_cifar10` and `load_cifar10_mini`.
-        ConfigError: as many images are held out as there are, or more.
-    """
+    """Training, test and (where images are held out, the last of the training set) validation set, on a device."""
     if config.name == "cifar10":
         train, test = load_cifar10(data_dir, download)
     else:
@@ -101,11 +95,7 @@ def load_cifar10(data_dir: str | Path, download: bool = True) -> tuple[ImageSet,
 
 
 def load_cifar10_mini(folder: Path = MINI) -> tuple[ImageSet, ImageSet]:
-    """The embedded subset: the first 500 training and 100 test images of every class, in their original order.
-
-    Raises:
-        DataError: a file of the installed package is missing or damaged.
-    """
+    """The embedded subset: the first 500 training and 100 test images of every class, in their original order."""
     sets = []
     for split in ("train", "test"):
         try:
@@ -118,26 +108,13 @@ def load_cifar10_mini(folder: Path = MINI) -> tuple[ImageSet, ImageSet]:
     return sets[0], sets[1]
 
 
-def write_cifar10_mini(train: ImageSet, test: ImageSet, folder: Path = MINI) -> None:
-    """Make the embedded subset from all of CIFAR-10: lossless WebP strips and a table of labels per split."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for split, full, per_class in (("train", train, 500), ("test", test, 100)):
-        rows = torch.cat([(full.labels == c).nonzero().flatten()[:per_class] for c in range(10)]).sort().values
-        for number, part in enumerate(rows.split(STRIP)):
-            strip = full.images[part].permute(0, 2, 3, 1).reshape(-1, 32, 3).numpy()
-            path = folder / f"{split}-{number:02d}.webp"
-            Image.fromarray(strip).save(path, lossless=True, quality=100, method=6)
-        lines = [f"{row},{label}" for row, label in zip(rows.tolist(), full.labels[rows].tolist(), strict=True)]
-        (folder / f"{split}.csv").write_text("\n".join(["index,label", *lines]) + "\n")
-
-
-def make_synthetic(train_images: int, test_images: int, classes: int = 10, size: int = 32) -> tuple[ImageSet, ImageSet]:
+def make_synthetic(train_images: int, test_images: int) -> tuple[ImageSet, ImageSet]:
     """Learnable noise for unit tests: each class is a fixed 4x4 colour pattern, enlarged, under pixel noise."""
     draw = torch.Generator().manual_seed(0)
-    patterns = F.interpolate(torch.rand(classes, 3, 4, 4, generator=draw), size=size)
+    patterns = F.interpolate(torch.rand(10, 3, 4, 4, generator=draw), size=32)
     sets = []
     for count in (train_images, test_images):
-        labels = torch.arange(count) % classes
-        noise = torch.rand(count, 3, size, size, generator=draw)
+        labels = torch.arange(count) % 10
+        noise = torch.rand(count, 3, 32, 32, generator=draw)
         sets.append(ImageSet((255 * (0.6 * patterns[labels] + 0.4 * noise)).to(torch.uint8), labels))
     return sets[0], sets[1]

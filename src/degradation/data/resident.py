@@ -56,13 +56,7 @@ class BatchStream:
 
     Each epoch is a fresh permutation. Every image is padded by 4 zeros on each side after normalisation, cropped to
     its size at one of 81 offsets and flipped with probability 1/2, drawn per image (section 4.2).
-
-    Args:
-        train: the training set, on the device where batches are wanted.
-        last_batch: the partial batch at the end of an epoch is dropped, or kept as a smaller one.
-
-    Raises:
-        ValueError: the batch is larger than the set.
+    Batches are on the device of the training set.
     """
 
     def __init__(
@@ -111,19 +105,10 @@ class BatchStream:
         self.at = at + size
         return size
 
-    def indices(self, iteration: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows [B], crop offsets (top, left) [B, 2] in 0..8 and flips [B] of the batch at an iteration."""
-        size = self.seek(iteration)
-        self.at = -1  # nothing is drawn
-        return self._peek(size)
-
-    def _peek(self, size: int) -> tuple[Tensor, Tensor, Tensor]:
-        at = self.start + self.steps[:size]
-        return self.order.index_select(0, at), self.offsets.index_select(0, at), self.flips.index_select(0, at)
-
     def draw(self, size: int) -> tuple[Tensor, Tensor]:
         """Images float32 [B, 3, H, W] and labels [B] of the batch sought, on the device alone, and step past it."""
-        rows, offsets, flips = self._peek(size)
+        at = self.start + self.steps[:size]
+        rows, offsets, flips = (drawn.index_select(0, at) for drawn in (self.order, self.offsets, self.flips))
         steps = self.steps[: self.size]
         across = torch.where(flips[:, None], self.size - 1 - steps, steps)
         crop = (offsets[:, :1] + steps)[:, :, None] * self.padded_size + (offsets[:, 1:] + across)[:, None, :]

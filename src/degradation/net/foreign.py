@@ -175,11 +175,7 @@ def _read(file: Path) -> dict[str, Tensor]:
 
 
 def checkpoint_file(path: str | Path) -> Path:
-    """The file of a checkpoint: itself, or network.pt of a run's folder.
-
-    Raises:
-        CheckpointError: there is none.
-    """
+    """The file of a checkpoint: itself, or network.pt of a run's folder."""
     file = Path(path) / "network.pt" if Path(path).is_dir() else Path(path)
     if not file.is_file():
         raise CheckpointError(f"{file} is not a file")
@@ -187,11 +183,7 @@ def checkpoint_file(path: str | Path) -> Path:
 
 
 def read_config(path: str | Path) -> dict[str, Any] | None:
-    """The scientific config of the run that a checkpoint is of, None where it is of other code.
-
-    Raises:
-        CheckpointError: there is no such file, or its config.yaml is damaged.
-    """
+    """The scientific config of the run that a checkpoint is of, None where it is of other code."""
     file = checkpoint_file(path)
     described = file.with_name("config.yaml")
     if file.name != "network.pt" or not described.is_file():
@@ -207,9 +199,6 @@ def load_network(path: str | Path, shortcut: Shortcut | None = None, **told: Any
     """The network of a checkpoint, on the CPU: a run's folder or network.pt, or a file of other code (see `match`).
 
     What is None is not said. A run's config.yaml tells everything, and what is said must agree with it.
-
-    Raises:
-        CheckpointError: see the class; the message begins with the file.
     """
     file, config = checkpoint_file(path), read_config(path)
     tensors = _read(file)

@@ -192,8 +192,7 @@ def parameter_count(network: nn.Module) -> int:
 def multiply_adds(architecture: Architecture, side: int | None = None) -> int:
     """Multiply-adds of one forward pass over one image, as the paper counts them (torch counts two).
 
-    Args:
-        side: pixels of the image's side; the paper's 32 (CIFAR) or 224 (ImageNet) unless given.
+    Its side is of so many pixels; the paper's 32 (CIFAR) or 224 (ImageNet) unless given.
     """
     network, side = Network(architecture).to("meta").eval(), side or architecture.plan.image
     with FlopCounterMode(display=False) as counter, torch.no_grad():

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from degradation.config import Architecture
 from degradation.net.network import Block, Network, Projection
 from degradation.probe.layers import by_stage, moments
-from degradation.probe.views import Views, evaluate, evaluating
+from degradation.probe.views import Views, evaluate, evaluating, layout
 
 DEPTH_ALONE = ("name", "depth", "parent_depth")  # settings in which parent and child may differ
 
@@ -77,12 +77,7 @@ def deepen(parent: Network, child: Network, statistics: list[tuple[Tensor, Tenso
     """Make a freshly initialised deeper network compute what its trained parent computes, in eval mode.
 
     The blocks of each stage are copied; those that the child has more of, at the stage's end, become identities.
-
-    Args:
-        statistics: the parent's, see `stage_statistics`.
-
-    Raises:
-        ConstructionError: see `check`.
+    `statistics` are the parent's; a ConstructionError, see `check`, is raised before anything is changed.
     """
     check(parent.architecture, child.architecture)
     for name in ("stem", "bn", "head"):
@@ -110,24 +105,16 @@ def largest_difference(parent: Network, child: Network, views: Views) -> float:
 def deepen_each(parent: Network, depths: Iterable[int], train: Views, views: Views) -> list[dict[str, float]]:
     """Build the constructed solution at every depth, and compare it with its parent before any training.
 
-    Args:
-        depths: each above the parent's, of its family and with its kind of block.
-        train: whose activations the identities are made for.
-        views: to compare on, in eval mode.
-
-    Returns:
-        One row per depth: depth, largest_difference (of logits, as a fraction of the largest), parent_error and error
-        (percent).
-
-    Raises:
-        ConstructionError: see `check`.
-        ValueError: the family has no network of such a depth.
+    One row per depth: depth, largest_difference (of logits, as a fraction of the largest), parent_error and error
+    (percent).
     """
     statistics = stage_statistics(parent, train)
     parent_error, _ = evaluate(parent, views)
     rows = []
     for depth in depths:
-        child = Network(replace(parent.architecture, depth=depth)).to(views.device, memory_format=views.layout)  # type: ignore[call-overload]
+        child = Network(replace(parent.architecture, depth=depth)).to(
+            views.device, memory_format=layout(views.channels_last)
+        )  # type: ignore[call-overload]
         deepen(parent, child, statistics)
         difference, (error, _) = largest_difference(parent, child, views), evaluate(child, views)
         rows.append({"depth": depth, "largest_difference": difference, "parent_error": parent_error, "error": error})

@@ -20,12 +20,7 @@ def moments(
 ) -> list[Tensor]:
     """Mean and mean square of what each module of a twin puts out, in eval mode: one pass, float64, exactly pooled.
 
-    Args:
-        twin: see `Network.twin`; it is left with hooks.
-        over: dimensions of the outputs [N, C, H, W] that are pooled; None pools all of them.
-
-    Returns:
-        One float64 [2, ...] per module, with the dimensions that are not pooled.
+    One [2, ...] per module, with the dimensions of its output that are not pooled; None pools all. Leaves hooks.
     """
     totals = [torch.zeros((), dtype=torch.float64, device=views.device) for _ in modules]
     counts = [0] * len(modules)
@@ -83,10 +78,6 @@ def layer_responses(network: Network, views: Views) -> Rows:
 
 def layer_gradients(network: Network, x: Tensor, y: Tensor) -> Rows:
     """The forward and the backward signal of every layer on one batch, in training mode and float32 (section 4.1).
-
-    Args:
-        x: images float32 [N, 3, H, W], normalised.
-        y: labels [N].
 
     Returns:
         One row per layer in order of depth: layer (from 1, the stem), name, stage (0 for the stem), std of the layer's

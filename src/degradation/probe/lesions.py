@@ -7,9 +7,9 @@ A deleted residual block is its shortcut alone; a deleted plain block passes its
 (the first of most stages) stay, in place, in both arms: nothing in a plain network could stand for them.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain, combinations
-from typing import Any
+from collections.abc import Iterable
+from itertools import combinations
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor, nn
@@ -48,53 +48,19 @@ def swappable(network: Network) -> list[tuple[str, str]]:
     return [pair for names in _deletable(network) for pair in combinations(names, 2)]
 
 
-def _placed(twin: Network, blocks: Mapping[str, nn.Module]) -> Network:
+def lesioned(network: Network, deleted: Iterable[str] = (), swapped: Iterable[tuple[str, str]] = ()) -> Network:
+    """A twin of a network without some blocks, others of which have changed places, one pair after the other."""
+    twin = network.twin()
+    blocks: dict[str, Any] = {**twin.blocks()}
+    for name in deleted:
+        blocks[name] = DeletedBlock(blocks[name])
+    for a, b in swapped:
+        blocks[a], blocks[b] = blocks[b], blocks[a]
     modules = iter(blocks.values())
     for stage in twin.stages:
-        for place, _ in list(stage.named_children()):
-            stage.register_module(place, next(modules))
+        for place in range(len(stage)):
+            stage[place] = next(modules)
     return twin
-
-
-def deleted(network: Network, names: Iterable[str]) -> Network:
-    """A twin of a network without the named blocks.
-
-    Raises:
-        ValueError: a block is not one of `deletable`.
-    """
-    twin, allowed = network.twin(), deletable(network)
-    blocks: dict[str, nn.Module] = {**twin.blocks()}
-    for name in names:
-        if name not in allowed:
-            raise ValueError(f"{name} cannot be deleted; these can: {', '.join(allowed)}")
-        blocks[name] = DeletedBlock(twin.blocks()[name])
-    return _placed(twin, blocks)
-
-
-def swapped(network: Network, pairs: Iterable[tuple[str, str]]) -> Network:
-    """A twin of a network in which the blocks at each pair of places have changed places, one pair after the other.
-
-    Raises:
-        ValueError: a pair is not one of `swappable`.
-    """
-    twin, allowed = network.twin(), swappable(network)
-    blocks = twin.blocks()
-    for a, b in pairs:
-        if (a, b) not in allowed:
-            raise ValueError(f"{a} and {b} cannot change places; two shape-keeping blocks of one stage can")
-        blocks[a], blocks[b] = blocks[b], blocks[a]
-    return _placed(twin, blocks)
-
-
-def _drawn(items: list[Any], what: str, counts: Iterable[int], draws: int, seed: int) -> Iterator[tuple[int, int, Any]]:
-    # (count, draw, items drawn without replacement). A function of seed, count and draw alone, so that networks of
-    # equal depth are hurt alike. There is one way to draw none.
-    for count in counts:
-        if not 0 <= count <= len(items):
-            raise ValueError(f"count={count}, but there are {len(items)} {what} in this network")
-        for draw in range(draws if count else 1):
-            chosen = np.random.default_rng((seed, count, draw)).choice(len(items), count, replace=False)
-            yield count, draw, [items[i] for i in chosen]
 
 
 def _row(kind: str, count: int, draw: int, names: Iterable[str], network: Network, views: Views) -> dict[str, Any]:
@@ -109,46 +75,45 @@ def delete_each(network: Network, views: Views) -> Rows:
         One row per block: kind "delete_one", count 1, draw 0, blocks, error (percent), loss, stage (from 1).
     """
     return [
-        {**_row("delete_one", 1, 0, [name], deleted(network, [name]), views), "stage": stage}
+        {**_row("delete_one", 1, 0, [name], lesioned(network, [name]), views), "stage": stage}
         for stage, names in enumerate(_deletable(network), 1)
         for name in names
     ]
 
 
-def delete_random(network: Network, views: Views, counts: Iterable[int], draws: int = 3, seed: int = 0) -> Rows:
-    """Delete several blocks at once, drawn at random (Veit et al., section 4.2).
+def lesion_random(
+    kind: Literal["delete", "swap"],
+    network: Network,
+    views: Views,
+    counts: Iterable[int],
+    draws: int = 3,
+    seed: int = 0,
+) -> Rows:
+    """Delete several blocks at once, drawn at random, or let pairs of them change places (Veit et al., 4.2 and 4.3).
 
-    Args:
-        counts: how many to delete; 0 measures the network as it is.
-        draws: sets of blocks for each count.
-        seed: of the draws; equal seeds delete the same blocks of any two networks of equal depth.
-
-    Returns:
-        One row per set: kind "delete", count, draw (from 0), blocks in order of depth joined by "+", error, loss.
-
-    Raises:
-        ValueError: a count is above the number of blocks that can be deleted.
-    """
-    names = deletable(network)
-    return [
-        _row("delete", count, draw, sorted(chosen, key=names.index), deleted(network, chosen), views)
-        for count, draw, chosen in _drawn(names, "blocks that can be deleted", counts, draws, seed)
-    ]
-
-
-def swap_random(network: Network, views: Views, counts: Iterable[int], draws: int = 3, seed: int = 0) -> Rows:
-    """Let random pairs of blocks of one stage change places, no pair twice (Veit et al., section 4.3).
-
-    Swaps follow one another and may undo each other in part: all three of three blocks amount to one. Arguments as of
-    `delete_random`, where counts are of pairs.
+    No pair is drawn twice, but swaps may undo each other in part: all three of three blocks amount to one. There is one
+    way to draw none. Draws are a function of seed, count and draw alone: networks of equal depth are hurt alike.
 
     Returns:
-        One row per set: kind "swap", count, draw (from 0), blocks (pair after pair, joined by "+"), error, loss.
+        One row per count and draw: kind, count (of blocks or of pairs), draw (from 0), blocks (joined by "+": deleted
+        ones in order of depth, swapped ones pair after pair), error, loss.
 
     Raises:
-        ValueError: a count is above the number of such pairs.
+        ValueError: a count is above the number of such blocks or pairs.
     """
-    return [
-        _row("swap", count, draw, chain(*pairs), swapped(network, pairs), views)
-        for count, draw, pairs in _drawn(swappable(network), "pairs that can change places", counts, draws, seed)
-    ]
+    items: list[Any] = deletable(network) if kind == "delete" else swappable(network)
+    rows = []
+    for count in counts:
+        if not 0 <= count <= len(items):
+            what = "blocks that can be deleted" if kind == "delete" else "pairs that can change places"
+            raise ValueError(f"count={count}, but there are {len(items)} {what} in this network")
+        for draw in range(draws if count else 1):
+            drawn = np.random.default_rng((seed, count, draw)).choice(len(items), count, replace=False)
+            if kind == "delete":
+                names = [items[i] for i in sorted(drawn)]
+                twin = lesioned(network, deleted=names)
+            else:
+                names = [name for i in drawn for name in items[i]]
+                twin = lesioned(network, swapped=[items[i] for i in drawn])
+            rows.append(_row(kind, count, draw, names, twin, views))
+    return rows

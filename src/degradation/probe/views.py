@@ -20,6 +20,11 @@ def make_autocast(device: str, precision: str) -> torch.autocast:
     return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
 
 
+def layout(channels_last: bool) -> torch.memory_format:
+    """Of images and weights in memory."""
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
 @dataclass(frozen=True)
 class Views:
     """Every image of a set once, in order, un-augmented (the single view of section 4.2), and in which precision.
@@ -37,14 +42,10 @@ class Views:
     def device(self) -> torch.device:
         return self.images.labels.device
 
-    @property
-    def layout(self) -> torch.memory_format:
-        return torch.channels_last if self.channels_last else torch.contiguous_format
-
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for start in range(0, len(self.images), self.batch_size):
             batch = self.images[start : start + self.batch_size]
-            yield self.normalize(batch.images).contiguous(memory_format=self.layout), batch.labels
+            yield self.normalize(batch.images).contiguous(memory_format=layout(self.channels_last)), batch.labels
 
     def of(self, images: ImageSet) -> "Views":
         """Of another set, the rest the same."""

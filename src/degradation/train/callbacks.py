@@ -55,12 +55,7 @@ def format_seconds(seconds: float) -> str:
 
 
 class Measure(pl.Callback):
-    """Writes rows of metrics and of layer signals to the record at the stated cadence.
-
-    Args:
-        evaluate: errors and losses in eval mode, as columns of metrics.csv.
-        signals: the rows of `probe.layers.layer_gradients`, at iteration 0 and about ten times more.
-    """
+    """Writes rows of metrics, and of layer signals (at iteration 0 and about ten times more), to the record."""
 
     def __init__(
         self,
@@ -86,8 +81,7 @@ class Measure(pl.Callback):
         measured = checkpoint.get("measured") or checkpoint["callbacks"]["RecordWriter"]
         self.before, self.row = measured["seconds"], measured["row"]
 
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        assert isinstance(module, DegradationModule)
+    def on_train_start(self, trainer: pl.Trainer, module: DegradationModule) -> None:  # type: ignore[override]
         protocol = module.protocol
         self.signals_every = protocol.evaluate_every * max(1, protocol.iterations // (10 * protocol.evaluate_every))
         self.record.rewind(module.iteration)
@@ -95,8 +89,7 @@ class Measure(pl.Callback):
         if not module.iteration:
             self.record.append_gradients(0, self.signals())
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        assert isinstance(module, DegradationModule)
+    def on_train_batch_end(self, trainer: pl.Trainer, module: DegradationModule, *_: Any) -> None:  # type: ignore[override]
         protocol, iteration = module.protocol, module.iteration
         last = iteration == protocol.iterations
         if iteration % protocol.log_every == 0 or last:
@@ -118,15 +111,13 @@ class Progress(pl.Callback):
         self.config, self.measured, self.say = config, measured, say
         self.began_at, self.stopped = time.time(), ""
 
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        assert isinstance(module, DegradationModule)
+    def on_train_start(self, trainer: pl.Trainer, module: DegradationModule) -> None:  # type: ignore[override]
         Stop.listen()  # again: Lightning's own handler would end the process with status 0
         self.began = self.told = time.monotonic()
         self.first, total = module.iteration, module.protocol.iterations
         self.say(f"resumed at iteration {self.first:,} of {total:,}" if self.first else f"{total:,} iterations to go")
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        assert isinstance(module, DegradationModule)
+    def on_train_batch_end(self, trainer: pl.Trainer, module: DegradationModule, *_: Any) -> None:  # type: ignore[override]
         last = module.iteration == module.protocol.iterations
         now = time.monotonic()
         if self.measured.row and (now - self.told >= self.config.machine.progress_seconds or last):
@@ -157,11 +148,10 @@ class Checkpoint(pl.Callback):
     def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["run_id"] = self.record.id
 
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, module: DegradationModule) -> None:  # type: ignore[override]
         self.saved = time.monotonic()
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        assert isinstance(module, DegradationModule)
+    def on_train_batch_end(self, trainer: pl.Trainer, module: DegradationModule, *_: Any) -> None:  # type: ignore[override]
         due = time.monotonic() - self.saved >= self.every and module.iteration % module.protocol.log_every == 0
         if due or trainer.should_stop:
             replace_file(self.record.checkpoint, trainer.save_checkpoint)

@@ -9,33 +9,13 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from degradation.config import ConfigError, MachineConfig
-
-Execution = Literal["eager", "captured", "compiled"]
-
-
-@dataclass(frozen=True)
-class Machine:
-    """A MachineConfig with every `auto` decided."""
-
-    device: str
-    precision: str
-    channels_last: bool
-    threads: int
-    iterations_per_step: int
-    execution: Execution
-    activation_checkpointing: bool
-
-    @property
-    def layout(self) -> torch.memory_format:
-        """Of images and weights in memory."""
-        return torch.channels_last if self.channels_last else torch.contiguous_format
 
 
 def available_cores() -> int:
@@ -47,18 +27,8 @@ def cpu_has_bf16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def executions(device: str) -> tuple[Execution, ...]:
-    """How an iteration can be executed there, besides as it stands on a CPU; torch.compile needs a C++ compiler."""
-    compiled: tuple[Execution, ...] = ("compiled",) if shutil.which(os.environ.get("CXX", "g++")) else ()
-    return ("eager", *compiled, "captured") if device == "cuda" else compiled
-
-
-def resolve(config: MachineConfig, jobs: int = 1) -> Machine:
-    """Decide every `auto`, for one of `jobs` runs at once.
-
-    Raises:
-        ConfigError: CUDA is asked for where there is none, or what only CUDA has on a CPU.
-    """
+def resolve(config: MachineConfig, jobs: int = 1) -> MachineConfig:
+    """With every `auto` decided, for one of `jobs` runs at once; a ConfigError where the device lacks what is asked."""
     cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
     if cuda and not torch.cuda.is_available():
         raise ConfigError("machine.device=cuda, but no CUDA device is visible here; use machine=cpu or machine=auto")
@@ -74,21 +44,21 @@ def resolve(config: MachineConfig, jobs: int = 1) -> Machine:
         raise ConfigError("machine.execution=captured needs a CUDA device; use eager or compiled")
     if execution == "compiled" and config.activation_checkpointing:
         raise ConfigError("machine.activation_checkpointing goes with machine.execution=eager or captured")
-    threads, chunk = config.threads, config.iterations_per_step
-    return Machine(
-        "cuda" if cuda else "cpu",
-        precision,
-        config.channels_last,
-        max(1, available_cores() // jobs) if threads == "auto" else threads,
-        (50 if cuda else 10) if chunk == "auto" else chunk,
-        execution,
-        config.activation_checkpointing,
+    return replace(
+        config,
+        device="cuda" if cuda else "cpu",
+        precision=precision,
+        execution=execution,
+        threads=max(1, available_cores() // jobs) if config.threads == "auto" else config.threads,
+        iterations_per_step=(50 if cuda else 10)
+        if config.iterations_per_step == "auto"
+        else config.iterations_per_step,
     )
 
 
-def apply(machine: Machine) -> None:
+def apply(machine: MachineConfig) -> None:
     """Set the process-wide switches."""
-    torch.set_num_threads(machine.threads)
+    torch.set_num_threads(int(machine.threads))
     torch.backends.cuda.matmul.allow_tf32 = machine.precision == "tf32"
     torch.backends.cudnn.allow_tf32 = machine.precision == "tf32"
     torch.backends.cudnn.benchmark = True  # shapes never change: time the algorithms once
@@ -111,14 +81,12 @@ def multi_process_service() -> Iterator[bool]:
 
         def works(command: list[str], text: str = "") -> bool:
             try:
-                # To no pipe: the daemon would keep it open.
-                null = subprocess.DEVNULL
-                done = subprocess.run(
-                    command, env=environment, input=text, text=True, timeout=60, stdout=null, stderr=null
-                )
-            except (OSError, subprocess.TimeoutExpired):
+                null = subprocess.DEVNULL  # no pipe: the daemon would keep it open
+                options: dict[str, Any] = {"text": True, "timeout": 60, "stdout": null, "stderr": null, "check": True}
+                subprocess.run(command, env=environment, input=text, **options)
+            except (OSError, subprocess.SubprocessError):
                 return False
-            return done.returncode == 0
+            return True
 
         started = works([program, "-d"])
         serves = started and works([sys.executable, "-c", "import torch; torch.zeros(1, device='cuda').sum().item()"])
@@ -153,18 +121,16 @@ def _commit() -> str:
         return "unknown"
 
 
-def describe(machine: Machine) -> dict[str, Any]:
+def describe(machine: MachineConfig) -> dict[str, Any]:
     """Hardware, versions and commit, as plain data."""
     hardware: dict[str, Any] = {"cpu": _cpu_name(), "cores": available_cores(), "threads": machine.threads}
     if machine.device == "cuda":
         hardware["gpu"] = torch.cuda.get_device_name()
     packages = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
     versions = {name: importlib.metadata.version(name) for name in packages}
+    settings = ("device", "precision", "channels_last", "execution")
     return {
-        "device": machine.device,
-        "precision": machine.precision,
-        "channels_last": machine.channels_last,
-        "execution": machine.execution,
+        **{setting: getattr(machine, setting) for setting in settings},
         "hardware": hardware,
         "versions": {"python": platform.python_version(), **versions},
         "commit": _commit(),

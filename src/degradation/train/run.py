@@ -15,20 +15,23 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from degradation.config import Architecture, Config, ConfigError
+from degradation.config import Architecture, Config, ConfigError, MachineConfig
 from degradation.data.images import DataError, load, make_synthetic
 from degradation.data.resident import BatchStream, Normalizer
+from degradation.net.foreign import CheckpointError, load_network
 from degradation.net.network import Network, multiply_adds, parameter_count
 from degradation.probe.construct import ConstructionError, deepen, largest_difference, stage_statistics
 from degradation.probe.layers import layer_gradients, layer_responses
-from degradation.probe.views import Views, evaluate, exact_batchnorm
+from degradation.probe.views import Views, evaluate, exact_batchnorm, layout
 from degradation.record import Record, RecordError, replace_file, write_atomically
 from degradation.train import machine as machines
 from degradation.train.callbacks import BEGAN, Checkpoint, Measure, Progress, Stop, budget_spent, format_seconds
-from degradation.train.step import Chunks, DivergedError, make_module
+from degradation.train.step import Chunks, DegradationModule, DivergedError
 from degradation.train.tracking import Tracker
 
 EXIT_FAILED, EXIT_BUDGET, EXIT_STOPPED = 1, 75, 130
+EXITS = {"stopped": EXIT_STOPPED, "out of budget": EXIT_BUDGET, "diverged": EXIT_FAILED, "failed": EXIT_FAILED}
+EXITS |= {"finished": 0, "skipped": 0}  # of several runs, the first that is found
 SIGNAL_IMAGES, SIGNAL_IMAGES_DEEP = 128, 16  # of the batch on which gradients are measured; deeper than 110 layers
 Say = Callable[[str], None]
 
@@ -45,9 +48,7 @@ class Outcome:
 
     @property
     def exit_status(self) -> int:
-        if self.status in ("finished", "skipped"):
-            return 0
-        return {"out of budget": EXIT_BUDGET, "stopped": EXIT_STOPPED}.get(self.status, EXIT_FAILED)
+        return EXITS[self.status]
 
 
 def exit_status(outcomes: list[Outcome]) -> int:
@@ -55,8 +56,8 @@ def exit_status(outcomes: list[Outcome]) -> int:
 
     That the same command would continue comes first: whoever repeats it until it is done learns of failures then.
     """
-    statuses = {outcome.exit_status for outcome in outcomes}
-    return next((status for status in (EXIT_STOPPED, EXIT_BUDGET, EXIT_FAILED) if status in statuses), 0)
+    ends = {outcome.status for outcome in outcomes}
+    return next(status for end, status in EXITS.items() if end in ends)
 
 
 def train(config: Config, jobs: int = 1, label: str = "", origin: dict[str, Any] | None = None) -> Outcome:
@@ -71,7 +72,7 @@ def train(config: Config, jobs: int = 1, label: str = "", origin: dict[str, Any]
     def say(text: str) -> None:
         print(f"{time.strftime('%H:%M:%S')}  {f'[{label}] ' if label else ''}{config.label:<22} {text}", flush=True)
 
-    began, failed = time.monotonic(), partial(Outcome, config.run_id, "failed")
+    began = time.monotonic()
     Stop.listen()
     if Stop.now():
         return Outcome(config.run_id, "stopped", "not started")
@@ -84,12 +85,12 @@ def train(config: Config, jobs: int = 1, label: str = "", origin: dict[str, Any]
             outcome = _finished_before(record) or _train(config, machine, record, say, origin or {})
         finally:
             record.close()
-    except (ConfigError, DataError, RecordError, ConstructionError, ValueError) as error:
-        outcome = failed(str(error))
     except OSError as error:
-        outcome = failed(f"{error.strerror or error}, writing {config.folder}; mend that, and the same command resumes")
-    except RuntimeError as error:  # torch: out of memory, or a file that cannot be written
-        outcome = failed(str(error).splitlines()[0])
+        told = f"{error.strerror or error}, writing {config.folder}; mend that, and the same command resumes"
+        outcome = Outcome(config.run_id, "failed", told)
+    # RuntimeError is torch's: out of memory, or a file that cannot be written.
+    except (CheckpointError, ConstructionError, DataError, RecordError, RuntimeError, ValueError) as error:
+        outcome = Outcome(config.run_id, "failed", str(error).partition("\n")[0])
     say(f"{outcome.status}{': ' + outcome.message if outcome.message else ''}")
     return replace(outcome, seconds=time.monotonic() - began)
 
@@ -103,13 +104,13 @@ def _finished_before(record: Record) -> Outcome | None:
     return Outcome(record.id, "skipped", f"already in {record.path}", summary["final"])
 
 
-def _train(config: Config, machine: machines.Machine, record: Record, say: Say, origin: dict[str, Any]) -> Outcome:
+def _train(config: Config, machine: MachineConfig, record: Record, say: Say, origin: dict[str, Any]) -> Outcome:
     # Seed and build. Everything drawn is a function of the seed: weights, batch order, augmentation.
     if (sessions := record.sessions()) and config.machine.threads == "auto":  # other threads, other last digits
         machine = replace(machine, threads=sessions[-1]["hardware"]["threads"])
     machines.apply(machine)
     protocol = config.protocol
-    network = Network(config.network, config.seed).to(machine.device, memory_format=machine.layout)  # type: ignore[call-overload]
+    network = Network(config.network, config.seed).to(machine.device, memory_format=layout(machine.channels_last))  # type: ignore[call-overload]
     train_set, test, validation = load(config.data, config.paths.data, machine.device)
     if (classes := int(train_set.labels.max()) + 1) > config.network.classes:
         raise ConfigError(f"network.classes={config.network.classes} is fewer than the {classes} of {config.data.name}")
@@ -124,7 +125,7 @@ def _train(config: Config, machine: machines.Machine, record: Record, say: Say, 
         machine.channels_last,
     )
     views = Views(train_set, normalize, config.machine.evaluation_batch, machine.precision, machine.channels_last)
-    module = make_module(network, stream, protocol, config.warmup_lr, machine)
+    module = DegradationModule(network, stream, protocol, machine, config.warmup_lr)
     if config.network.parent_depth is not None and not record.checkpoint.exists():
         say(_construct(config, network, record, views, views.of(test)))
 
@@ -151,7 +152,7 @@ def _train(config: Config, machine: machines.Machine, record: Record, say: Say, 
         trainer = _trainer(machine, [measured, progress, Checkpoint(record, config.machine.checkpoint_seconds)])
         cadences = [protocol.log_every, protocol.evaluate_every]
         cadences += [protocol.warmup.window] if module.warmup_lr is not None else []
-        chunks = Chunks(module, machine.iterations_per_step, tuple(cadences))
+        chunks = Chunks(module, int(machine.iterations_per_step), tuple(cadences))
         resume = _check_checkpoint(record) if record.checkpoint.exists() else None
         diverged = ""
         try:
@@ -202,16 +203,13 @@ def _construct(config: Config, network: Network, record: Record, train_views: Vi
     assert depth is not None
     parent_config = replace(config, network=replace(config.network, depth=depth, parent_depth=None))
     folder = parent_config.folder
-    try:
-        weights = torch.load(folder / "network.pt", map_location=device, weights_only=True)
-    except OSError:
+    if not (folder / "network.pt").exists():
+        remedy = f"delete {folder} and run" if (folder / "summary.json").exists() else "run"
         raise RecordError(
             f"the weights of the trained parent, {folder / 'network.pt'}, are not here; "
-            + (f"delete {folder} and " if (folder / "summary.json").exists() else "")
-            + f"run the same with depth={depth} network.parent_depth=null first"
-        ) from None
-    parent = Network(parent_config.network).to(device, memory_format=views.layout)  # type: ignore[call-overload]
-    parent.load_state_dict(weights)
+            f"{remedy} the same with depth={depth} network.parent_depth=null first"
+        )
+    parent = load_network(folder).to(device, memory_format=layout(views.channels_last))  # type: ignore[call-overload]
     # In float32, whatever the training's precision: the difference is to be that of the networks.
     train_views, views = (Views(v.images, v.normalize) for v in (train_views, views))
     deepen(parent, network, stage_statistics(parent, train_views))
@@ -241,7 +239,7 @@ def _check_checkpoint(record: Record) -> Path:
     return record.checkpoint
 
 
-def _trainer(machine: machines.Machine, callbacks: list[pl.Callback]) -> pl.Trainer:
+def _trainer(machine: MachineConfig, callbacks: list[pl.Callback]) -> pl.Trainer:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     return pl.Trainer(
@@ -271,9 +269,9 @@ def calibrate(config: Config, jobs: int) -> Callable[[Architecture], float]:
     for depth in (8, 20) if config.network.family == "cifar" else (18, 34):
         family = {"family": config.network.family, "width": config.network.width}
         architecture = Architecture.paper(depth, "A", **family)  # type: ignore[arg-type]
-        network = Network(architecture).to(machine.device, memory_format=machine.layout)  # type: ignore[call-overload]
+        network = Network(architecture).to(machine.device, memory_format=layout(machine.channels_last))  # type: ignore[call-overload]
         stream = BatchStream(images, normalize, size, 0, channels_last=machine.channels_last)
-        module = make_module(network, stream, config.protocol, None, machine).to(machine.device)
+        module = DegradationModule(network, stream, config.protocol, machine).to(machine.device)
         module.step = module.make_step(module.configure_optimizers())
         iteration = 0
         for timed in (False, True):

@@ -1,37 +1,17 @@
 """The Lightning module: one shared training step for both arms, several iterations per `training_step`."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from degradation.config import ProtocolConfig
+from degradation.config import MachineConfig, ProtocolConfig
 from degradation.data.resident import BatchStream
 from degradation.net.network import Network
 from degradation.probe.views import make_autocast
-from degradation.train.machine import Execution, Machine
-
-
-def learning_rate(
-    iteration: int,
-    lr: float,
-    milestones: Sequence[int],
-    decay: float = 0.1,
-    warmup_lr: float | None = None,
-    warmup_ended_at: int | None = None,
-) -> float:
-    """The rate used at an iteration, counted from 0: `lr`, times `decay` from each milestone on.
-
-    With `warmup_lr`, that rate takes the place of `lr` until the iteration at which the warm-up ended; None means
-    that it has not ended yet. Section 4.2: 110 layers start at 0.01 "until the training error is below 80%".
-    """
-    warming = warmup_lr is not None and (warmup_ended_at is None or iteration < warmup_ended_at)
-    base = warmup_lr if warming and warmup_lr is not None else lr
-    return base * decay ** sum(iteration >= milestone for milestone in milestones)
 
 
 def warmup_ends(errors: float, images: int, until_error: float) -> bool:
@@ -44,9 +24,6 @@ def warmup_ends(errors: float, images: int, until_error: float) -> bool:
 
 class DivergedError(Exception):
     """The training loss is no longer finite."""
-
-    def __init__(self, iteration: int):
-        super().__init__(f"the training loss is not finite at iteration {iteration}")
 
 
 class CapturedStep:
@@ -96,16 +73,19 @@ class DegradationModule(pl.LightningModule):
         network: Network,
         stream: BatchStream,
         protocol: ProtocolConfig,
+        machine: MachineConfig,
         warmup_lr: float | None = None,
-        precision: str = "fp32",
-        execution: Execution = "eager",
     ):
         super().__init__()
         self.automatic_optimization = False
         self.network, self.stream, self.protocol = network, stream, protocol
-        self.warmup_lr, self.precision, self.execution = warmup_lr, precision, execution
-        self.iteration = 0
+        self.machine, self.warmup_lr, self.iteration = machine, warmup_lr, 0
         self.warmup_ended_at: int | None = None
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)  # one variant per shape
+        for block in network.blocks().values():
+            block.recompute = machine.activation_checkpointing
+            if machine.execution == "compiled":  # by block: those of equal shape share their code
+                block.compile(dynamic=False)
         # Sums since the last log row (loss, wrong, images), and wrong and images of the warm-up window.
         self.register_buffer("running", torch.zeros(5, dtype=torch.float64))
         # The rate where the device reads it, so that a captured step need not be captured again when it changes.
@@ -114,21 +94,20 @@ class DegradationModule(pl.LightningModule):
         self.step: Callable[[int], None] | None = None
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        protocol = self.protocol
-        decayed: list[torch.nn.Parameter] = []
-        free: list[torch.nn.Parameter] = []
-        for parameter in self.network.parameters():
-            (decayed if protocol.decay_batchnorm or parameter.ndim > 1 else free).append(parameter)
-        groups: list[dict[str, Any]] = (
-            [{"params": decayed}, {"params": free, "weight_decay": 0.0}] if free else [{"params": decayed}]
-        )
-        return torch.optim.SGD(
-            groups, lr=protocol.lr, momentum=protocol.momentum, weight_decay=protocol.weight_decay, fused=True
-        )
+        p, parameters = self.protocol, list(self.network.parameters())
+        free = [] if p.decay_batchnorm else [parameter for parameter in parameters if parameter.ndim == 1]
+        decayed = [parameter for parameter in parameters if parameter.ndim > 1 or p.decay_batchnorm]
+        groups = [{"params": decayed, "weight_decay": p.weight_decay}, {"params": free, "weight_decay": 0.0}]
+        return torch.optim.SGD(groups[: 1 + bool(free)], lr=p.lr, momentum=p.momentum, fused=True)
 
     def lr_at(self, iteration: int) -> float:
-        p = self.protocol
-        return learning_rate(iteration, p.lr, p.milestones, p.decay, self.warmup_lr, self.warmup_ended_at)
+        """The rate used at an iteration, counted from 0, of which `decay` takes its part at each milestone.
+
+        Section 4.2: 110 layers start at 0.01 (`warmup_lr`) "until the training error is below 80%".
+        """
+        warming = self.warmup_ended_at is None or iteration < self.warmup_ended_at
+        base = self.warmup_lr if warming and self.warmup_lr is not None else self.protocol.lr
+        return base * self.protocol.decay ** sum(iteration >= milestone for milestone in self.protocol.milestones)
 
     def transfer_batch_to_device(self, batch: range, *_: object) -> range:
         return batch  # a range of iterations; the images are on the device already
@@ -146,7 +125,7 @@ class DegradationModule(pl.LightningModule):
         def step(size: int) -> None:
             self.iterate(*self.stream.draw(size), optimizer)
 
-        captured = self.execution != "eager" and self.lr.device.type == "cuda"
+        captured = self.machine.execution != "eager" and self.lr.device.type == "cuda"
         return CapturedStep(step, self.protocol.batch_size) if captured else step
 
     def run(self, iteration: int) -> None:
@@ -164,7 +143,7 @@ class DegradationModule(pl.LightningModule):
         self.iteration = chunk.stop
         loss = self.running[0].item()
         if not math.isfinite(loss):
-            raise DivergedError(self.iteration)
+            raise DivergedError(f"the training loss is not finite at iteration {self.iteration}")
         if self.warmup_lr is not None and self.iteration % self.protocol.warmup.window == 0:
             wrong, images = self.running[3:].tolist()
             if self.warmup_ended_at is None and warmup_ends(wrong, images, self.protocol.warmup.until_error):
@@ -173,7 +152,7 @@ class DegradationModule(pl.LightningModule):
 
     def iterate(self, x: Tensor, y: Tensor, optimizer: torch.optim.Optimizer) -> None:
         """One iteration: forward, cross-entropy, backward, SGD step."""
-        with make_autocast(x.device.type, self.precision):
+        with make_autocast(x.device.type, self.machine.precision):
             logits = self.network(x)
         loss = F.cross_entropy(logits.float(), y)
         optimizer.zero_grad()
@@ -209,15 +188,3 @@ class Chunks:
             stop = min(start + self.length, end, *(start - start % cadence + cadence for cadence in self.cadences))
             yield range(start, stop)
             start = stop
-
-
-def make_module(
-    network: Network, stream: BatchStream, protocol: ProtocolConfig, warmup_lr: float | None, machine: Machine
-) -> DegradationModule:
-    """The module of one run, its network executed as the machine asks."""
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)  # one variant per shape
-    for block in network.blocks().values():
-        block.recompute = machine.activation_checkpointing
-        if machine.execution == "compiled":  # by block, not the whole network: those of equal shape share their code
-            block.compile(dynamic=False)
-    return DegradationModule(network, stream, protocol, warmup_lr, machine.precision, machine.execution)
