@@ -35,7 +35,7 @@ def find_conf() -> Path:
     """The folder conf/ of the checkout that this code runs from."""
     conf = Path(__file__).parents[2] / "conf"
     if not (conf / "train.yaml").is_file():
-        raise ConfigError(f"no configs in {conf}: install the package from a checkout of it, pip install -e .")
+        raise ConfigError(f"no configs in {conf}: install the package in its checkout, pip install -e .")
     return conf
 
 

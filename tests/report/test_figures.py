@@ -28,7 +28,7 @@ from degradation.report.table import (
     table6,
 )
 from tests.conftest import TINY, Compose
-from tests.report.conftest import Put
+from tests.report.conftest import Put, put
 
 ROOT = Path(__file__).parents[2]
 
@@ -278,3 +278,17 @@ def test_shipped_records_are_whole() -> None:
         assert {"hardware", "versions", "commit", "precision"} <= set(summary)
         assert load_metrics(folder)["iteration"].iloc[-1] == summary["iteration"]
         assert "dirty" not in summary["commit"]
+
+
+def test_the_gallery_shows_networks_that_others_trained(tmp_path: Path) -> None:
+    put(tmp_path, 0, "network=plain", "depth=20", error=40.0)
+    assert "trained by" not in write_gallery(tmp_path).read_text()
+    folder = tmp_path / "reproductions" / "some-one-plain-20"
+    folder.mkdir(parents=True)
+    (folder / "error.csv").write_text("set,images,error,loss\ntrain,50000,0.53,0\ntest,10000,9.69,0\n")
+    (folder.parent / "README.md").touch()
+    page = write_gallery(tmp_path).read_text()
+    assert "![networks that others trained" in page
+    assert "| trained by some-one, test error (%) |" in page
+    (row,) = (line for line in page.splitlines() if line.startswith("| plain-20 |"))
+    assert row.endswith("| 9.69 |")
