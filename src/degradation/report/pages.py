@@ -43,8 +43,8 @@ In every figure plain networks are red with round markers, residual ones blue wi
  dashed lines are training error, solid ones anything else. What else is compared is grey.
 
 The paper's claims, judged from these records: [claims.md](claims.md)."""
-OTHERS = """At the full length of the paper's schedule, networks that others trained, measured by this code (one network\
- a point; every number, the claims judged on them, and whose they are: [reproductions/](reproductions/README.md)):
+OTHERS = """At the full length of the paper's schedule, networks that others trained, measured by this code (one\
+ network a point; every number, the claims judged on them, whose they are: [reproductions/](reproductions/README.md)):
 
 ![networks that others trained: training and test error by depth](reproductions/error_by_depth.png)"""
 CLAIMS = """# Claims
