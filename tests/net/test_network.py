@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from degradation.config import TABLE_1, Architecture, Family, Shortcut
-from degradation.net.network import Network, ZeroPadShortcut, multiply_adds, parameter_count
+from degradation.net.network import Network, Projection, ZeroPadShortcut, multiply_adds, parameter_count
 
 paper = Architecture.paper
 COUNTS = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962}
@@ -219,10 +219,10 @@ def test_option_a_subsamples_and_pads_with_zeros(side: str, first: int, stride: 
 @every_kind
 def test_options_are_section_3_3s(plain: Architecture) -> None:
     """A and B leave a block that keeps its shape an identity; C projects everywhere."""
-    for shortcut, changing, keeping in (("A", ZeroPadShortcut, nn.Identity), ("B", nn.Sequential, nn.Identity)):
+    for shortcut, changing, keeping in (("A", ZeroPadShortcut, nn.Identity), ("B", Projection, nn.Identity)):
         for block in Network(with_shortcut(plain, shortcut)).blocks().values():  # type: ignore[arg-type]
             assert type(block.shortcut) is (keeping if block.keeps_shape else changing)
-    assert all(type(block.shortcut) is nn.Sequential for block in Network(with_shortcut(plain, "C")).blocks().values())
+    assert all(type(block.shortcut) is Projection for block in Network(with_shortcut(plain, "C")).blocks().values())
     assert all(block.shortcut is None for block in Network(plain).blocks().values())
     changing = [name for name, block in Network(plain).blocks().items() if not block.keeps_shape]
     stages = range(1 if len(plain.plan.layers) == 3 else 2, len(plain.plan.blocks) + 1)
