@@ -1,12 +1,12 @@
 """A run's identity and its files: write, skip, resume, load. Imports no torch, so that records read anywhere.
 
 results/runs/<run id>/
-    config.yaml     the resolved config
+    config.yaml     the scientific config: network, data, protocol, seed
     sessions.jsonl  one line per process that worked on the run: hardware, versions, commit, first iteration
     metrics.csv     one row per `log_every` iterations, evaluated errors where there are any
-    gradients.csv   one row per 3x3 layer at iteration 0 and about ten times more: forward std and gradient norms
+    gradients.csv   one row per layer at iteration 0 and about ten times more: forward std and gradient norms
     initial.json    of a network deepened from a trained one alone: its parent, and how equal they are
-    responses.csv   one row per 3x3 layer (Fig. 7)
+    responses.csv   one row per layer (Fig. 7)
     summary.json    final numbers; written last and atomically: its presence marks a finished run
 beside these, for this machine only: checkpoint.ckpt while running, network.pt (final weights), .lock
 """

@@ -339,6 +339,15 @@ def test_a_spent_budget_resumes_later(start: Start, tmp_path: Path, tiny: Compos
     assert_same_record(folder, uninterrupted)
 
 
+def test_a_run_keeps_the_threads_that_it_began_with(tiny: Compose) -> None:
+    config = tiny("machine.threads=3", "budget_minutes=0")  # sums of other threads have other last digits
+    assert train(config).exit_status == EXIT_BUDGET
+    assert train(tiny("machine.threads=auto")).status == "finished"
+    torch.set_num_threads(1)
+    sessions = (record_of(Path(config.paths.results)) / "sessions.jsonl").read_text().splitlines()
+    assert [json.loads(line)["hardware"]["threads"] for line in sessions] == [3, 3]
+
+
 def test_a_crash_after_the_last_iteration_loses_nothing(
     tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
