@@ -1,4 +1,4 @@
-# The front door. `make` alone prints this help.
+# The front door. `make` alone prints this help. Variables, as in `make degradation-cifar PROTOCOL=smoke`:
 #   PROTOCOL=paper|short|quick|smoke   default: paper where a CUDA device is present, quick where not
 #   DEPTHS=20,56   SEEDS=0             the grid: any depths 6n+2, any seeds
 #   DATA_DIR=data  RESULTS_DIR=results where CIFAR-10 is (or is downloaded to), where records and figures go
@@ -12,6 +12,9 @@ DATA_DIR ?= data
 RESULTS_DIR ?= results
 JOBS ?= auto
 export DATA_DIR RESULTS_DIR JOBS
+KNOWN = PROTOCOL DEPTHS SEEDS DATA_DIR RESULTS_DIR JOBS ARGS PYTHON VENV
+GIVEN = $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
+$(foreach name,$(filter-out $(KNOWN) MAKE% -*,$(GIVEN)),$(error unknown variable $(name); there are $(KNOWN)))
 SWEEP = $(if $(PROTOCOL),protocol=$(PROTOCOL)) $(if $(DEPTHS),depth=$(DEPTHS)) $(if $(SEEDS),seed=$(SEEDS)) $(ARGS)
 
 help: ## print this help
@@ -31,10 +34,10 @@ degradation-cifar: $(VENV)/.installed ## train plain and residual networks, then
 	  test $$status -ne 2 || exit 2; \
 	  $(VENV)/bin/python experiments/report.py $(if $(findstring logger=none,$(ARGS)),,--wandb) || exit $$?; exit $$status
 
-claims: $(VENV)/.installed ## train what the paper's claims still need, then judge them: results/claims.md
+claims: $(VENV)/.installed ## train what the paper's claims still need beside the published runs, then judge them
 	@$(VENV)/bin/python experiments/claims.py $(if $(PROTOCOL),--protocol $(PROTOCOL)) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
 
-figures: $(VENV)/.installed ## rebuild every figure, table and results/README.md from records
+figures: $(VENV)/.installed ## rebuild every figure, table and page in results/ from your records
 	@$(VENV)/bin/python experiments/report.py
 
 bench: $(VENV)/.installed ## measure training speed against the usual recipe, into results/bench/

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 from degradation.cli import EXIT_INPUT, choose_protocol
-from degradation.config import ConfigError
+from degradation.config import ConfigError, find_published
 from degradation.record import RecordError
-from degradation.report.table import ARMS, find_results, load_table, probes_folder, select
+from degradation.report.table import find_results, load_table, probes_folder, select
 from degradation.report.verdicts import ClaimError, list_studies, load_claims
 from degradation.train.run import BEGAN, EXIT_BUDGET, EXIT_STOPPED
 
@@ -34,22 +34,20 @@ def run(command: list[str]) -> int:
 
 
 def probe_networks(results: Path, protocol: str, overrides: list[str]) -> int:
-    """Lesion and deepen every network of the default grid that was trained here since it was last measured."""
+    """Lesion and deepen every network of the grid that was trained here since it was last measured."""
     data = [("--data-dir", o.removeprefix("paths.data=")) for o in overrides if o.startswith("paths.data=")]
     status = 0
-    table = load_table(results)
-    for where in ({"protocol": protocol, "network": network, "depth": depth} for network in ARMS for depth in (20, 56)):
-        for folder in select(table, where)["folder"]:
-            out, weights = probes_folder(folder), folder / "network.pt"
-            made = out / "probe.json"
-            if weights.exists() and not (made.exists() and made.stat().st_mtime >= weights.stat().st_mtime):
-                print(f"\nlesions of {folder.name}, and the constructed solutions from it", flush=True)
-                options = ["--probes", "lesions,constructed", "--lesion-images", "500", "--out", str(out)]
-                options += [part for option in data for part in option]
-                done = run([str(HERE / "probe.py"), str(folder), *options])
-                status = status or done
-                if done < 0:  # a signal
-                    return EXIT_STOPPED
+    for folder in select(load_table(results), {"protocol": protocol, "study": "degradation_cifar"})["folder"]:
+        out, weights = probes_folder(folder), folder / "network.pt"
+        made = out / "probe.json"
+        if weights.exists() and not (made.exists() and made.stat().st_mtime >= weights.stat().st_mtime):
+            print(f"\nlesions of {folder.name}, and the constructed solutions from it", flush=True)
+            options = ["--probes", "lesions,constructed", "--lesion-images", "500", "--out", str(out)]
+            options += [part for option in data for part in option]
+            done = run([str(HERE / "probe.py"), str(folder), *options])
+            status = status or done
+            if done < 0:  # a signal
+                return EXIT_STOPPED
     return status
 
 
@@ -69,6 +67,9 @@ def main() -> int:
     parser.add_argument("--protocol", help="default: paper where a CUDA device is present, quick where not")
     parser.add_argument("--seeds", default="0,1,2", help="default: %(default)s")
     parser.add_argument("--results", default=str(find_results()), help="default: %(default)s")
+    parser.add_argument(
+        "--own", dest="with_published", action="store_false", help="leave the published runs out: train and judge all"
+    )
     parser.add_argument("overrides", nargs="*", help="further Hydra overrides for every run, such as logger=none")
     arguments = parser.parse_args()
     chosen = arguments.studies.split(",")
@@ -83,6 +84,7 @@ def main() -> int:
     for number, study in enumerate(chosen, 1):
         print(f"\nstudy {number} of {len(chosen)}: {study}", flush=True)
         common = [f"seed={arguments.seeds}", *protocol, f"paths.results={arguments.results}"]
+        common += [f"paths.published={find_published()}"] * arguments.with_published
         done = run([str(HERE / "train.py"), f"experiment={study}", *common, *arguments.overrides])
         status = status or done
         if done == EXIT_INPUT:
@@ -97,7 +99,8 @@ def main() -> int:
     except RecordError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_INPUT
-    reported = run([str(HERE / "report.py"), "--results", arguments.results])  # of what there is
+    judged = ["--with-published"] * arguments.with_published
+    reported = run([str(HERE / "report.py"), "--results", arguments.results, *judged])  # of what there is
     return status or reported
 
 

@@ -1,4 +1,4 @@
-"""Rebuild every figure, table and the gallery from the records in results/: python experiments/report.py --help."""
+"""Rebuild every figure, table and page from the records in results/: python experiments/report.py --help."""
 
 import argparse
 import shutil
@@ -7,11 +7,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pandas as pd
+
+from degradation.config import ConfigError, find_published, refuse_published
 from degradation.record import RecordError
+from degradation.report.compare import compare_each, draw_comparison, sentence
+from degradation.report.draw import save
 from degradation.report.figures import FIGURES, write_figures
 from degradation.report.pages import write_claims, write_gallery
-from degradation.report.table import TABLES, find_results, load_table
+from degradation.report.table import TABLES, condition_folder, conditions, find_results, load_others, load_table
 from degradation.report.verdicts import ClaimError, load_claims
+
+MADE = {*FIGURES, *TABLES, "comparison"}
+MOST_TOLD = 12  # networks of a protocol that are compared on the screen; the gallery has all
 
 
 @contextmanager
@@ -31,34 +39,56 @@ def replaced(folders: list[Path]) -> Iterator[None]:
                 old.rename(folder)
         raise
     for folder, old in aside.items():
-        for path in [path for path in old.rglob("*") if path.is_file() and path.stem not in {*FIGURES, *TABLES}]:
+        for path in [path for path in old.rglob("*") if path.is_file() and path.stem not in MADE]:
             kept = folder / path.relative_to(old)  # not ours
             kept.parent.mkdir(parents=True, exist_ok=True)
             path.rename(kept)
         shutil.rmtree(old, ignore_errors=True)
 
 
+def report(results: Path, table: pd.DataFrame, compared: dict[str, pd.DataFrame] | None = None) -> str:
+    """Draw and write everything of these runs into a results folder, all of it or nothing; says what there is."""
+    results.mkdir(parents=True, exist_ok=True)
+    with replaced([results / "figures", results / "tables"]):
+        write_figures(results, table)
+        for condition, rows in (compared or {}).items():
+            runs = next(runs for name, runs in conditions(table) if name == condition)
+            save(draw_comparison(rows, runs), results / "figures" / condition_folder(condition), "comparison")
+    gallery, claims = write_gallery(results, table, compared), write_claims(results, table)
+    figures, tables = (len(list(results.glob(pattern))) for pattern in ("figures/*/*.png", "tables/*/*.csv"))
+    return f"{figures} figures, {tables} tables, the gallery {gallery} and the verdicts {claims}"
+
+
 def main() -> int:
     """Exit status 1, with one line, where a record is damaged or nothing can be written."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", default=str(find_results()), help="the folder with runs/ (default: %(default)s)")
+    parser.add_argument(
+        "--with-published", action="store_true", help="draw and judge the published runs together with those"
+    )
     parser.add_argument("--wandb", action="store_true", help="log the figures and tables as one W&B run, too")
     arguments = parser.parse_args()
     results = Path(arguments.results)
     try:
-        load_table(results), load_claims()  # what is damaged is told before anything is removed
-        results.mkdir(parents=True, exist_ok=True)
-        with replaced([results / "figures", results / "tables"]):
-            write_figures(results)
-        gallery, claims = write_gallery(results), write_claims(results)
-    except (RecordError, ClaimError, OSError) as error:
+        refuse_published(results)
+        load_claims()  # what is damaged is told before anything is removed
+        own, published = load_table(results), load_table(find_published())
+        compared = compare_each(own, published, load_others(find_published()))
+        told = report(results, load_table(results, find_published()) if arguments.with_published else own, compared)
+    except (RecordError, ClaimError, ConfigError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
-    figures, tables = sorted(results.glob("figures/*/*.png")), sorted(results.glob("tables/*/*.csv"))
-    print(f"{len(figures)} figures, {len(tables)} tables, the gallery {gallery} and the verdicts {claims}")
+        return 2 if isinstance(error, ConfigError) else 1
+    for condition, rows in compared.items():
+        print(f"\nyours beside the published, protocol {condition}:")
+        for row in rows[:MOST_TOLD].to_dict("records"):
+            print(f"  {sentence(row)}")
+        if len(rows) > MOST_TOLD:
+            print(f"  ... and {len(rows) - MOST_TOLD} more in the gallery")
+    print(f"\n{told}")
     if arguments.wandb:
         from degradation.train.tracking import log_report
 
+        figures, tables = sorted(results.glob("figures/*/*.png")), sorted(results.glob("tables/*/*.csv"))
         log_report(str(results), figures, tables)
     return 0
 

@@ -18,6 +18,7 @@ import pandas as pd
 import yaml
 from matplotlib.figure import Figure
 
+from degradation.config import ConfigError, refuse_published
 from degradation.record import write_atomically
 from degradation.report.draw import new_figure, save, style_of, write_caption
 from degradation.report.pages import markdown_table
@@ -248,6 +249,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=find_results() / "reproductions", help="default: %(default)s")
     arguments = parser.parse_args()
     try:
+        refuse_published(arguments.out)
         if arguments.files:
             found = [(entry, find_file(arguments.files, entry)) for entry in listed().itertuples()]
             for number, (entry, file) in enumerate(found, 1):
@@ -256,7 +258,7 @@ def main() -> int:
         if not arguments.out.is_dir():
             raise ReproductionError(f"nothing is measured in {arguments.out}; name the folder that holds the files")
         print(write_page(arguments.out))
-    except (ReproductionError, OSError) as error:
+    except (ReproductionError, ConfigError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

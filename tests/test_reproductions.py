@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 
 
 def test_every_listed_network_was_measured_and_errs_as_published() -> None:
-    table = load(ROOT / "results" / "reproductions")
+    table = load(ROOT / "results" / "published" / "reproductions")
     assert list(table["name"]) == list(listed()["name"])
     assert len(table) == 12
     assert (table["measured"].round(2) == table["test_error"]).all()

@@ -39,6 +39,17 @@ def find_conf() -> Path:
     return conf
 
 
+def find_published() -> Path:
+    """The evidence that comes with the code, results/published/ of the checkout; experiments/publish.py writes it."""
+    return find_conf().parent / "results" / "published"
+
+
+def refuse_published(results: str | Path) -> None:
+    """A ConfigError where a folder to be written is, or is part of, the published evidence."""
+    if Path(results).resolve().is_relative_to(published := find_published().resolve()):
+        raise ConfigError(f"{published} is read-only evidence; name another folder with RESULTS_DIR= or paths.results=")
+
+
 class Plan(NamedTuple):
     """What a depth stands for: the stem, the layers of a block's F, and the number of blocks of every stage."""
 
@@ -193,6 +204,7 @@ class LoggerConfig:
 class PathsConfig:
     data: str
     results: str
+    published: str | None  # finished runs there are not run again
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -226,10 +238,10 @@ class Config:
         """Where the record of the run is, or will be."""
         return Path(self.paths.results) / "runs" / self.run_id
 
-    @property
-    def label(self) -> str:
-        """The network and seed, in words."""
-        return f"{self.network.name}-{self.network.depth} seed {self.seed}"
+    def label(self, varied: dict[str, Any]) -> str:
+        """The network, what it varies, and the seed: such as plain-8 lr=0.05 seed 0."""
+        parts = [f"{self.network.name}-{self.network.depth}", describe_varied(varied), f"seed {self.seed}"]
+        return " ".join(filter(None, parts))
 
     @property
     def warmup_lr(self) -> float | None:
@@ -254,6 +266,12 @@ def complete(science: dict[str, Any]) -> dict[str, Any]:
         for group, kind in kinds.items()
     }
     return {**science, **{group: {**younger[group], **science[group]} for group in kinds}}
+
+
+def describe_varied(varied: dict[str, Any]) -> str:
+    """Settings in words, without their group: such as lr=0.05 warmup.lr=0.005; of a group's name, the group: data=x."""
+    short = {key: key.removesuffix(".name") if key.endswith(".name") else key.split(".", 1)[-1] for key in varied}
+    return " ".join(f"{short[key]}={varied[key]}".replace(" ", "") for key in sorted(varied))
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -299,4 +317,5 @@ def parse(cfg: DictConfig) -> Config:
         raise ConfigError(str(error).splitlines()[0]) from error
     except ValidationError as error:
         raise ConfigError(_explain(error, values)) from None
+    refuse_published(config.paths.results)
     return config if config.length == 1 else replace(config, protocol=config.protocol.longer(config.length))

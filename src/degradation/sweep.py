@@ -15,7 +15,7 @@ from hydra.core.utils import JobReturn, JobStatus
 
 from degradation.config import Architecture, Config, ConfigError, parse
 from degradation.data.images import load
-from degradation.record import RecordError, read_summary
+from degradation.record import RecordError, read_summary, read_varied
 from degradation.train import machine as machines
 from degradation.train.callbacks import BEGAN, STOP_FILE, format_seconds
 from degradation.train.run import Outcome, calibrate, exit_status
@@ -28,6 +28,24 @@ def is_finished(config: Config) -> bool:
         return read_summary(config.folder)["outcome"] == "finished"
     except RecordError:
         return False
+
+
+def find_published(configs: list[Config], precision: str) -> tuple[dict[str, Outcome], str]:
+    """The runs, by id, that `paths.published` holds in this precision (another makes no pair), and a line that says so."""
+    done, others = {}, set()
+    for config in configs:
+        folder = Path(config.paths.published or "") / "runs" / config.run_id
+        if config.paths.published and (folder / "summary.json").exists():
+            summary = read_summary(folder)
+            if summary["precision"] != precision:
+                others.add(summary["precision"])
+                continue
+            label, told = config.label(read_varied(summary)), summary.get("message", "")
+            done[config.run_id] = Outcome(config.run_id, "published", told, summary["final"], label=label)
+    line = f"{len(done)} published already; " if done else ""
+    if others:
+        line += f"those published in {' and '.join(sorted(others))} make no pairs with {precision}, and do not count; "
+    return done, line
 
 
 def count_jobs(wanted: Any, runs: int, device: str) -> int:
@@ -79,11 +97,11 @@ def describe_time(estimate: dict[str, float], finished: int, jobs: int) -> str:
 
 def closing_table(outcomes: list[Outcome]) -> str:
     """One line per run: how it ended, and its errors."""
-    width = max(len(outcome.run_id) for outcome in outcomes)
-    lines = [f"{'run':<{width}}  {'outcome':<13}  {'train error':>11}  {'test error':>10}"]
+    width = max(len(outcome.label or outcome.run_id) for outcome in outcomes)
+    lines = [f"{'run':<{width}}  {'outcome':<13}  {'train error':>11}  {'test error':>10}  record"]
     for o in outcomes:
-        errors = f"{o.final['train_error']:>9.2f} %  {o.final['test_error']:>8.2f} %" if o.final else f"  {o.message}"
-        lines.append(f"{o.run_id:<{width}}  {o.status:<13}  {errors}")
+        errors = f"{o.final['train_error']:>9.2f} %  {o.final['test_error']:>8.2f} %  {o.run_id}" if o.final else ""
+        lines.append(f"{o.label or o.run_id:<{width}}  {o.status:<13}  {errors or '  ' + o.message}")
     return "\n".join(lines)
 
 
@@ -104,16 +122,18 @@ def launch(
         # Hydra repeats a job where the command line narrows an axis of the study; the identity tells.
         jobs_by_id[config.run_id] = (config, override)
     configs = [config for config, _ in jobs_by_id.values()]
-    todo = [config for config in configs if not is_finished(config)]
-    device = machines.resolve(configs[0].machine).device
+    machine = machines.resolve(configs[0].machine)
+    done, told = find_published(configs, machine.precision)
+    todo = [config for config in configs if config.run_id not in done and not is_finished(config)]
+    device = machine.device
     jobs = count_jobs(launcher.wanted_jobs, len(todo) or 1, device)
     print(describe_grid(configs, jobs), flush=True)
     for config in {config.data: config for config in todo}.values():
         load(config.data, config.paths.data)  # fails, or downloads, once and before any run
     estimate = estimate_seconds(todo, jobs)
-    print(describe_time(estimate, len(configs) - len(todo), jobs), flush=True)
+    print(told + describe_time(estimate, len(configs) - len(done) - len(todo), jobs), flush=True)
     # Longest first: the cores are then busy to the end.
-    order = sorted(jobs_by_id, key=lambda run_id: -estimate.get(run_id, 0.0))
+    order = sorted((run_id for run_id in jobs_by_id if run_id not in done), key=lambda id: -estimate.get(id, 0.0))
     launcher.joblib["n_jobs"] = jobs
     with tempfile.TemporaryDirectory() as folder:
         stop_file = Path(folder) / "stop"
@@ -130,7 +150,7 @@ def launch(
             with share as shared:
                 if shared:
                     print("the runs share the GPU through CUDA MPS", flush=True)
-                returns = run([jobs_by_id[run_id][1] for run_id in order], first_index)
+                returns = run([jobs_by_id[run_id][1] for run_id in order], first_index) if order else []
         finally:
             for number, old in before.items():
                 signal.signal(number, old)
@@ -140,7 +160,7 @@ def launch(
         r.return_value if r.status == JobStatus.COMPLETED else Outcome(run_id, "failed", repr(r._return_value))
         for run_id, r in zip(order, returns, strict=True)
     ]
-    by_id = {outcome.run_id: outcome for outcome in outcomes}
+    by_id = {outcome.run_id: outcome for outcome in outcomes} | done
     print("\n" + closing_table([by_id[run_id] for run_id in jobs_by_id]), flush=True)
     if status := exit_status(outcomes):
         sys.exit(status)

@@ -20,7 +20,7 @@ from degradation.net.network import Network
 from tests.conftest import Compose
 
 Tensors = dict[str, Tensor]
-RECORDS = Path(__file__).parents[2] / "results" / "runs"
+RECORDS = Path(__file__).parents[2] / "results" / "published" / "runs"
 POPULAR = {"stride_in": "3x3", "pool": "padded"}  # where torchvision leaves the paper
 
 

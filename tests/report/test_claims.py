@@ -246,13 +246,15 @@ def test_every_claim_has_its_figure(worlds: dict[bool, Path]) -> None:
 
 
 def test_the_page_says_which_protocol_it_judges(worlds: dict[bool, Path]) -> None:
-    page = write_claims(worlds[True]).read_text()
+    page = write_claims(worlds[True], load_table(worlds[True])).read_text()
     assert "## Protocol quick (5,000 embedded images: not the paper's protocol)" in page
     assert "**supported (quick)**" in page
     assert "**supported**" not in page
     assert "| plain-20 | 56 | 3 | 1.2e-06 | yes | 500 |" in page
     assert "| plain-20 | 110 | 3 | 1.2e-06 | no | 500 |" in page
-    assert write_claims(worlds[False]).read_text().count("**refuted (quick)**") == len(load_claims())
+    assert write_claims(worlds[False], load_table(worlds[False])).read_text().count("**refuted (quick)**") == len(
+        load_claims()
+    )
 
 
 @pytest.mark.parametrize(

@@ -189,7 +189,7 @@ def test_what_a_user_varies_is_a_condition_of_its_own(results: Path, tmp_path: P
     assert (own, len(part), len(select(part, {}))) == ("smoke (protocol.lr=0.5, protocol.milestones=[1, 2])", 4, 4)
     assert {*table6(part)["n"]} == {1}
     assert "protocol smoke (protocol.lr=0.5" in draw.draw_figure6(part).get_supxlabel()
-    page = write_gallery(tmp_path).read_text()
+    page = write_gallery(tmp_path, load_table(tmp_path)).read_text()
     grid = "PROTOCOL=smoke DEPTHS=8,14 SEEDS=1"
     assert f'`make degradation-cifar {grid} ARGS="protocol.lr=0.5 protocol.milestones=[1,2]"`' in page
     assert condition_folder("quick (protocol.lr=0.1, data.name=cifar10)") == "quick++protocol.lr=0.1++data.name=cifar10"
@@ -203,18 +203,22 @@ def test_report_draws_everything_from_records_alone_and_twice_the_same(results: 
         path.parent.mkdir(parents=True)
         path.touch()
     written = []
-    for report in (lambda: subprocess.run(command, check=True, capture_output=True), lambda: write_figures(tmp_path)):
+
+    def draw_again() -> None:
+        write_figures(tmp_path, load_table(tmp_path))
+
+    for report in (lambda: subprocess.run(command, check=True, capture_output=True), draw_again):
         report()
         pictures = sorted(p for kind in ("figures", "tables") for p in (tmp_path / kind).rglob("*") if p.is_file())
-        written.append({p.relative_to(tmp_path): p.read_bytes() for p in [*pictures, tmp_path / "README.md"]})
+        written.append({p.relative_to(tmp_path): p.read_bytes() for p in [*pictures, tmp_path / "gallery.md"]})
         for path in set(pictures) - {mine}:
             path.unlink()
     assert mine.relative_to(tmp_path) in written[0]
     assert stale.relative_to(tmp_path) not in written[0]
     assert written[0] == written[1]
     names = {path.name for path in written[0]}
-    assert {"fig1.png", "fig6.png", "fig6.svg", "fig7.png", "convergence.png", "table6.csv", "README.md"} <= names
-    gallery = (tmp_path / "README.md").read_text()
+    assert {"fig1.png", "fig6.png", "fig6.svg", "fig7.png", "convergence.png", "table6.csv", "gallery.md"} <= names
+    gallery = (tmp_path / "gallery.md").read_text()
     for picture, content in written[0].items():
         if picture.suffix == ".png":
             assert f"({picture})" in gallery
@@ -248,7 +252,7 @@ def test_a_damaged_record_is_told_and_nothing_is_drawn_from_it(results: Path, tm
 def test_nothing_is_made_of_no_records(tmp_path: Path) -> None:
     assert load_table(tmp_path).empty
     assert list(conditions(load_table(tmp_path))) == []
-    assert "No finished run yet" in write_gallery(tmp_path).read_text()
+    assert "No finished run yet" in write_gallery(tmp_path, load_table(tmp_path)).read_text()
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "notebooks").glob("*.py")), ids=lambda path: path.stem)
@@ -270,7 +274,7 @@ def test_notebooks_show_their_figures_and_write_nothing(
 
 def test_shipped_records_are_whole() -> None:
     """Every committed record is finished, its config hashes to its name, and it says what produced it."""
-    shipped = load_table(ROOT / "results")
+    shipped = load_table(ROOT / "results" / "published")
     quick = select(shipped[shipped["protocol"] == "quick"], {}).set_index(["network", "depth"])
     assert {(n, d) for n in ("plain", "residual") for d in (20, 56)} <= set(quick.index)
     for folder in shipped["folder"]:
@@ -282,13 +286,26 @@ def test_shipped_records_are_whole() -> None:
 
 def test_the_gallery_shows_networks_that_others_trained(tmp_path: Path) -> None:
     put(tmp_path, 0, "network=plain", "depth=20", error=40.0)
-    assert "trained by" not in write_gallery(tmp_path).read_text()
-    folder = tmp_path / "reproductions" / "some-one-plain-20"
-    folder.mkdir(parents=True)
-    (folder / "error.csv").write_text("set,images,error,loss\ntrain,50000,0.53,0\ntest,10000,9.69,0\n")
-    (folder.parent / "README.md").touch()
-    page = write_gallery(tmp_path).read_text()
-    assert "![networks that others trained" in page
-    assert "| trained by some-one, test error (%) |" in page
+    page = write_gallery(tmp_path, load_table(tmp_path)).read_text()  # those that are published
+    assert "results/published/reproductions/error_by_depth.png)" in page
     (row,) = (line for line in page.splitlines() if line.startswith("| plain-20 |"))
     assert row.endswith("| 9.69 |")
+    folder = tmp_path / "reproductions" / "some-one-plain-20"  # and those that were measured here before them
+    folder.mkdir(parents=True)
+    (folder / "error.csv").write_text("set,images,error,loss\ntrain,50000,0.53,0\ntest,10000,9.42,0\n")
+    (folder.parent / "README.md").touch()
+    page = write_gallery(tmp_path, load_table(tmp_path)).read_text()
+    assert "![networks that others trained: training and test error by depth](reproductions/error_by_depth.png)" in page
+    assert "| trained by some-one, test error (%) |" in page
+    (row,) = (line for line in page.splitlines() if line.startswith("| plain-20 |"))
+    assert row.endswith("| 9.42 |")
+
+
+def test_the_gallery_says_what_is_in_it_and_where_each_figure_bears(results: Path, tmp_path: Path) -> None:
+    shutil.copytree(results, tmp_path, dirs_exist_ok=True)
+    write_figures(tmp_path, load_table(tmp_path))
+    page = write_gallery(tmp_path, load_table(tmp_path)).read_text()
+    assert "- [smoke](#smoke)" in page
+    above, _, below = page.partition("![Final error by depth](figures/smoke/error_by_depth.png)")
+    assert above.splitlines()[-2].endswith("Bears on C1, C1 (test), C2, C2 (test) of [claims.md](claims.md).")
+    assert below.strip().startswith("[SVG](figures/smoke/error_by_depth.svg)")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from degradation.config import find_published
 from degradation.record import write_atomically
 from degradation.report import draw, studies
 from degradation.report.table import TABLES, condition_folder, conditions, find_results, load_table
@@ -45,27 +46,31 @@ def caption_of(name: str) -> str:
     return " ".join((inspect.getdoc(FIGURES[name]) or "").split("\n")[1:]).strip()
 
 
-def write_figures(results: Path) -> None:
-    """Every figure into results/figures/<condition>/, every table into results/tables/<condition>/.
+def write_figures(results: Path, table: pd.DataFrame) -> None:
+    """Every figure of these runs into results/figures/<condition>/, every table into results/tables/<condition>/.
 
     A RecordError or ClaimError where a record or a study's claims are damaged.
     """
-    for condition, table in conditions(load_table(results)):
+    for condition, runs in conditions(table):
         folder = condition_folder(condition)
         for name, drawing in FIGURES.items():
-            if (figure := drawing(table)) is not None:
+            if (figure := drawing(runs)) is not None:
                 draw.save(figure, results / "figures" / folder, name)
         (results / "tables" / folder).mkdir(parents=True, exist_ok=True)
         for name, make in TABLES.items():
-            text = make(table).to_csv(index=False, float_format="%.2f")
+            text = make(runs).to_csv(index=False, float_format="%.2f")
             write_atomically(results / "tables" / folder / f"{name}.csv", text)
 
 
 def show(*names: str) -> None:
-    """In a notebook: these figures and tables of every condition, and their captions; nothing is written."""
+    """In a notebook: these figures and tables of every condition, and their captions; nothing is written.
+
+    Of the runs in results/, or of the published ones where there are none.
+    """
     from IPython.display import Image, Markdown, display
 
-    for condition, table in conditions(load_table(find_results())):
+    own = load_table(find_results())
+    for condition, table in conditions(own if len(own) else load_table(find_published())):
         for name in names:
             if name in TABLES:
                 display(Markdown(f"**{condition}: {name}**"), TABLES[name](table))

@@ -29,8 +29,10 @@ _ALWAYS = ("study", "length", "precision", "seconds", "parameters", "commit", "o
 Filter = dict[str, Any]
 
 
-def load_table(results: str | Path) -> pd.DataFrame:
-    """Every finished run under results/runs, a row each.
+def load_table(*results: str | Path) -> pd.DataFrame:
+    """Every finished run below the runs/ of one or several results folders, a row each.
+
+    Of runs with the same config and precision, the one of the first folder.
 
     Columns: network, depth, seed, protocol, data, iterations; every setting under its dotted name (protocol.lr);
     study, the file in conf/experiment that made the run;
@@ -40,11 +42,13 @@ def load_table(results: str | Path) -> pd.DataFrame:
     guessing, the error of it, and the final errors, in percent: of a run that diverged those of guessing, as to leave
     it out would hide exactly the runs that failed. A RecordError where a record is damaged.
     """
-    table = load_runs(results)
-    if table.empty:
+    parts = [part for part in map(load_runs, results) if len(part)]
+    if not parts:
         return pd.DataFrame(columns=[*_SHORT, *_ALWAYS, "varied", "made_by_study", "variation", "label", "pair"])
+    table = pd.concat(parts, ignore_index=True)
     table.columns = table.columns.str.removeprefix("final.")
     table = table.reindex(columns=list(dict.fromkeys([*table, *_SHORT.values(), *_ALWAYS, "seed", "network.classes"])))
+    table = table.drop_duplicates(["run_id", "precision"], ignore_index=True)
     table = table.assign(**{short: table[name] for short, name in _SHORT.items()})
     table["length"] = table["length"].fillna(1)
     table["variation"] = [", ".join(f"{k}={v}" for k, v in sorted(run.items())) for run in table["varied"]]
@@ -60,17 +64,19 @@ def load_table(results: str | Path) -> pd.DataFrame:
 
 
 def conditions(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Each protocol with all of its runs, the paper's first; after it each variant of the user's making alone.
+    """Each protocol with all of its runs, the paper's first; after it each grid of the user's making alone.
 
-    In a variant's table nothing is varied: what all of its runs share is its `condition`, and names its figures.
+    A grid has both arms at two depths or more. In its table nothing is varied: what all of its runs share is its
+    `condition`, and names its figures.
     """
     order = {name: place for place, name in enumerate(PROTOCOLS)}
     for protocol in sorted(table["protocol"].unique(), key=lambda name: (order.get(name, 2), name)):
         runs = table[table["protocol"] == protocol]
         yield protocol, runs.assign(condition=protocol)
         for variation, part in runs[runs["study"].isin(OWN) & (runs["variation"] != "")].groupby("variation"):
-            name = f"{protocol} ({variation})"
-            yield name, part.assign(condition=name, varied=[{}] * len(part))
+            if (part.groupby("network")["depth"].nunique().reindex(ARMS) > 1).all():
+                name = f"{protocol} ({variation})"
+                yield name, part.assign(condition=name, varied=[{}] * len(part))
 
 
 def condition_folder(condition: str) -> str:
@@ -155,6 +161,16 @@ def paired_differences(table: pd.DataFrame) -> pd.DataFrame:
 
 
 TABLES = {"table6": table6, "error_by_depth": error_by_depth, "paired_differences": paired_differences}
+
+
+def load_others(results: Path) -> pd.DataFrame:
+    """Test error (%) of networks that others trained: a row per network such as plain-56, a column per author."""
+    errors: dict[str, dict[str, float]] = {}
+    for path in sorted(results.glob("reproductions/*/error.csv")):
+        author, network, depth = path.parent.name.rsplit("-", 2)
+        error = pd.read_csv(path).set_index("set")["error"]["test"]
+        errors.setdefault(author, {})[f"{network}-{depth}"] = error
+    return pd.DataFrame(errors)
 
 
 def find_results() -> Path:

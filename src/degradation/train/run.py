@@ -15,7 +15,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from degradation.config import Architecture, Config, ConfigError, MachineConfig
+from degradation.config import Architecture, Config, ConfigError, MachineConfig, find_published
 from degradation.data.images import DataError, load, make_synthetic
 from degradation.data.resident import BatchStream, Normalizer
 from degradation.net.foreign import CheckpointError, load_network
@@ -31,7 +31,7 @@ from degradation.train.tracking import Tracker
 
 EXIT_FAILED, EXIT_BUDGET, EXIT_STOPPED = 1, 75, 130
 EXITS = {"stopped": EXIT_STOPPED, "out of budget": EXIT_BUDGET, "diverged": EXIT_FAILED, "failed": EXIT_FAILED}
-EXITS |= {"finished": 0, "skipped": 0}  # of several runs, the first that is found
+EXITS |= {"finished": 0, "skipped": 0, "published": 0}  # of several runs, the first that is found
 SIGNAL_IMAGES, SIGNAL_IMAGES_DEEP = 128, 16  # of the batch on which gradients are measured; deeper than 110 layers
 Say = Callable[[str], None]
 
@@ -45,6 +45,7 @@ class Outcome:
     message: str = ""
     final: dict[str, float] | None = None
     seconds: float = 0.0
+    label: str = ""  # the network, what it varies, and the seed
 
     @property
     def exit_status(self) -> int:
@@ -60,29 +61,32 @@ def exit_status(outcomes: list[Outcome]) -> int:
     return next(status for end, status in EXITS.items() if end in ends)
 
 
-def train(config: Config, jobs: int = 1, label: str = "", origin: dict[str, Any] | None = None) -> Outcome:
+def train(config: Config, jobs: int = 1, place: str = "", origin: dict[str, Any] | None = None) -> Outcome:
     """Run one network to the end of its protocol, continue or skip it; a failure is an Outcome, not an exception.
 
     Args:
         jobs: runs at once on this machine, among which its cores are divided.
-        label: where the sweep stands, such as "3/4", for the progress lines.
+        place: where the sweep stands, such as "3/4", for the progress lines.
         origin: what the record says of where its settings come from: `varied` and `made_by_study` (see cli.origin).
     """
 
+    origin = origin or {}
+    label = config.label(origin.get("varied", {}))
+
     def say(text: str) -> None:
-        print(f"{time.strftime('%H:%M:%S')}  {f'[{label}] ' if label else ''}{config.label:<22} {text}", flush=True)
+        print(f"{time.strftime('%H:%M:%S')}  {f'[{place}] ' if place else ''}{label:<22} {text}", flush=True)
 
     began = time.monotonic()
     Stop.listen()
     if Stop.now():
-        return Outcome(config.run_id, "stopped", "not started")
+        return Outcome(config.run_id, "stopped", "not started", label=label)
     if BEGAN in os.environ and budget_spent(config, 0):
-        return Outcome(config.run_id, "out of budget", "not started")
+        return Outcome(config.run_id, "out of budget", "not started", label=label)
     try:
         machine = machines.resolve(config.machine, jobs)
         record = Record(config)
         try:
-            outcome = _finished_before(record) or _train(config, machine, record, say, origin or {})
+            outcome = _finished_before(record) or _train(config, machine, record, say, origin)
         finally:
             record.close()
     except OSError as error:
@@ -92,7 +96,7 @@ def train(config: Config, jobs: int = 1, label: str = "", origin: dict[str, Any]
     except (CheckpointError, ConstructionError, DataError, RecordError, RuntimeError, ValueError) as error:
         outcome = Outcome(config.run_id, "failed", str(error).partition("\n")[0])
     say(f"{outcome.status}{': ' + outcome.message if outcome.message else ''}")
-    return replace(outcome, seconds=time.monotonic() - began)
+    return replace(outcome, seconds=time.monotonic() - began, label=label)
 
 
 def _finished_before(record: Record) -> Outcome | None:
@@ -144,7 +148,7 @@ def _train(config: Config, machine: MachineConfig, record: Record, say: Say, ori
     shown = SIGNAL_IMAGES if config.network.depth <= 110 else SIGNAL_IMAGES_DEEP  # float32, nothing recomputed
     x, y = (tensor[:shown].clone() for tensor in stream.batch(0))  # the same in both arms, and all along
     record.start_session({"from": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **machines.describe(machine)})
-    tracker = Tracker(config, record)
+    tracker = Tracker(config, record, config.label(origin.get("varied", {})))
     try:
         # Fit.
         measured = Measure(record, tracker, measure, lambda: layer_gradients(network, x, y))
@@ -202,7 +206,9 @@ def _construct(config: Config, network: Network, record: Record, train_views: Vi
     depth, device = config.network.parent_depth, views.images.labels.device
     assert depth is not None
     parent_config = replace(config, network=replace(config.network, depth=depth, parent_depth=None))
-    folder = parent_config.folder
+    folder, published = parent_config.folder, find_published() / "runs" / parent_config.run_id
+    if not (folder / "network.pt").exists() and (published / "network.pt").exists():
+        folder = published
     if not (folder / "network.pt").exists():
         remedy = f"delete {folder} and run" if (folder / "summary.json").exists() else "run"
         raise RecordError(

@@ -59,10 +59,10 @@ class View:
 class Tracker(View):
     """One run's curves, config, final numbers and layer responses; does nothing under logger=none.
 
-    Runs are grouped by study and named by network, depth and seed; every metric is plotted against `iteration`.
+    Runs are grouped by study and named by network, depth, what they vary and seed; every metric is plotted against `iteration`.
     """
 
-    def __init__(self, config: Config, record: Record):
+    def __init__(self, config: Config, record: Record, label: str):
         self.record, self.finished = record, False
         if config.logger.name == "none":
             return
@@ -71,7 +71,7 @@ class Tracker(View):
             config.paths.results,
             config.logger.project,
             id=config.run_id,
-            name=config.label,
+            name=label,
             group=f"{config.study} ({config.protocol.name})",
             job_type=network.name,
             tags=[network.name, f"depth {network.depth}", config.protocol.name],

@@ -1,0 +1,113 @@
+"""Add your finished records to results/published/, and rebuild its figures and pages: python experiments/publish.py --help.
+
+A record is evidence where others can repeat it: it is finished (or diverged, which is an outcome), was made by a commit
+without changes, and belongs to a study. Whatever else is named is refused, and nothing is published.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from report import report
+from reproductions import write_page
+
+from degradation.config import ConfigError, find_published, refuse_published
+from degradation.record import RecordError, check_identity, read_summary, read_varied
+from degradation.report.table import find_results, load_table, probes_folder
+from degradation.report.verdicts import ClaimError, list_studies
+
+ASIDE = (".lock", "checkpoint.ckpt", "network.pt")  # of a record, what stays on the machine that made it
+
+
+class PublishError(Exception):
+    """What was named is not evidence, or is there already; the message says which and why."""
+
+
+def check_commit(described: dict[str, Any], name: str) -> None:
+    commit = str(described.get("commit", "unknown"))
+    if commit == "unknown" or commit.endswith("-dirty"):
+        raise PublishError(
+            f"{name} was made by modified or unknown code (commit {commit}); run it from a clean checkout"
+        )
+
+
+def has_weights(summary: dict[str, Any], config: dict[str, Any]) -> bool:
+    """Whether weights are published, too: of the quick grid's seed 0, and of the paper's protocol."""
+    protocol, usual = config["protocol"]["name"], not read_varied(summary)
+    return protocol == "paper" or (protocol == "quick" and usual and config["seed"] == 0)
+
+
+def check_run(folder: Path, replace: bool) -> None:
+    """A PublishError where a record is not evidence, or is there already."""
+    summary = read_summary(folder)
+    check_commit(summary, folder.name)
+    if summary.get("study") not in list_studies():
+        raise PublishError(f"{folder.name} belongs to no study of conf/experiment (study={summary.get('study')})")
+    if (find_published() / "runs" / folder.name).exists() and not replace:
+        raise PublishError(f"{folder.name} is published already; --replace puts yours in its place")
+
+
+def publish_run(folder: Path) -> None:
+    """Copy a record, and what experiments/probe.py measured of it."""
+    config, summary, target = check_identity(folder), read_summary(folder), find_published() / "runs" / folder.name
+    kept = {"network.pt"} if has_weights(summary, config) else set()
+    copy(folder, target, tuple(name for name in ASIDE if name not in kept))
+    if (probed := probes_folder(folder)).is_dir():
+        copy(probed, probes_folder(target), ())
+
+
+def copy(source: Path, target: Path, aside: tuple[str, ...]) -> None:
+    """A whole folder or nothing, in place of the one that was there."""
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(source, partial, ignore=shutil.ignore_patterns(*aside))
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
+
+
+def main() -> int:
+    """Exit status 2, with one line and nothing published, where what is named is not evidence."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="*", help="run ids below results/runs; `all` for every one that is evidence")
+    parser.add_argument("--results", type=Path, default=find_results(), help="yours (default: %(default)s)")
+    parser.add_argument("--replace", action="store_true", help="also what is published already")
+    parser.add_argument("--also", nargs="+", default=[], help="bench/<device> or reproductions, from the same folder")
+    arguments = parser.parse_args()
+    published = find_published()
+    try:
+        refuse_published(arguments.results)
+        every = arguments.runs == ["all"]
+        found = sorted(path.parent for path in arguments.results.glob("runs/*/summary.json"))
+        chosen = []
+        for folder in found if every else [arguments.results / "runs" / name for name in arguments.runs]:
+            try:
+                check_run(folder, arguments.replace)
+                chosen.append(folder)
+            except PublishError as error:
+                if not every:
+                    raise
+                print(f"left out: {error}")
+        for name in arguments.also:
+            if not (described := list((arguments.results / name).rglob("*.json"))):
+                raise PublishError(f"{arguments.results / name} holds nothing that was measured")
+            for path in described:
+                check_commit(json.loads(path.read_text()), str(path))
+        for name in arguments.also:
+            copy(arguments.results / name, published / name, ())
+            print(f"published {name}")
+        for folder in chosen:
+            publish_run(folder)
+            print(f"published {folder.name}")
+        write_page(published / "reproductions")
+        print(report(published, load_table(published)))
+    except (PublishError, RecordError, ClaimError, ConfigError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

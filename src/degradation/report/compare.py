@@ -1,0 +1,159 @@
+"""A user's own runs beside the published ones, the paper's numbers, and networks that others trained.
+
+The verdict on a network follows a rule that was there before its runs: **equal to the last digit**, where every run has
+a published twin of the same config whose tables are the same digits (but for the seconds); else, against n published
+seeds, **within the spread of seeds** where training and test error both lie in the interval in which 95 % of new means
+would (Student's t, two errors: each at 97.5 %), and **different** where one does not, with what differs besides; else
+**nothing to compare with**.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from scipy import stats
+
+from degradation.report.draw import KINDS, describe, new_figure, style_of, write_caption
+from degradation.report.table import ARMS, PAPER_RESIDUAL, conditions
+
+LEVEL = 0.95
+EQUAL, WITHIN, DIFFERENT, NOTHING = (
+    "equal to the last digit",
+    "within the spread of seeds",
+    "different",
+    "nothing to compare with",
+)
+TWINS = ("metrics.csv", "gradients.csv", "responses.csv")
+# What two runs of one config may still differ in, as their records hold it.
+CAUSES = {
+    "precision": "precision",
+    "hardware.threads": "threads",
+    "hardware.cpu": "processor",
+    "hardware.gpu": "GPU",
+    "versions.torch": "torch",
+    "data": "data",
+}
+
+
+def are_equal(ours: Path, theirs: Path) -> bool:
+    """Whether two records hold the same digits in every column that both have, but for the seconds."""
+    for name in TWINS:
+        if not (ours / name).exists() or not (theirs / name).exists():
+            continue
+        tables = [pd.read_csv(folder / name, dtype=str) for folder in (ours, theirs)]
+        shared = [column for column in tables[0] if column in tables[1] and column != "seconds"]
+        if not tables[0][shared].equals(tables[1][shared]):
+            return False
+    return True
+
+
+def predict(values: pd.Series, new: int) -> tuple[float, float]:
+    """Where the mean of so many new seeds lies in 97.5 % of cases, if nothing but the seed differs; nan for n = 1."""
+    n, spread = len(values), float(values.std()) if len(values) > 1 else 0.0
+    if not spread:
+        return math.nan, math.nan
+    half = stats.t.ppf(1 - (1 - LEVEL) / 4, n - 1) * spread * math.sqrt(1 / n + 1 / new)
+    return max(0.0, values.mean() - half), values.mean() + half
+
+
+def _judge(ours: pd.DataFrame, theirs: pd.DataFrame, row: dict[str, Any]) -> tuple[str, str]:
+    if theirs.empty:
+        return NOTHING, "no such run is published"
+    twins = theirs.drop_duplicates("run_id").set_index("run_id")["folder"]
+    if all(run.run_id in twins and are_equal(run.folder, twins[run.run_id]) for run in ours.itertuples()):
+        return EQUAL, ""
+    found = {
+        name: [
+            set(runs[key].dropna().map("{:g}".format if key.endswith("threads") else str)) for runs in (ours, theirs)
+        ]
+        for key, name in CAUSES.items()
+        if key in ours and key in theirs
+    }
+    causes = [
+        f"{name} {' and '.join(sorted(yours))}, published {' and '.join(sorted(published))}"
+        for name, (yours, published) in found.items()
+        if not yours <= published
+    ]
+    told = "; ".join(causes)
+    if math.isnan(row["test_error_low"]):
+        return NOTHING, f"one published seed has no spread{'; ' + told if told else ''}"
+    inside = [row[f"{error}_low"] <= row[error] <= row[f"{error}_high"] for error in KINDS]
+    return (WITHIN, told) if all(inside) else (DIFFERENT, told or "in nothing that the records name")
+
+
+def compare(own: pd.DataFrame, published: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
+    """A row for each network, and what it varies, of one protocol's own runs.
+
+    Columns: network (with what it varies), label, n, train_error and test_error (%, means over own seeds); published_n,
+    and of each error _mean, _std, _low and _high (the interval of `predict`); paper (test error, %), a column for each
+    author of `others`; verdict, and `besides`: what is not the same in other respects.
+    """
+    rows = []
+    keys = ["label", "variation"]
+    for (label, variation), ours in own.groupby(keys, sort=False):
+        theirs = published[(published["label"] == label) & (published["variation"] == variation)]
+        theirs = theirs[theirs["protocol"] == ours["protocol"].iloc[0]]
+        name, depth = ours["network"].iloc[0], int(ours["depth"].iloc[0])
+        row: dict[str, Any] = {"network": f"{label} {variation}".strip(), "label": label, "n": len(ours)}
+        row["published_n"] = len(theirs)
+        for error in KINDS:
+            low, high = predict(theirs[error], len(ours))
+            row |= {
+                error: ours[error].mean(),
+                f"{error}_mean": theirs[error].mean(),
+                f"{error}_std": theirs[error].std(),
+            }
+            row |= {f"{error}_low": low, f"{error}_high": high}
+        row["paper"] = PAPER_RESIDUAL.get(depth, math.nan) if name == "residual" and not variation else math.nan
+        known = others.loc[label] if label in others.index and not variation else {}
+        row |= {author: known.get(author, math.nan) for author in others}
+        row["verdict"], row["besides"] = _judge(ours, theirs, row)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def compare_each(own: pd.DataFrame, published: pd.DataFrame, others: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """`compare` of every condition of one's own runs."""
+    return {condition: compare(runs, published, others) for condition, runs in conditions(own)}
+
+
+def sentence(row: dict[str, Any]) -> str:
+    """A row of `compare` in words."""
+    seeds = "1 seed" if row["n"] == 1 else f"{row['n']} seeds"
+    told = f"{row['network']}: training / test error {row['train_error']:.1f} / {row['test_error']:.1f} % ({seeds})"
+    if row["published_n"]:
+        means = " / ".join(
+            f"{row[f'{error}_mean']:.1f}" + (f" ± {row[f'{error}_std']:.1f}" if row["published_n"] > 1 else "")
+            for error in KINDS
+        )
+        told += f", published {means} % (n = {row['published_n']})"
+    return f"{told}: {row['verdict']}{' (' + row['besides'] + ')' if row['besides'] else ''}"
+
+
+def draw_comparison(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
+    """Yours beside the published runs
+
+    Filled markers are the means of your seeds; bars are where 95 % of new seeds should land going by the published
+    ones, whose mean is the stroke across (the stroke alone: one published seed).
+    """
+    places = np.arange(len(rows))[::-1]
+    figure, axes = new_figure(11, 1.6 + 0.42 * len(rows), 2, sharey=True)
+    for ax, (error, kind) in zip(axes, KINDS.items(), strict=True):
+        for place, row in zip(places, rows.to_dict("records"), strict=True):
+            ax.plot([row[f"{error}_low"], row[f"{error}_high"]], [place] * 2, color="0.75", linewidth=9, zorder=1)
+            ax.plot(row[f"{error}_mean"], place, "|", color="0.25", markersize=16, markeredgewidth=2, zorder=2)
+            network, depth = row["label"].rsplit("-", 1)
+            look = (
+                {**style_of(network, int(depth)), "markersize": 8} if network in ARMS else {"color": "0", "marker": "^"}
+            )
+            ax.plot(row[error], place, linestyle="none", zorder=3, **look)
+            if error == "test_error":
+                ax.plot(row["paper"], place, "*", color="0.0", markersize=9, zorder=2)
+        ax.set(xlabel=f"final {kind} error (%)", xlim=(0, None))
+    axes[0].set_yticks(places, [f"{row.network} (n = {row.n})" for row in rows.itertuples()])
+    if rows["paper"].notna().any():
+        axes[1].set_title("stars: the paper's, at the end of its schedule", fontsize=9)
+    return write_caption(figure, describe(runs))

@@ -1,0 +1,90 @@
+"""Own runs beside the published: each verdict from runs that call for it, by the rule that compare.py states."""
+
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from scipy import stats
+
+from degradation.report.compare import (
+    DIFFERENT,
+    EQUAL,
+    NOTHING,
+    WITHIN,
+    are_equal,
+    compare,
+    compare_each,
+    draw_comparison,
+    predict,
+    sentence,
+)
+from degradation.report.table import conditions, load_table
+from tests.report.conftest import put
+
+OTHERS = pd.DataFrame({"someone": {"residual-20": 8.3}})
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, object]]:
+    own, published = tmp_path_factory.mktemp("own"), tmp_path_factory.mktemp("published")
+    for seed in range(4):
+        put(published, seed, "network=residual", "depth=20", error=30.0, hardware={"threads": 1})
+        put(published, seed, "network=plain", "depth=20", error=40.0, hardware={"threads": 1})
+        put(published, seed, "network=plain", "depth=56", error=80.0, hardware={"threads": 1})
+    put(published, 0, "network=plain", "depth=32", error=50.0, hardware={"threads": 1})
+    put(own, 0, "network=residual", "depth=20", error=30.0, hardware={"threads": 1})
+    put(own, 0, "network=plain", "depth=20", error=40.3, precision="bf16", hardware={"threads": 1})
+    put(own, 7, "network=plain", "depth=56", error=60.0, hardware={"threads": 2})
+    put(own, 0, "network=plain", "depth=32", error=51.0, hardware={"threads": 1})
+    put(own, 0, "network=plain", "depth=20", "protocol.lr=0.05", error=41.0)
+    found = compare_each(load_table(own), load_table(published), OTHERS)
+    return {row["network"]: row for row in found["quick"].to_dict("records")}
+
+
+def test_the_rule(rows: dict[str, dict[str, object]]) -> None:
+    told = {name: (row["verdict"], row["besides"]) for name, row in rows.items()}
+    assert told["residual-20"] == (EQUAL, "")
+    assert told["plain-20"] == (WITHIN, "precision bf16, published fp32")
+    assert told["plain-56"] == (DIFFERENT, "threads 2, published 1")
+    assert told["plain-32"] == (NOTHING, "one published seed has no spread")
+    assert told["plain-20 protocol.lr=0.05"] == (NOTHING, "no such run is published")
+
+
+def test_the_papers_and_others_numbers_stand_beside_theirs(rows: dict[str, dict[str, object]]) -> None:
+    residual, plain = rows["residual-20"], rows["plain-20"]
+    assert (residual["paper"], residual["someone"]) == (8.75, 8.3)
+    assert math.isnan(float(str(plain["paper"])))
+    assert residual["published_n"] == 4
+    assert sentence(residual).endswith(f"published 30.2 ± 0.1 / 30.5 ± 0.4 % (n = 4): {EQUAL}")
+
+
+def test_the_interval_is_that_of_the_mean_of_new_seeds() -> None:
+    values = pd.Series([40.0, 41.0, 43.0])
+    low, high = predict(values, 2)
+    half = stats.t.ppf(0.9875, 2) * values.std() * math.sqrt(1 / 3 + 1 / 2)
+    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half))
+    assert all(map(math.isnan, predict(values[:1], 1)))  # one seed has no spread
+    assert all(map(math.isnan, predict(pd.Series([5.0, 5.0]), 1)))  # nor have equal ones
+
+
+def test_records_are_equal_where_all_but_the_seconds_are(tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    for folder, second, error in ((ours, 1, "1.5"), (theirs, 2, "1.5")):
+        folder.mkdir()
+        (folder / "metrics.csv").write_text(f"iteration,train_error,seconds\n1,{error},{second}\n")
+    assert are_equal(ours, theirs)
+    (ours / "metrics.csv").write_text("iteration,train_error,seconds,young\n1,1.5,1,3\n")  # of a later version
+    assert are_equal(ours, theirs)
+    (ours / "metrics.csv").write_text("iteration,train_error,seconds\n1,1.50001,1\n")
+    assert not are_equal(ours, theirs)
+
+
+def test_the_figure_shows_both(rows: dict[str, dict[str, object]], tmp_path: Path) -> None:
+    put(tmp_path, 0, "network=plain", "depth=20", error=40.0)
+    ((_, runs),) = conditions(load_table(tmp_path))
+    axes: list[Axes] = draw_comparison(pd.DataFrame([*rows.values()]), runs).axes
+    assert [ax.get_xlabel() for ax in axes] == ["final training error (%)", "final test error (%)"]
+    assert len(axes[0].get_yticklabels()) == 5
+    assert compare(runs, runs.iloc[:0], OTHERS)["verdict"].tolist() == [NOTHING]

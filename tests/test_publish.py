@@ -1,0 +1,114 @@
+"""Published evidence: only finished records of unchanged code and of a study get in, and nothing else writes there."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import publish
+import pytest
+
+from degradation.config import ConfigError, find_published
+from degradation.report.table import load_table, probes_folder
+from tests.conftest import ROOT, Compose, Start
+from tests.report.conftest import put
+
+
+@pytest.fixture
+def evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of published results of the test's own."""
+    folder = tmp_path / "published"
+    shutil.copytree(find_published() / "reproductions", folder / "reproductions")
+    for module in (publish, sys.modules["degradation.report.pages"], sys.modules["degradation.config"]):
+        monkeypatch.setattr(module, "find_published", lambda: folder)
+    return folder
+
+
+def put_one(results: Path, **told: object) -> Path:
+    put(results, 0, "network=plain", "depth=8", error=40.0, **{"study": "gradients", "commit": "0123abcd", **told})
+    (folder,) = (results / "runs").iterdir()
+    (folder / "network.pt").write_bytes(b"weights")
+    return folder
+
+
+def run_publish(results: Path, *arguments: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(sys, "argv", ["publish.py", "--results", str(results), *arguments])
+    return publish.main()
+
+
+def test_a_record_is_published_with_what_was_measured_of_it(
+    evidence: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = put_one(tmp_path / "own")
+    assert run_publish(tmp_path / "own", folder.name, monkeypatch=monkeypatch) == 0
+    target = evidence / "runs" / folder.name
+    assert load_table(evidence)["run_id"].tolist() == [folder.name]
+    assert (target / "network.pt").read_bytes() == b"weights"  # of quick's seed 0
+    assert not (target / ".lock").exists()
+    assert (probes_folder(target) / "lesions.csv").exists()
+    assert (evidence / "README.md").read_text().startswith("# Published results")
+    assert (evidence / "claims.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        ({"commit": "0123abcd-dirty"}, "was made by modified or unknown code (commit 0123abcd-dirty)"),
+        ({"commit": "unknown"}, "was made by modified or unknown code"),
+        ({"study": "single"}, "belongs to no study of conf/experiment (study=single)"),
+    ],
+)
+def test_what_is_no_evidence_is_refused(
+    told: dict[str, str],
+    why: str,
+    evidence: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = put_one(tmp_path / "own", **told)
+    assert run_publish(tmp_path / "own", folder.name, monkeypatch=monkeypatch) == 2
+    assert why in capsys.readouterr().err
+    assert not (evidence / "runs").exists()
+    assert run_publish(tmp_path / "own", "all", monkeypatch=monkeypatch) == 0
+    assert f"left out: {folder.name} " in capsys.readouterr().out
+    assert not (evidence / "runs").exists()
+
+
+def test_what_is_published_is_replaced_only_when_asked(
+    evidence: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = put_one(tmp_path / "own")
+    assert run_publish(tmp_path / "own", folder.name, monkeypatch=monkeypatch) == 0
+    assert run_publish(tmp_path / "own", folder.name, monkeypatch=monkeypatch) == 2
+    assert "is published already; --replace" in capsys.readouterr().err
+    assert run_publish(tmp_path / "own", folder.name, "--replace", monkeypatch=monkeypatch) == 0
+
+
+@pytest.mark.parametrize("script", ["train.py", "report.py", "reproductions.py"])
+def test_nothing_else_writes_there(script: str) -> None:
+    option = {"train.py": "paths.results={}/runs", "report.py": "--results={}", "reproductions.py": "--out={}/x"}[
+        script
+    ]
+    command = [sys.executable, str(ROOT / "experiments" / script), option.format(find_published())]
+    ended = subprocess.run([*command, *(["protocol=smoke"] if script == "train.py" else [])], capture_output=True)
+    assert ended.returncode == 2
+    assert b"is read-only evidence; name another folder" in ended.stderr
+
+
+def test_published_runs_are_not_run_again_where_that_is_asked(start: Start, tmp_path: Path) -> None:
+    process = start("network=plain,residual", "-m")
+    assert process.wait(300) == 0
+    (folder,) = (tmp_path / "runs").glob("plain-*")
+    (tmp_path / "elsewhere" / "runs").mkdir(parents=True)
+    folder.rename(tmp_path / "elsewhere" / "runs" / folder.name)
+    process = start("network=plain,residual", "-m", f"paths.published={tmp_path / 'elsewhere'}")
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert "1 published already; 1 finished already" in out
+    assert not folder.exists()
+
+
+def test_the_published_folder_is_no_place_for_runs(compose: Compose) -> None:
+    with pytest.raises(ConfigError, match="is read-only evidence"):
+        compose("protocol=smoke", f"paths.results={find_published()}")
