@@ -102,7 +102,7 @@ def test_published_runs_are_not_run_again_where_that_is_asked(start: Start, tmp_
     (folder,) = (tmp_path / "runs").glob("plain-*")
     (tmp_path / "elsewhere" / "runs").mkdir(parents=True)
     folder.rename(tmp_path / "elsewhere" / "runs" / folder.name)
-    process = start("network=plain,residual", "-m", f"paths.published={tmp_path / 'elsewhere'}")
+    process = start("network=plain,residual", f"paths.published={tmp_path / 'elsewhere'}", "-m")
     out, err = process.communicate()
     assert process.returncode == 0, err
     assert "1 published already; 1 finished already" in out

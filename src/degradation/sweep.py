@@ -31,7 +31,7 @@ def is_finished(config: Config) -> bool:
 
 
 def find_published(configs: list[Config], precision: str) -> tuple[dict[str, Outcome], str]:
-    """The runs, by id, that `paths.published` holds in this precision (another makes no pair), and a line that says so."""
+    """The runs, by id, that `paths.published` holds in this precision (another makes no pair), and words for it."""
     done, others = {}, set()
     for config in configs:
         folder = Path(config.paths.published or "") / "runs" / config.run_id

@@ -12,6 +12,7 @@ import nbclient
 import numpy as np
 import pandas as pd
 import pytest
+import report
 from matplotlib.colors import to_rgb
 
 from degradation.record import RecordError, load_metrics, load_responses
@@ -195,7 +196,9 @@ def test_what_a_user_varies_is_a_condition_of_its_own(results: Path, tmp_path: P
     assert condition_folder("quick (protocol.lr=0.1, data.name=cifar10)") == "quick++protocol.lr=0.1++data.name=cifar10"
 
 
-def test_report_draws_everything_from_records_alone_and_twice_the_same(results: Path, tmp_path: Path) -> None:
+def test_report_draws_everything_from_records_alone_and_twice_the_same(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copytree(results, tmp_path, dirs_exist_ok=True)
     command = [sys.executable, str(ROOT / "experiments" / "report.py"), "--results", str(tmp_path)]
     mine, stale = tmp_path / "figures" / "mine" / "notes.txt", tmp_path / "figures" / "gone" / "fig6.png"
@@ -204,11 +207,9 @@ def test_report_draws_everything_from_records_alone_and_twice_the_same(results: 
         path.touch()
     written = []
 
-    def draw_again() -> None:
-        write_figures(tmp_path, load_table(tmp_path))
-
-    for report in (lambda: subprocess.run(command, check=True, capture_output=True), draw_again):
-        report()
+    monkeypatch.setattr(sys, "argv", command[1:])
+    for make in (lambda: subprocess.run(command, check=True, capture_output=True).returncode, report.main):
+        assert make() == 0
         pictures = sorted(p for kind in ("figures", "tables") for p in (tmp_path / kind).rglob("*") if p.is_file())
         written.append({p.relative_to(tmp_path): p.read_bytes() for p in [*pictures, tmp_path / "gallery.md"]})
         for path in set(pictures) - {mine}:
@@ -289,7 +290,7 @@ def test_the_gallery_shows_networks_that_others_trained(tmp_path: Path) -> None:
     page = write_gallery(tmp_path, load_table(tmp_path)).read_text()  # those that are published
     assert "results/published/reproductions/error_by_depth.png)" in page
     (row,) = (line for line in page.splitlines() if line.startswith("| plain-20 |"))
-    assert row.endswith("| 9.69 |")
+    assert "| 9.69 |" in row
     folder = tmp_path / "reproductions" / "some-one-plain-20"  # and those that were measured here before them
     folder.mkdir(parents=True)
     (folder / "error.csv").write_text("set,images,error,loss\ntrain,50000,0.53,0\ntest,10000,9.42,0\n")

@@ -101,12 +101,8 @@ def compare(own: pd.DataFrame, published: pd.DataFrame, others: pd.DataFrame) ->
         row["published_n"] = len(theirs)
         for error in KINDS:
             low, high = predict(theirs[error], len(ours))
-            row |= {
-                error: ours[error].mean(),
-                f"{error}_mean": theirs[error].mean(),
-                f"{error}_std": theirs[error].std(),
-            }
-            row |= {f"{error}_low": low, f"{error}_high": high}
+            row |= {error: ours[error].mean(), f"{error}_mean": theirs[error].mean()}
+            row |= {f"{error}_std": theirs[error].std(), f"{error}_low": low, f"{error}_high": high}
         row["paper"] = PAPER_RESIDUAL.get(depth, math.nan) if name == "residual" and not variation else math.nan
         known = others.loc[label] if label in others.index and not variation else {}
         row |= {author: known.get(author, math.nan) for author in others}

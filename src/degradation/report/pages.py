@@ -115,8 +115,7 @@ def _pictures(results: Path, folder: str) -> Iterable[str]:
         picture = f"figures/{folder}/{name}"
         if (results / f"{picture}.png").exists():
             title, drawing = title_of(name), f"{FIGURES[name].__module__}.{FIGURES[name].__name__}"
-            first, _, rest = caption_of(name).partition(". ")
-            above = f"{first.removesuffix('.')}." if first else ""
+            above, rest = [*re.split(r"(?<=\.) (?=[A-Z])", caption_of(name), maxsplit=1), ""][:2]
             if name in bearing:
                 above += f" Bears on {', '.join(bearing[name])} of [claims.md](claims.md)."
             formats = ", ".join(

@@ -59,7 +59,8 @@ class View:
 class Tracker(View):
     """One run's curves, config, final numbers and layer responses; does nothing under logger=none.
 
-    Runs are grouped by study and named by network, depth, what they vary and seed; every metric is plotted against `iteration`.
+    Runs are grouped by study and named by network, depth, what they vary and seed; metrics are plotted against
+    `iteration`.
     """
 
     def __init__(self, config: Config, record: Record, label: str):
