@@ -1,6 +1,7 @@
 """The command line of experiments/train.py: Hydra composes; every bad input is one line and an exit status."""
 
 import os
+import re
 import sys
 from typing import Any
 
@@ -77,8 +78,36 @@ def _fail(error: BaseException) -> int:
         text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         if "not in struct" in (cause := str(error.__cause__)):
             text = f"{text} {cause.splitlines()[0]}; --help lists the settings"
+        if found := re.match(r"Ambiguous value for argument '(.*)'", text):
+            text = f"{found[1]} has several values, which makes it a sweep: experiments/train.py -m {found[1]}"
     print(f"error: {text}", file=sys.stderr)
     return EXIT_INPUT
+
+
+HELP = """Train plain and residual networks, matched in everything but the shortcut.
+
+  python experiments/train.py network=plain depth=56 seed=0           one network
+  python experiments/train.py -m network=plain,residual depth=20,56   a sweep; -m comes first
+  python experiments/train.py experiment=degradation_cifar            the study behind make degradation-cifar
+
+Any setting is an override, `protocol.lr=0.05` or `network.shortcut=B`; `--cfg job` prints what they come to.
+"""
+
+
+def describe_settings() -> str:
+    """The text of --help: the groups with their options, and every setting with its comment in conf/."""
+    conf = find_conf()
+    groups = {folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in sorted(conf.glob("*/"))}
+    parts = [HELP, "Groups:", *(f"  {group}={'|'.join(options)}" for group, options in groups.items())]
+    root = (conf / "train.yaml").read_text().partition("\n\n")[2].partition("\nhydra:")[0]
+    parts += ["\nSettings of a run:\n", root]
+    for option in ("network/plain", "data/cifar10", "protocol/paper", "machine/auto", "logger/wandb"):
+        group = option.partition("/")[0]
+        parts += [
+            f"{group}.*, here those of {group}={option.partition('/')[2]}:\n",
+            (conf / f"{option}.yaml").read_text(),
+        ]
+    return "\n".join(parts)
 
 
 def choose_protocol(arguments: list[str]) -> list[str]:
@@ -104,6 +133,9 @@ def choose_protocol(arguments: list[str]) -> list[str]:
 
 def main() -> None:
     """Run, with one line on stderr and a non-zero exit status for whatever is wrong with the input."""
+    if {"--help", "-h"} & {*sys.argv[1:]}:
+        print(describe_settings())
+        return
     wants_traceback = bool(os.environ.get("HYDRA_FULL_ERROR"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra hands its errors to us
     try:

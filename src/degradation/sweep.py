@@ -20,6 +20,7 @@ from degradation.train import machine as machines
 from degradation.train.callbacks import BEGAN, STOP_FILE, format_seconds
 from degradation.train.run import Outcome, calibrate, exit_status
 
+EVALUATION = 1 / 3  # of an image's time in training: forward alone, of forward and backward
 JOBS_ENV, TOTAL_ENV = "DEGRADATION_JOBS", "DEGRADATION_RUNS"
 
 
@@ -76,13 +77,18 @@ def describe_grid(configs: list[Config], jobs: int) -> str:
 
 
 def estimate_seconds(todo: list[Config], jobs: int) -> dict[str, float]:
-    """Of each run, by id, from a short timing of this machine."""
+    """Of each run, by id, from a short timing of this machine; a DataError where images are missing."""
+    # The images are loaded here, so that they fail, or are downloaded, once and before any run.
+    sizes = {data: [len(part or ()) for part in load(data, todo[0].paths.data)] for data in {c.data for c in todo}}
     timings: dict[Any, Callable[[Architecture], float]] = {}
     seconds = {}
     for config in todo:
         key = (config.protocol.batch_size, config.network.family, config.network.width)
         timings[key] = timings.get(key) or calibrate(config, jobs)
-        seconds[config.run_id] = config.protocol.iterations * timings[key](config.network)
+        protocol, (training, test, held_out) = config.protocol, sizes[config.data]
+        evaluated = protocol.iterations // protocol.evaluate_every * (test + held_out) + training + 2 * test
+        steps = protocol.iterations + EVALUATION * evaluated / protocol.batch_size
+        seconds[config.run_id] = steps * timings[key](config.network)
     return seconds
 
 
@@ -128,8 +134,6 @@ def launch(
     device = machine.device
     jobs = count_jobs(launcher.wanted_jobs, len(todo) or 1, device)
     print(describe_grid(configs, jobs), flush=True)
-    for config in {config.data: config for config in todo}.values():
-        load(config.data, config.paths.data)  # fails, or downloads, once and before any run
     estimate = estimate_seconds(todo, jobs)
     print(told + describe_time(estimate, len(configs) - len(done) - len(todo), jobs), flush=True)
     # Longest first: the cores are then busy to the end.

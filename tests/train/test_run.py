@@ -380,16 +380,17 @@ def test_a_checkpoint_cut_short_is_told(tiny: Compose) -> None:
 
 
 def test_one_diverging_run_does_not_stop_a_sweep(start: Start, tmp_path: Path) -> None:
-    process = start("network=plain", "protocol.lr=1e30,0.1,0.05", "-m", JOBS="2")
+    process = start("network=plain", "protocol.lr=1e30,0.2,0.05", "-m", JOBS="2")
     stdout, stderr = process.communicate()
     assert process.returncode == EXIT_FAILED, stderr
     assert "Traceback" not in stderr
     runs = load_runs(tmp_path).set_index("protocol.lr")
-    assert runs["outcome"].to_dict() == {1e30: "diverged", 0.1: "finished", 0.05: "finished"}
+    assert runs["outcome"].to_dict() == {1e30: "diverged", 0.2: "finished", 0.05: "finished"}
     table = stdout[stdout.rindex("\nrun ") :]
     for rate, outcome in runs["outcome"].items():
-        (line,) = (line for line in table.splitlines() if line.startswith(runs["run_id"][rate]))
-        assert line.split()[1] == outcome
+        (line,) = (line for line in table.splitlines() if f" lr={rate} seed 0 " in line)
+        assert outcome in line.split()
+        assert (runs["run_id"][rate] in line) == (outcome == "finished")
         assert ("%" in line) == (outcome == "finished")
 
 
@@ -456,7 +457,7 @@ def test_results_that_cannot_be_written(said: Callable[..., str], tmp_path: Path
 
 def test_missing_data(said: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "file").touch()  # a place where nothing can be downloaded to, network or not
-    line = said("data=cifar10", f"paths.data={tmp_path}/file/data", status=EXIT_FAILED)
+    line = said("data=cifar10", f"paths.data={tmp_path}/file/data")
     assert f"{tmp_path}/file/data/cifar-10-batches-py" in line
     assert "DATA_DIR" in line
-    assert load_runs(tmp_path).empty
+    assert not (tmp_path / "runs").exists()

@@ -139,7 +139,8 @@ def draw_comparison(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     figure, axes = new_figure(11, 1.6 + 0.42 * len(rows), 2, sharey=True)
     for ax, (error, kind) in zip(axes, KINDS.items(), strict=True):
         for place, row in zip(places, rows.to_dict("records"), strict=True):
-            ax.plot([row[f"{error}_low"], row[f"{error}_high"]], [place] * 2, color="0.75", linewidth=9, zorder=1)
+            width = row[f"{error}_high"] - row[f"{error}_low"]
+            ax.barh(place, width, 0.3, row[f"{error}_low"], color="0.78", zorder=1)
             ax.plot(row[f"{error}_mean"], place, "|", color="0.25", markersize=16, markeredgewidth=2, zorder=2)
             network, depth = row["label"].rsplit("-", 1)
             look = (
@@ -148,7 +149,7 @@ def draw_comparison(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
             ax.plot(row[error], place, linestyle="none", zorder=3, **look)
             if error == "test_error":
                 ax.plot(row["paper"], place, "*", color="0.0", markersize=9, zorder=2)
-        ax.set(xlabel=f"final {kind} error (%)", xlim=(0, None))
+        ax.set(xlabel=f"final {kind} error (%)", xlim=(0, min(100, ax.get_xlim()[1])), ylim=(-0.6, len(rows) - 0.4))
     axes[0].set_yticks(places, [f"{row.network} (n = {row.n})" for row in rows.itertuples()])
     if rows["paper"].notna().any():
         axes[1].set_title("stars: the paper's, at the end of its schedule", fontsize=9)

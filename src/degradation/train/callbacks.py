@@ -66,6 +66,7 @@ class Measure(pl.Callback):
     ):
         self.record, self.tracker, self.evaluate, self.signals = record, tracker, evaluate, signals
         self.before, self.began = 0.0, time.monotonic()
+        self.evaluation = 0.0  # seconds that the last one took
         self.row: dict[str, Any] = {}
 
     @property
@@ -96,7 +97,9 @@ class Measure(pl.Callback):
             error, loss = module.take_running()
             row = {"iteration": iteration, "lr": module.lr_at(iteration - 1), "train_error": error, "train_loss": loss}
             if iteration % protocol.evaluate_every == 0 or last:
+                began = time.monotonic()
                 row |= self.evaluate()
+                self.evaluation = time.monotonic() - began
             self.row = {**row, "seconds": self.seconds}
             self.record.append(self.row)
             self.tracker.log(self.row)
@@ -105,10 +108,13 @@ class Measure(pl.Callback):
 
 
 class Progress(pl.Callback):
-    """Tells how far the run is, and ends it when asked to, or when the budget is spent."""
+    """Tells how far the run is, and ends it when asked to, or when the budget is spent.
 
-    def __init__(self, config: Config, measured: Measure, say: Callable[[str], None]):
-        self.config, self.measured, self.say = config, measured, say
+    What follows training is told with it: measurements as long as `closing` evaluations.
+    """
+
+    def __init__(self, config: Config, measured: Measure, closing: float, say: Callable[[str], None]):
+        self.config, self.measured, self.closing, self.say = config, measured, closing, say
         self.began_at, self.stopped = time.time(), ""
 
     def on_train_start(self, trainer: pl.Trainer, module: DegradationModule) -> None:  # type: ignore[override]
@@ -134,7 +140,7 @@ class Progress(pl.Callback):
         self.say(
             f"iteration {module.iteration:>6,} / {total:,}   train error {self.measured.row['train_error']:5.1f} %   "
             f"{rate * module.protocol.batch_size:6,.0f} images/s   "
-            f"{format_seconds((total - module.iteration) / rate)} left"
+            f"{format_seconds((total - module.iteration) / rate + self.closing * self.measured.evaluation)} left"
         )
         self.told = now
 

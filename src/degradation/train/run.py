@@ -152,7 +152,9 @@ def _train(config: Config, machine: MachineConfig, record: Record, say: Say, ori
     try:
         # Fit.
         measured = Measure(record, tracker, measure, lambda: layer_gradients(network, x, y))
-        progress = Progress(config, measured, say)
+        # Afterwards all training images are evaluated, and the test images' responses taken (about twice the work).
+        closing = (len(train_set) + 2 * len(test)) / (len(test) + len(validation or ()))
+        progress = Progress(config, measured, closing, say)
         trainer = _trainer(machine, [measured, progress, Checkpoint(record, config.machine.checkpoint_seconds)])
         cadences = [protocol.log_every, protocol.evaluate_every]
         cadences += [protocol.warmup.window] if module.warmup_lr is not None else []
@@ -187,6 +189,7 @@ def _train(config: Config, machine: MachineConfig, record: Record, say: Say, ori
             record.finish({**summary, "message": diverged, "final": None})
             return Outcome(record.id, "diverged", f"{diverged}; recorded as an outcome")
         # Measure, and write.
+        say(f"trained; measuring training error in eval mode, and responses, on {len(train_set) + len(test):,} images")
         subject = at_test()
         eval_error, eval_loss = evaluate(subject, views)
         record.write_table("responses.csv", layer_responses(subject, views.of(test)))
