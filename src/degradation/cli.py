@@ -102,11 +102,8 @@ def describe_settings() -> str:
     root = (conf / "train.yaml").read_text().partition("\n\n")[2].partition("\nhydra:")[0]
     parts += ["\nSettings of a run:\n", root]
     for option in ("network/plain", "data/cifar10", "protocol/paper", "machine/auto", "logger/wandb"):
-        group = option.partition("/")[0]
-        parts += [
-            f"{group}.*, here those of {group}={option.partition('/')[2]}:\n",
-            (conf / f"{option}.yaml").read_text(),
-        ]
+        group, name = option.split("/")
+        parts += [f"{group}.*, here those of {group}={name}:\n", (conf / f"{option}.yaml").read_text()]
     return "\n".join(parts)
 
 
