@@ -226,7 +226,9 @@ def run(arguments: argparse.Namespace) -> None:
         with tempfile.TemporaryDirectory(prefix=".probe-", dir=out.parent) as temporary:
             made = Path(temporary) / "made"
             made.mkdir()
-            for probe in (probe for probe in PROBES if probe in arguments.probes):
+            chosen = [probe for probe in PROBES if probe in arguments.probes]
+            for number, probe in enumerate(chosen, 1):
+                print(f"[{number}/{len(chosen)}] measuring {probe} ...", flush=True)
                 views = Views(images.get(probe, test), normalize)
                 table, said = PROBES[probe](network, views.of(train), views, arguments)
                 table.to_csv(made / f"{probe}.csv", index=False, float_format="%.6g")

@@ -112,3 +112,13 @@ def test_published_runs_are_not_run_again_where_that_is_asked(start: Start, tmp_
 def test_the_published_folder_is_no_place_for_runs(compose: Compose) -> None:
     with pytest.raises(ConfigError, match="is read-only evidence"):
         compose("protocol=smoke", f"paths.results={find_published()}")
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs the checkout's git")
+def test_git_sees_the_published_evidence_and_nothing_that_is_made_here() -> None:
+    made = ["runs/x/summary.json", "figures/quick/fig6.png", "gallery.md", "claims.md", "wandb/x", "bench/cpu/x"]
+    kept = ["README.md", "published/README.md", "published/runs/x/summary.json", "published/runs/x/network.pt"]
+    paths = [f"results/{path}" for path in (*made, *kept)]
+    command = ["git", "check-ignore", "--no-index", *paths]
+    ignored = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.split()
+    assert ignored == paths[: len(made)]
