@@ -306,7 +306,7 @@ def test_the_gallery_says_what_is_in_it_and_where_each_figure_bears(results: Pat
     shutil.copytree(results, tmp_path, dirs_exist_ok=True)
     write_figures(tmp_path, load_table(tmp_path))
     page = write_gallery(tmp_path, load_table(tmp_path)).read_text()
-    assert "- [smoke](#smoke)" in page
+    assert "- [Protocol smoke](#protocol-smoke)" in page
     above, _, below = page.partition("![Final error by depth](figures/smoke/error_by_depth.png)")
     assert above.splitlines()[-2].endswith("Bears on C1, C1 (test), C2, C2 (test) of [claims.md](claims.md).")
     assert below.strip().startswith("[SVG](figures/smoke/error_by_depth.svg)")

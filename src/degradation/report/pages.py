@@ -129,7 +129,7 @@ def _pictures(results: Path, folder: str) -> Iterable[str]:
 
 def _section(results: Path, condition: str, table: pd.DataFrame, compared: pd.DataFrame | None) -> list[str]:
     folder, runs, protocol = condition_folder(condition), select(table, {}), table["protocol"].iloc[0]
-    parts, others = [f"## {condition}"], load_others(_evidence(results))
+    parts, others = [f"## Protocol {condition}"], load_others(_evidence(results))
     if len(runs):
         depths, seeds = (",".join(map(str, sorted(runs[column].unique()))) for column in ("depth", "seed"))
         # What a variant's runs share, as overrides: no spaces within a list.
