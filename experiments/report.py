@@ -7,18 +7,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import matplotlib as mpl
 import pandas as pd
 
 from degradation.config import ConfigError, find_published, refuse_published
 from degradation.record import RecordError
 from degradation.report.compare import compare_each, draw_comparison, sentence
-from degradation.report.draw import save
+from degradation.report.draw import SIZES, save
 from degradation.report.figures import FIGURES, write_figures
 from degradation.report.pages import write_claims, write_gallery
 from degradation.report.table import TABLES, condition_folder, conditions, find_results, load_others, load_table
 from degradation.report.verdicts import ClaimError, load_claims
 
-MADE = {*FIGURES, *TABLES, "comparison"}
+MADE = {*FIGURES, *TABLES, "comparison", "matched_pair"}
 MOST_TOLD = 12  # networks of a protocol that are compared on the screen; the gallery has all
 
 
@@ -66,9 +67,11 @@ def main() -> int:
     parser.add_argument(
         "--with-published", action="store_true", help="draw and judge the published runs together with those"
     )
+    parser.add_argument("--size", choices=SIZES, default="page", help="lecture: larger text and lines, for slides")
     parser.add_argument("--wandb", action="store_true", help="log the figures and tables as one W&B run, too")
     arguments = parser.parse_args()
     results = Path(arguments.results)
+    mpl.rcParams["savefig.dpi"] = SIZES[arguments.size]
     try:
         refuse_published(results)
         load_claims()  # what is damaged is told before anything is removed

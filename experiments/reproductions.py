@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from degradation.config import ConfigError, refuse_published
 from degradation.record import write_atomically
-from degradation.report.draw import new_figure, save, style_of, write_caption
+from degradation.report.draw import DASHED, new_figure, save, style_of, write_caption
 from degradation.report.pages import markdown_table
 from degradation.report.table import ARMS, find_results
 
@@ -160,7 +160,7 @@ def draw_errors(table: pd.DataFrame) -> Figure:
     figure, axes = new_figure(8.5, 3.8, 2)
     for ax, (column, title) in zip(axes, ERRORS.items(), strict=True):
         for (author, network), part in table.sort_values("depth").groupby(["author", "network"]):
-            style = {**style_of(network, 44), "linestyle": "--" if column == "train_error" else "-", "markersize": 6}
+            style = {**style_of(network, 44), "linestyle": DASHED if column == "train_error" else "-", "markersize": 6}
             filled = style["color"] if author == sorted(table["author"])[0] else "white"
             ax.plot(part["depth"], part[column], markerfacecolor=filled, label=f"{network} ({author})", **style)
         ax.set_xticks(sorted(table["depth"].unique()))
@@ -180,7 +180,7 @@ def draw_responses(table: pd.DataFrame) -> Figure:
     for ax, ((author, network), part) in zip(axes, panels, strict=True):
         for row in part.sort_values("depth").itertuples():
             stds = row.responses["std"].sort_values(ascending=False).to_numpy()
-            style = style_of(network, row.depth, len(stds))
+            style = style_of(network, row.depth)
             ax.plot(range(1, len(stds) + 1), stds, label=f"{network}-{row.depth}", **style)
         ax.set_title(f"{network} ({author})")
         ax.set_xlabel("layer, sorted by std")

@@ -1,9 +1,11 @@
 """One style for every figure, and the paper's own: each takes a condition's table and returns a figure, or None.
 
-An arm has one hue and one marker, a depth one luminance in that hue (deeper is darker), dashed is training error and
-solid anything else. Whatever else a figure compares (settings, moments, parts) is told apart by NEUTRAL.
+An arm has one hue and one marker, a depth one luminance, the same in both hues (deeper is darker); dashed is training
+error or loss and solid anything else. Whatever else a figure compares (settings, moments, parts) is told apart by
+NEUTRAL. One legend above all panels says what they have in common.
 """
 
+import math
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from itertools import product
@@ -13,28 +15,34 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator, StrMethodFormatter
+from scipy import stats
 
 from degradation.record import load_metrics, load_responses
-from degradation.report.table import ARMS, PROTOCOLS, finished, gather, select
+from degradation.report.table import PAPER_RESIDUAL, PROTOCOLS, finished, gather, select
+from degradation.report.verdicts import LEVEL
 
-# Of 8, 50 and 110 layers: the lightest has a contrast of 3.3 to 1 on white, the darkest one of 18.
-HUES = {"plain": ("#e2605a", "#a31c2a", "#2e0308"), "residual": ("#4a90d0", "#1b5199", "#051226")}
-SHARES = {8: 0.0, 20: 0.1, 50: 0.5, 110: 1.0}  # depth -> how far along the three; in between by its logarithm
+# Equal steps in lightness, 58, 36 and 13 of 100 (CIELAB): the lightest has a contrast of 3.4 to 1 on white.
+HUES = {"plain": ("#ea5c5d", "#a6192b", "#4c0008"), "residual": ("#3f8bf2", "#0253a9", "#01214a")}
+SHARES = {8: 0.0, 20: 0.1, 50: 0.5, 110: 0.85, 1202: 1.0}  # depth -> how far along the three; between by its logarithm
 MARKERS = {"plain": "o", "residual": "s"}
 DASHED: Any = (0, (3, 1.5))
 NEUTRAL: tuple[dict[str, Any], ...] = (
-    {"color": "0.0", "linestyle": "-", "marker": "^"},
-    {"color": "0.4", "linestyle": "-.", "marker": "D"},
-    {"color": "0.55", "linestyle": ":", "marker": "v"},
+    {"color": "0.0", "linestyle": "-", "marker": "^", "markersize": 4},
+    {"color": "0.4", "linestyle": "-.", "marker": "D", "markersize": 4},
+    {"color": "0.55", "linestyle": ":", "marker": "v", "markersize": 4},
 )
 KINDS = {"train_error": "training", "test_error": "test"}
+# Pixels per inch: a figure is as many pixels wide in every size, and on the smaller paper text and lines are larger.
+SIZES = {"page": 150, "lecture": 195}
 mpl.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25})
-mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "degradation"})
+mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "degradation", "pdf.fonttype": 42})
+mpl.rcParams.update({"savefig.dpi": SIZES["page"], "legend.frameon": False})
 
 
 def colour_of(network: str, depth: int = 20) -> str:
@@ -43,26 +51,27 @@ def colour_of(network: str, depth: int = 20) -> str:
     return to_hex(LinearSegmentedColormap.from_list(network, HUES[network], 20_001)(float(share)))
 
 
-def style_of(network: str, depth: int = 20, points: int = 0) -> dict[str, Any]:
-    """Colour and marker of a network's line; with `points`, about ten markers on a line of so many."""
-    every = max(1, points // 10)
-    return {"color": colour_of(network, depth), "marker": MARKERS[network], "markersize": 4, "markevery": every}
+def style_of(network: str, depth: int = 20) -> dict[str, Any]:
+    """Colour and marker of a network's line."""
+    return {"color": colour_of(network, depth), "marker": MARKERS[network], "markersize": 4}
 
 
 def new_figure(
     width: float, height: float, columns: int, sharey: Any = False, rows: int = 1
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of rows x columns panels, and its axes row by row; sizes in inches."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    """A figure of rows x columns panels, and its axes row by row; sizes in inches of a page."""
+    scale = SIZES["page"] / mpl.rcParams["savefig.dpi"]
+    figure = Figure(figsize=(scale * width, (1 + scale) / 2 * height), layout="constrained")
     return figure, list(figure.subplots(rows, columns, squeeze=False, sharey=sharey).flat)
 
 
 def save(figure: Figure, folder: Path, name: str) -> None:
-    """Write name.png and name.svg; the same data give the same bytes."""
+    """Write name.png, name.svg and name.pdf; the same data give the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / f"{name}.png", dpi=150, metadata={"Software": None})
+    figure.savefig(folder / f"{name}.png", metadata={"Software": None})
     figure.set_layout_engine("none")  # laid out already, which takes as long as the drawing
     figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+    figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
 
 
 def write_caption(figure: Figure, text: str) -> Figure:
@@ -94,12 +103,6 @@ def left_out(table: pd.DataFrame) -> str:
     return f"{diverged} diverged and not shown" if diverged else ""
 
 
-def two_depths(runs: pd.DataFrame, arms: Sequence[str] = ARMS) -> list[int]:
-    """Fig. 1's depths, 20 and 56, where all arms have both; else the shallowest and the deepest that all arms have."""
-    common = sorted(set.intersection(*({*runs.loc[runs["network"] == arm, "depth"]} for arm in arms)))
-    return [20, 56] if {20, 56} <= {*common} else sorted({*common[:1], *common[-1:]})
-
-
 def with_n(runs: pd.DataFrame) -> pd.Series:
     """The label of each run, with n where it is not the same for all networks."""
     n = runs.groupby("label")["seed"].transform("nunique").astype(str)
@@ -109,27 +112,41 @@ def with_n(runs: pd.DataFrame) -> pd.Series:
 def draw_band(ax: Axes, rows: pd.DataFrame, x: str, y: str, **style: Any) -> None:
     """The mean of y at every x as a line, and its range as a band where there are several values."""
     values = rows.dropna(subset=[y]).groupby(x)[y].agg(["mean", "min", "max"])
+    if style.get("marker"):
+        style["markevery"] = max(1, len(values) // 8)
     ax.plot(values.index, values["mean"], **style)
-    if (values["max"] > values["min"]).any():
+    if len(values) == 1:
+        ax.vlines(values.index, values["min"], values["max"], color=style["color"], linewidth=1)
+    elif (values["max"] > values["min"]).any():
         ax.fill_between(values.index, values["min"], values["max"], color=style["color"], alpha=0.18, linewidth=0)
 
 
 def draw_points(ax: Axes, rows: pd.DataFrame, x: str, y: str, **style: Any) -> None:
-    """Every value of y a point, filled where dashed (training), and their mean a line."""
-    look = {key: style[key] for key in ("color", "marker")}
-    look |= {"markersize": 5, "markerfacecolor": style["color"] if style.get("linestyle") == DASHED else "white"}
-    line = {"linestyle": style.get("linestyle", "-"), "linewidth": 1.2}
-    means = rows.groupby(x)[y].mean()
-    ax.plot(means.index, means, color=style["color"], **line)
-    ax.plot(rows[x], rows[y], linestyle="none", **look)
-    ax.plot([], [], label=style["label"], **look, **line)
+    """Every value of y a point of its network's colour, filled where dashed (training), and their mean a line.
+
+    A mean of those alone that have a value would flatter: there is none where one is missing.
+    """
+    mean = rows.groupby(x)[y].apply(lambda values: values.mean(skipna=False))
+    ax.plot(mean.index, mean, **{**style, "marker": None, "linewidth": 1.2})
+    for (network, depth), points in rows.groupby(["network", "depth"]):
+        look = {**style_of(network, depth), "markersize": 5, "linestyle": "none"}
+        filled = look["color"] if style.get("linestyle") == DASHED else "white"
+        ax.plot(points[x], points[y], markerfacecolor=filled, **look)
+
+
+def draw_intervals(ax: Axes, rows: pd.DataFrame, x: str, y: str, **style: Any) -> None:
+    """The mean of y at every x with its 95 % interval (Student's t), and every value a small point."""
+    values = rows.groupby(x)[y].agg(["mean", "std", "count"])
+    half = stats.t.ppf((1 + LEVEL) / 2, values["count"] - 1) * values["std"] / np.sqrt(values["count"])
+    ax.errorbar(values.index, values["mean"], yerr=half, capsize=4, **style)
+    ax.plot(rows[x], rows[y], ".", color=style["color"], alpha=0.5)
 
 
 def draw_facets(
     rows: pd.DataFrame,
     x: str,
     y: str,
-    labels: tuple[str, Any],
+    labels: tuple[Any, Any],
     size: tuple[float, float] = (4.2, 3.2),
     sharey: Any = True,
     styles: dict[Any, dict[str, Any]] | None = None,
@@ -137,80 +154,158 @@ def draw_facets(
 ) -> tuple[Figure, list[Axes]]:
     """A panel for each `row` and `column` of the rows, in the order of their coming; in it a plot of each `line`.
 
-    Panels without data are left out. A panel's title is its `title`, else its column. A line has the style of its
-    `style`, if there are any, else of its network and depth, and dashes where its `kind` is training. Labels are those
-    of the axes, the second one for all rows or a dict; size is that of a panel in inches.
+    Panels without data are left out; more than four in the only row are wrapped. A panel's title is its `title`, else,
+    in the first row, its column. A line has the style of its `style` where there is one, else of its network and depth,
+    and dashes where its `kind` is training. The legend says lines, and kinds where a panel has both. Labels are those
+    of the axes, each for all rows or a dict; size is that of a panel in inches.
     """
-    rows = rows.assign(row=rows.get("row", ""), title=rows.get("title", rows["column"]))
+    given = {name: rows.get(name, "") for name in ("row", "title", "kind", "style")}
+    rows, styles, key = rows.assign(**given), styles or {}, {}
     down, along = (list(dict.fromkeys(rows[place])) for place in ("row", "column"))
-    figure, axes = new_figure(1 + size[0] * len(along), 0.8 + size[1] * len(down), len(along), sharey, len(down))
-    panels = dict(zip(product(down, along), axes, strict=True))
-    for place, part in rows.groupby(["row", "column"], sort=False):
-        ax = panels.pop(place)
-        for label, line in part.groupby("line", sort=False):
+    across = len(along) if len(down) > 1 else math.ceil(len(along) / math.ceil(len(along) / 4))
+    lines = math.ceil(len(down) * len(along) / across)
+    figure, axes = new_figure(1 + size[0] * across, 1 + size[1] * lines, across, sharey, lines)
+    places = list(product(down, along))
+    parts = {place: part for place, part in rows.groupby(["row", "column"], sort=False)}
+    for number, (ax, place) in enumerate(zip(axes, places, strict=False)):
+        if place not in parts:
+            continue
+        for (label, kind), line in parts[place].groupby(["line", "kind"], sort=False):
             first = line.iloc[0]
-            style = styles[first["style"]] if styles else style_of(first["network"], first["depth"], line[x].nunique())
-            if (kind := first.get("kind")) in KINDS.values():
-                told = {"linestyle": DASHED, "linewidth": 1.2} if kind == "training" else {"linewidth": 1.8}
-                style = {**style, **told, "marker": style["marker"] if plot is draw_points else None}
-            plot(ax, line, x, y, **{"linewidth": 1.4, "label": label, **style})
-        ax.set(title=part["title"].iloc[0], xlabel=labels[0])
+            arm = (first["depth"], first["network"]) if first["style"] not in styles else (0, "")
+            style = {"linewidth": 1.4, **(styles.get(first["style"]) or style_of(arm[1], arm[0]))}
+            shown = dict(style)
+            if kind:
+                style |= {
+                    "linestyle": DASHED if kind == "training" else "-",
+                    "linewidth": 1.2 if kind == "training" else 1.8,
+                }
+                shown |= {"linestyle": "-", "linewidth": 3}
+                if plot is draw_band and first["style"] not in styles:  # colours tell arms apart, where panels do not
+                    style["marker"] = shown["marker"] = None
+            if plot is draw_points:
+                shown["linestyle"] = "none"
+            key.setdefault(label, (arm, Line2D([], [], label=label, **shown)))
+            plot(ax, line, x, y, **{"label": f"{label} {kind}".strip(), **style})
+        first = parts[place].iloc[0]
+        ax.set_title(first["title"] or (place[1] if number < across else ""))
+        xlabel, ylabel = (text.get(place[0], "") if isinstance(text, dict) else text for text in labels)
+        below = number + across < len(places) and places[number + across] in parts
+        if isinstance(labels[0], dict) or not below:
+            ax.set_xlabel(xlabel)
+        if number % across == 0:
+            ax.set_ylabel(ylabel)
         if x == "thousands":
             ax.set_xlim(left=0)
         elif (rows[x] % 1 == 0).all():
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if place[1] == along[0]:
-            ax.set_ylabel(labels[1] if isinstance(labels[1], str) else labels[1][place[0]])
-    for ax in panels.values():
-        ax.remove()
+    drawn = [ax for ax, place in zip(axes, places, strict=False) if place in parts]
+    for ax in axes:
+        if ax not in drawn:
+            ax.remove()
+    handles = [handle for _, handle in (sorted(key.values(), key=lambda entry: entry[0]) if key else ())]
+    if max(part["kind"].nunique() for part in parts.values()) > 1:
+        looks = {"training": {"linestyle": DASHED, "linewidth": 1.2}, "test": {"linestyle": "-", "linewidth": 1.8}}
+        handles += [Line2D([], [], color="0.3", label=kind, **look) for kind, look in looks.items()]
+    if len(handles) > 1:
+        one_legend(figure, handles)
     return figure, figure.axes
 
 
-def one_legend(figure: Figure, axes: Iterable[Axes]) -> None:
-    """Above all panels, what stands for the same in each."""
-    found = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    figure.legend(found.values(), found.keys(), ncols=4, loc="outside upper center")
+def one_legend(figure: Figure, handles: Iterable[Artist]) -> None:
+    """Above all panels, what stands for the same in each, in as few lines as the figure's width allows."""
+    handles = list(handles)
+    width = 0.6 + 0.075 * max(len(str(handle.get_label())) for handle in handles)
+    lines = math.ceil(len(handles) / max(1, figure.get_figwidth() // width))
+    figure.legend(handles=handles, ncols=math.ceil(len(handles) / lines), loc="outside upper center")
 
 
-def melt_errors(runs: pd.DataFrame) -> pd.DataFrame:
-    """A row for each training and test error: `kind` names it, `error` is its value (%)."""
-    return pd.concat([runs.assign(kind=kind, error=runs[column]) for column, kind in KINDS.items()])
+def melt(rows: pd.DataFrame, quantity: str = "error") -> pd.DataFrame:
+    """A row for each training and each test error (%) or loss: `kind` names it, `value` is it."""
+    parts = [rows.assign(kind=kind, value=rows[column.replace("error", quantity)]) for column, kind in KINDS.items()]
+    return pd.concat(parts).dropna(subset=["value"])
 
 
-def draw_errors(rows: pd.DataFrame, x: str, names: dict[Any, str], xlabel: str) -> tuple[Figure, list[Axes]]:
-    """Final errors by the values of x, a panel per `column`: every run a point, their mean a line; training filled.
-
-    The rows are those of melt_errors; `line` is said in the legend. Values of x that have `names` are evenly spaced in
-    that order, numbers without stand where they belong.
-    """
-    place = rows[x].map({value: place for place, value in enumerate(names)}) if names else rows[x]
-    labels = (xlabel, "final error (%)")
-    figure, axes = draw_facets(rows.assign(place=place), "place", "error", labels, (4, 2.8), plot=draw_points)
+def mark_values(axes: Iterable[Axes], depths: Iterable[float]) -> None:
+    """Ticks at the values that there are; where 1202 layers would push other depths together, a logarithmic axis."""
+    ticks = sorted({*depths})
     for ax in axes:
-        ax.legend()
-        if names:
-            ax.set_xticks(range(len(names)), list(names.values()))
+        if ticks[-1] > 15 * ticks[0]:
+            ax.set_xscale("log")
+        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.margins(x=0.12)
+
+
+def draw_errors(
+    runs: pd.DataFrame, x: str, xlabel: str, names: dict[Any, str] | None = None
+) -> tuple[Figure, list[Axes]]:
+    """Final training error (left, filled) and test error (right) by the values of x: every run a point.
+
+    The runs' `line` is said in the legend. Values of x that have `names` are evenly spaced in that order, numbers
+    without stand where they belong.
+    """
+    place = runs[x].map({value: place for place, value in enumerate(names)}) if names else runs[x]
+    errors = melt(runs.assign(place=place))
+    errors["column"] = errors["kind"] + " error"
+    figure, axes = draw_facets(errors, "place", "value", (xlabel, "final error (%)"), (4, 2.8), plot=draw_points)
+    if names:
+        slanted = {"rotation": 20, "ha": "right"} if max(len(name) for name in names.values()) > 24 else {}
+        for ax in axes:
+            ax.set_xticks(range(len(names)), list(names.values()), **slanted)
             ax.set_xlim(-0.5, len(names) - 0.5)
-    from_zero(axes, labels[1])
+    else:
+        mark_values(axes, runs[x])
+    from_zero(axes)
     return figure, axes
 
 
-def from_zero(axes: Sequence[Axes], label: str) -> None:
+def from_zero(axes: Sequence[Axes]) -> None:
     """Vertical axes alike, from 0 to a little above all that is drawn."""
-    axes[0].set_ylabel(label)
     top = max([ax.dataLim.ymax for ax in axes if np.isfinite(ax.dataLim.ymax)], default=1.0)
     for ax in axes:
-        ax.set_ylim(0, 1.12 * top)
+        ax.set_ylim(0, 1.08 * top)
 
 
-def _draw_curves(runs: pd.DataFrame, column: Callable[[pd.DataFrame], pd.Series]) -> tuple[Figure, list[Axes]]:
-    curves = melt_errors(gather(runs, load_metrics)).dropna(subset=["error"])
-    curves = curves.assign(thousands=curves["iteration"] / 1000, line=curves["label"] + " " + curves["kind"])
-    labels = ("iterations (thousands)", "error (%)")
-    figure, axes = draw_facets(curves.assign(column=column), "thousands", "error", labels, (4.6, 3.3))
-    # The paper shows 0 to 20 %. Other protocols end elsewhere: from 0 to a little above where the second half starts.
-    top = curves.loc[curves["iteration"] >= 0.3 * curves["iteration"].max(), "error"].max()
-    axes[0].set_ylim(0, 20 if runs["condition"].iloc[0] == "paper" else min(100, 1.08 * top))
+def log_scale(axes: Sequence[Axes]) -> None:
+    """Vertical axes alike and logarithmic, over a decade at least: a change by half must not look like a collapse."""
+    lows, highs = [ax.dataLim.minposy for ax in axes], [ax.dataLim.ymax for ax in axes]
+    low, high = min(lows), max(highs)
+    if not 0 < low < high < np.inf:
+        return
+    room = max(1.2, math.sqrt(10 * low / high))
+    for ax in axes:
+        ax.set_yscale("log")
+        ax.set_ylim(low / room, high * room)
+        if high < 100 * low:  # numbers as they are read
+            ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            ax.yaxis.set_minor_formatter(NullFormatter())
+
+
+def draw_curves(
+    runs: pd.DataFrame,
+    column: Any,
+    quantity: str = "error",
+    styles: dict[Any, dict[str, Any]] | None = None,
+    load: Callable[[Path], pd.DataFrame] = load_metrics,
+) -> tuple[Figure, list[Axes]]:
+    """Training (dashed) and test error or loss along training, of each `line` of the runs; means over seeds, range.
+
+    `column` says the panels, given the rows. The paper shows errors of 0 to 20 %, so do figures of its protocol, and
+    name what is beyond.
+    """
+    zoomed = quantity == "error" and runs["protocol"].iloc[0] == "paper"
+    if zoomed:
+        last = runs.groupby("line")["train_error"].transform("mean")
+        runs = runs.assign(line=runs["line"] + last.map(lambda error: f", at {error:.0f} %" if error > 20 else ""))
+    curves = melt(gather(runs, load), quantity)
+    curves = curves.assign(thousands=curves["iteration"] / 1000).assign(column=column)
+    labels = ("iterations (thousands)", "error (%)" if quantity == "error" else "loss")
+    figure, axes = draw_facets(curves, "thousands", "value", labels, (4.6, 3.3), styles=styles)
+    guessed = 1.3 * math.log(runs["network.classes"].max()) if quantity == "loss" else 100.0
+    top = curves.loc[curves["iteration"] > curves["iteration"].min(), "value"].max()
+    axes[0].set_ylim(0, 20 if zoomed else min(guessed, 1.05 * top))
     return figure, axes
 
 
@@ -222,16 +317,9 @@ def draw_figure1(table: pd.DataFrame) -> Figure | None:
     """
     runs = finished(table)
     runs = runs[runs["network"] == "plain"]
-    depths = two_depths(runs, ("plain",))
-    if len(depths) < 2:
+    if runs["depth"].nunique() < 2:
         return None
-    runs = runs[runs["depth"].isin(depths)]
-    figure, axes = _draw_curves(runs, lambda rows: "plain networks, " + rows["kind"] + " error")
-    for ax in axes:
-        for line, depth in zip(ax.get_lines(), depths, strict=True):
-            x, y = np.asarray(line.get_xydata())[-1]
-            told: dict[str, Any] = {"color": line.get_color(), "ha": "right"}
-            ax.annotate(f"{depth} layers", (x, y), (-4, 11), textcoords="offset points", **told)
+    figure, _ = draw_curves(runs.assign(line=with_n(runs)), lambda rows: "plain networks, " + rows["kind"] + " error")
     return write_caption(figure, describe(runs, left_out(table)))
 
 
@@ -244,27 +332,38 @@ def draw_figure6(table: pd.DataFrame) -> Figure | None:
     runs = finished(table)
     if runs.empty:
         return None
-    figure, axes = _draw_curves(runs, lambda rows: rows["network"] + " networks")
-    dashes = [("training", DASHED, 1.2), ("test", "-", 1.8)]
-    key = [Line2D([], [], color="0.3", linestyle=dash, linewidth=width, label=name) for name, dash, width in dashes]
-    arms = runs.assign(name=with_n(runs)).groupby(["network", "depth"])["name"].first()
-    for ax, (_, names) in zip(axes, arms.groupby("network"), strict=True):
-        shades = [Line2D([], [], color=colour_of(*arm), linewidth=3, label=name) for arm, name in names.items()]
-        ax.legend(handles=[*shades, *key], loc="lower left", ncols=2)
+    figure, _ = draw_curves(runs.assign(line=with_n(runs)), lambda rows: rows["network"] + " networks")
+    return write_caption(figure, describe(runs, left_out(table)))
+
+
+def draw_loss(table: pd.DataFrame) -> Figure | None:
+    """The loss along training: what is minimised, and the same on test images
+
+    Were the deeper plain network only overfitting, its training loss (dashed) would be the lower one and its test loss
+    (solid) far above it. Cross-entropy, running over the mini-batches and in eval mode, up to a little above that of
+    guessing; means over seeds, bands their range.
+    """
+    runs = finished(table)
+    if runs.empty:
+        return None
+    figure, _ = draw_curves(runs.assign(line=with_n(runs)), lambda rows: rows["network"] + " networks", "loss")
     return write_caption(figure, describe(runs, left_out(table)))
 
 
 def draw_error_by_depth(table: pd.DataFrame) -> Figure | None:
     """Final error by depth
 
-    Fig. 6 in one look: each point is a seed's error at the last iteration, each line the mean of an arm.
+    Fig. 6 in one look: each point is a seed's error at the last iteration, each line the mean of an arm. Of the paper's
+    protocol with the residual networks' test errors that the paper gives in Table 6 (crosses).
     """
     runs = finished(table)
-    depths = {depth: str(depth) for depth in sorted(runs["depth"].unique())}
-    if len(depths) < 2:
+    if runs["depth"].nunique() < 2:
         return None
-    errors = melt_errors(runs).assign(column=lambda rows: rows["kind"] + " error", line=lambda rows: rows["network"])
-    figure, _ = draw_errors(errors, "depth", depths, "depth (weighted layers)")
+    figure, axes = draw_errors(runs.assign(line=runs["network"]), "depth", "depth (weighted layers)")
+    if runs["protocol"].iloc[0] == "paper":
+        theirs = {depth: error for depth, error in PAPER_RESIDUAL.items() if depth in {*runs["depth"]}}
+        axes[1].plot(theirs.keys(), theirs.values(), "x", color="0.0", label="the paper's residual networks")
+        axes[1].legend()
     return write_caption(figure, describe(runs, left_out(table)))
 
 
@@ -272,19 +371,24 @@ def draw_figure7(table: pd.DataFrame) -> Figure | None:
     """Fig. 7: standard deviation of layer responses
 
     Of every 3x3 layer's output after BN, before ReLU or addition, on the test set in eval mode, pooled over images,
-    positions and channels; left in order of depth, right sorted by size. Means over seeds, bands their range.
+    positions and channels; left in order of depth, right sorted by size. Means over seeds, bands their range. Networks
+    with responses ten times those of most others stand apart, below.
     """
     runs = finished(table)
     if runs.empty:
         return None
     rows = gather(runs.assign(line=with_n(runs)), load_responses)
-    return draw_responses(rows, describe(runs, left_out(table)))
+    largest = rows.groupby("line")["std"].max()
+    apart = largest.index[largest > 10 * largest.median()]
+    rows["row"] = rows["line"].isin(apart).map({True: ", ".join(apart), False: ""})
+    return draw_responses(rows.sort_values("row", kind="stable"), describe(runs, left_out(table)))
 
 
 def draw_responses(rows: pd.DataFrame, caption: str) -> Figure:
     """Fig. 7 of one network, the rows of its responses.csv, or of several: those with network, depth, seed and line.
 
-    Of one network BN's gamma stands beside the std, and lines where its stages begin.
+    Of one network BN's gamma stands beside the std, and lines where its stages begin. Each `row` has an axis of
+    its own.
     """
     alone = "network" not in rows
     rows = rows.assign(line="std", seed=0, style=0) if alone else rows
@@ -292,17 +396,18 @@ def draw_responses(rows: pd.DataFrame, caption: str) -> Figure:
     titles = ("3x3 layers, after BN, before ReLU or addition", "the same, sorted by std")
     places = zip(titles, (rows["layer"], ranks), strict=True)
     both = pd.concat([rows.assign(column=title, place=place) for title, place in places])
-    labels, styles = ("layer index", "std of responses"), {0: {"color": "0.1", "marker": "."}} if alone else None
-    figure, axes = draw_facets(both, "place", "std", labels, (4.6, 3.3), styles=styles)
-    from_zero(axes, "std of responses")
-    if rows["std"].max() > 30 * rows["std"].min() > 0:  # plain-110's would hide all others'
-        axes[0].set_yscale("log")
-        axes[0].autoscale(axis="y")
+    both["title"] = both["row"].where(both["row"] != "", both["column"]) if "row" in both else both["column"]
+    styles = {0: {"color": "0.1", "marker": "."}} if alone else None
+    labels = ("layer index", "std of responses")
+    figure, axes = draw_facets(both, "place", "std", labels, (4.6, 3.0), "row", styles)
+    for left, right in zip(axes[::2], axes[1::2], strict=True):
+        low, high = left.dataLim.ymin, left.dataLim.ymax
+        (log_scale if high > 8 * low > 0 else from_zero)((left, right))
     if alone:
         mark_stages(axes[0], rows["stage"])
         if rows["gamma_rms"].notna().any():
             axes[0].plot(rows["layer"], rows["gamma_rms"], "-.", color="0.4", label="BN gamma, root mean square")
-    axes[0 if alone else 1].legend(ncols=1 if alone else 2)
+        axes[0].legend()
     return write_caption(figure, caption)
 
 

@@ -13,13 +13,17 @@ from matplotlib.figure import Figure
 
 from degradation.config import find_published
 from degradation.record import write_atomically
-from degradation.report import draw, studies
+from degradation.report import draw, forest, studies
+from degradation.report.diagram import draw_matched_pair
 from degradation.report.table import TABLES, condition_folder, conditions, find_results, load_table
 
 FIGURES: dict[str, Callable[[pd.DataFrame], Figure | None]] = {
     "fig1": draw.draw_figure1,
     "fig6": draw.draw_figure6,
     "error_by_depth": draw.draw_error_by_depth,
+    "matched_pairs": studies.draw_matched_pairs,
+    "loss": draw.draw_loss,
+    "gap": studies.draw_gap,
     "fig7": draw.draw_figure7,
     "convergence": studies.draw_convergence,
     "constructed": studies.draw_constructed,
@@ -34,7 +38,9 @@ FIGURES: dict[str, Callable[[pd.DataFrame], Figure | None]] = {
     "shortcut_strength": studies.draw_shortcut_strength,
     "without_bn": studies.draw_without_bn,
     "lesions": studies.draw_lesion_study,
-    "verdicts": studies.draw_verdicts,
+    "lesions_by_block": studies.draw_lesions_by_block,
+    "deviations": forest.draw_deviations,
+    "verdicts": forest.draw_verdicts,
 }
 
 
@@ -49,8 +55,11 @@ def caption_of(name: str) -> str:
 def write_figures(results: Path, table: pd.DataFrame) -> None:
     """Every figure of these runs into results/figures/<condition>/, every table into results/tables/<condition>/.
 
+    And the block diagram of the matched pair, which needs no runs, into results/figures/.
+
     A RecordError or ClaimError where a record or a study's claims are damaged.
     """
+    draw.save(draw_matched_pair(), results / "figures", "matched_pair")
     for condition, runs in conditions(table):
         folder = condition_folder(condition)
         for name, drawing in FIGURES.items():

@@ -1,0 +1,187 @@
+"""Forest plots: a line for each thing, its mean and interval on one axis; the claims, and the deviation ledger."""
+
+import math
+import re
+import textwrap
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from scipy import stats
+
+from degradation.report import draw
+from degradation.report.draw import describe, write_caption
+from degradation.report.statistics import RATIOS
+from degradation.report.table import select
+from degradation.report.verdicts import LEVEL, Verdict, judge, load_claims
+
+# What the paper leaves open (README.md), and training without augmentation, as a yardstick.
+DEVIATIONS = {
+    *("protocol.decay_batchnorm", "protocol.batchnorm", "network.pad_side", "network.fan_mode"),
+    *("data.last_batch", "data.normalization", "data.augmentation"),
+}
+# Where the paper makes the claim of a number; what has none is beyond it.
+SECTIONS = {
+    "Degradation (sections 1 and 4.2)": (1, 11, 12),
+    "The constructed solution (section 1)": (4,),
+    "Gradients do not vanish (section 4.1)": (5,),
+    "Residual networks (sections 4.1 and 4.2)": (2, 3, 9, 10, 13),
+    "Shortcut options (Table 3)": (8,),
+    "Layer responses (Fig. 7)": (6, 7),
+    "ImageNet (section 4.1)": (14,),
+    "Beyond the paper": (),
+}
+# Told apart without colour, too; no arm's colours.
+LOOKS: dict[str, dict[str, Any]] = {
+    "supported": {"marker": "o", "color": "#2f6b4f"},
+    "refuted": {"marker": "X", "color": "0.0"},
+    "undecided": {"marker": "D", "color": "0.42", "markerfacecolor": "white"},
+    "one seed, which decides nothing": {"marker": ">", "color": "0.42", "markerfacecolor": "white"},
+}
+FAR = 10.0  # half widths: what lies farther stands at the edge
+
+
+def section_of(claim: str) -> str:
+    """The section of the paper whose claim it is, by its number: C4 (kept) is claim 4."""
+    number = re.match(r"C(\d+)", claim)
+    found = [name for name, numbers in SECTIONS.items() if number and int(number[1]) in numbers]
+    return found[0] if found else "Beyond the paper"
+
+
+def by_section(verdicts: list[Verdict]) -> dict[str, list[Verdict]]:
+    """The verdicts of each section, in the order of SECTIONS."""
+    found = {name: [v for v in verdicts if section_of(v.claim.id) == name] for name in SECTIONS}
+    return {name: part for name, part in found.items() if part}
+
+
+def standardise(verdict: Verdict) -> float:
+    """How far inside the claimed side the mean lies, in half widths of its interval; negative on the other side.
+
+    Of ratios, on their logarithms; between two bounds, to the nearer. Above 1 the whole interval is on the claimed
+    side, below -1 on the other. Without an interval (one seed) infinite, with the sign of its side.
+    """
+    scale: Callable[[float], float] = math.log if verdict.claim.statistic in RATIOS else float
+    lower, upper = (scale(edge) if math.isfinite(edge) else edge for edge in verdict.claim.bounds)
+    mean = scale(verdict.mean)
+    inside = min(mean - lower, upper - mean)
+    half = (scale(verdict.high) - scale(verdict.low)) / 2 if not math.isnan(verdict.low) else 0.0
+    return inside / half if half else math.copysign(math.inf, inside) if inside else 0.0
+
+
+def draw_verdicts(table: pd.DataFrame) -> Figure | None:
+    """Every claim: how far its mean lies from the threshold
+
+    In half widths of its 95 % interval over seeds, so that right of 1 the whole interval supports the claim and left of
+    -1 all of it refutes it; what is farther than ten stands at the edge. Beside it the mean, the interval and n.
+    """
+    judged = judge(load_claims(), table)
+    if all(len(verdict.effects) < 2 for verdict in judged):
+        return None
+    verdicts = by_section([verdict for verdict in judged if verdict.effects])
+    lines = sum(len(part) + 1 for part in verdicts.values())
+    figure, (ax,) = draw.new_figure(11, 1.4 + 0.33 * lines, 1)
+    place, shown = 0, set()
+    text: dict[str, Any] = {"va": "center", "transform": ax.get_yaxis_transform(), "fontsize": 8}
+    for section, part in verdicts.items():
+        ax.text(-0.02, place, section, ha="right", weight="bold", **text)
+        for verdict in part:
+            place += 1
+            distance, n = standardise(verdict), len(verdict.effects)
+            look = verdict.verdict if n > 1 else list(LOOKS)[-1]
+            shown.add(look)
+            style = {"markersize": 7, **LOOKS.get(look, LOOKS["undecided"])}
+            if n == 1:
+                style["marker"] = ">" if distance > 0 else "<" if distance < 0 else "|"
+                ax.plot(0, place, linestyle="none", **style)
+            else:
+                at = float(np.clip(distance, -FAR, FAR))
+                ax.plot(
+                    [max(at - 1, -FAR), min(at + 1, FAR)], [place] * 2, color=style["color"], linewidth=2, alpha=0.5
+                )
+                ax.plot(at, place, linestyle="none", **style)
+            told = textwrap.fill(f"{verdict.claim.id}: {verdict.claim.sentence}", 70)
+            ax.text(-0.02, place, told, ha="right", linespacing=0.95, **{**text, "fontsize": 7})
+            ax.text(1.02, place, f"{value_of(verdict)}, n = {n}", **{**text, "fontsize": 7})
+        place += 1
+    for edge, line in ((-1, ":"), (0, "-"), (1, ":")):
+        ax.axvline(edge, color="0.3", linestyle=line, linewidth=1, zorder=0)
+    ax.set(ylim=(place - 0.2, -0.8), yticks=[], xlim=(-FAR - 0.7, FAR + 0.7))
+    ax.set_xticks([-10, -5, -1, 1, 5, 10], ["≤ -10", "-5", "-1", "1", "5", "≥ 10"])
+    ax.set_xlabel(
+        "← refuted, beyond -1        supported, beyond 1 →\n(mean minus threshold) / half width of the interval"
+    )
+    ax.spines["left"].set_visible(False)
+    handles = [Line2D([], [], linestyle="none", label=name, **look) for name, look in LOOKS.items() if name in shown]
+    draw.one_legend(figure, handles)
+    return write_caption(figure, describe(table))
+
+
+def value_of(verdict: Verdict) -> str:
+    """Mean, 95 % interval and unit."""
+    interval = "" if math.isnan(verdict.low) else f" [{verdict.low:.3g}, {verdict.high:.3g}]"
+    return f"{verdict.mean:.3g}{interval} {verdict.claim.unit}"
+
+
+def deviations(table: pd.DataFrame) -> pd.DataFrame:
+    """The change of the final errors (points) when one open choice is made the other way, a row for each run and kind.
+
+    At equal seed and precision: `change`; `noise`, the half width of a 95 % prediction interval of the difference of
+    two runs that differ in their seeds alone (missing where there are fewer than two).
+    """
+    flips = table[[len(varied) == 1 and set(varied) <= DEVIATIONS for varied in table["varied"]]]
+    twins = draw.melt(select(table, {}))
+    values = twins.groupby(["label", "kind"])["value"].agg(["std", "count"])
+    noise = (stats.t.ppf((1 + LEVEL) / 2, values["count"] - 1) * math.sqrt(2) * values["std"]).rename("noise")
+    pairs = draw.melt(flips).merge(twins[["label", "kind", "pair", "value"]], on=["label", "kind", "pair"])
+    return pairs.assign(change=pairs["value_x"] - pairs["value_y"]).join(noise, on=["label", "kind"])
+
+
+def draw_deviations(table: pd.DataFrame) -> Figure | None:
+    """The deviation ledger: what the choices that the paper leaves open change
+
+    Each choice made the other way, at equal seed: every run a point, where there are several their mean and its 95 %
+    interval. The grey bar is seed noise: 95 % of differences between two runs that differ in nothing but the seed.
+    Training without augmentation, which the paper does not leave open, is a yardstick.
+    """
+    rows = deviations(table)
+    if rows.empty:
+        return None
+    order = {"data.augmentation=none": 1}  # last
+    lines = rows.groupby(["variation", "depth", "network"]).size().index
+    lines = sorted(lines, key=lambda line: (order.get(line[0], 0), *line))
+    figure, axes = draw.new_figure(10, 1.2 + 0.24 * len(lines), 2, sharey=True)
+    for ax, (kind, part) in zip(axes, rows.groupby("kind", sort=False), strict=True):
+        for place, (variation, depth, network) in enumerate(lines):
+            found = part[(part["variation"] == variation) & (part["depth"] == depth) & (part["network"] == network)]
+            _draw_change(ax, place, found, kind == "training")
+        ax.axvline(0, color="0.3", linewidth=1, zorder=0)
+        ax.set(title=f"{kind} error", xlabel="change of the final error (points)", ylim=(len(lines) - 0.5, -0.5))
+    firsts = [n for n, line in enumerate(lines) if not n or line[0] != lines[n - 1][0]]
+    axes[0].set_yticks(firsts, [lines[n][0] for n in firsts], va="center")
+    for ax in axes:
+        ax.grid(axis="y", visible=False)
+        for first in firsts[1:]:
+            ax.axhline(first - 0.5, color="0.85", linewidth=0.8)
+    arms = sorted({(depth, network) for _, depth, network in lines})
+    handles = [Line2D([], [], linestyle="none", label=f"{n}-{d}", **draw.style_of(n, d)) for d, n in arms]
+    draw.one_legend(figure, [*handles, Line2D([], [], color="0.85", linewidth=8, label="seed noise")])
+    counted = table[[len(varied) == 1 and set(varied) <= DEVIATIONS for varied in table["varied"]]]
+    return write_caption(figure, describe(counted))
+
+
+def _draw_change(ax: Axes, place: float, rows: pd.DataFrame, filled: bool) -> None:
+    if rows.empty:
+        return
+    first = rows.iloc[0]
+    if not math.isnan(first["noise"]):
+        ax.barh(place, 2 * first["noise"], 0.7, -first["noise"], color="0.88", zorder=0)
+    look = draw.style_of(first["network"], first["depth"])
+    if len(rows) > 1:
+        half = stats.t.ppf((1 + LEVEL) / 2, len(rows) - 1) * rows["change"].sem()
+        ax.errorbar(rows["change"].mean(), place, xerr=half, color=look["color"], capsize=3)
+    face = look["color"] if filled else "white"
+    ax.plot(rows["change"], [place] * len(rows), linestyle="none", **{**look, "markerfacecolor": face, "markersize": 5})
