@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from degradation.report.figures import FIGURES
+from degradation.report.forest import deviations, section_of, standardise
 from degradation.report.pages import write_claims
 from degradation.report.statistics import contrast, growth_per_layer, iterations_to_error, level, slope_in_depth
 from degradation.report.table import conditions, load_table, select
@@ -245,16 +246,72 @@ def test_every_claim_has_its_figure(worlds: dict[bool, Path]) -> None:
     assert [name for name, drawing in FIGURES.items() if drawing(table) is None] == []
 
 
+def test_no_figure_has_two_legends(worlds: dict[bool, Path]) -> None:
+    ((_, table),) = conditions(load_table(worlds[True]))
+    for name, drawing in FIGURES.items():
+        figure = drawing(table)
+        told = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+        assert len(told) == len(set(told)), name
+        assert len(figure.legends) <= 1, name
+        assert [ax for ax in figure.axes if ax.get_legend()] == [], name
+
+
+def test_the_ledger_is_of_changes_at_equal_seed(worlds: dict[bool, Path]) -> None:
+    changes = deviations(load_table(worlds[True]))
+    assert {*changes["variation"]} == {"protocol.decay_batchnorm=False"}
+    deep = changes[(changes["label"] == "residual-56") & (changes["kind"] == "training")]
+    assert deep["change"].tolist() == pytest.approx([5.0 - 7.0] * 3)
+    # three seeds 0.1 apart: std 0.1, t(0.975, 2) = 4.303, and two runs differ by the square root of two as much
+    assert deep["noise"].tolist() == pytest.approx([4.3027 * 2**0.5 * 0.1] * 3, rel=1e-4)
+
+
+@pytest.mark.parametrize("of", [{"above": 0.5}, {"below": 0.5}, {"within": 0.5}])
+@pytest.mark.parametrize("statistic", ["level", "gradient_ratio"])
+def test_right_of_one_is_supported_and_left_of_minus_one_refuted(of: dict[str, float], statistic: str) -> None:
+    of = {"within": 2.0} if statistic == "gradient_ratio" and "within" in of else of
+    claim = Claim("X", "it is so", statistic, "", "study", **of)
+    seen = set()
+    for mean in (0.05, 0.3, 0.48, 0.52, 0.9, 5.0):
+        verdict = decide(claim, pd.Series([mean * 0.97, mean, mean * 1.03]))
+        distance = standardise(verdict)
+        assert verdict.verdict == ("supported" if distance > 1 else "refuted" if distance < -1 else "undecided")
+        seen.add(verdict.verdict)
+    assert len(seen) > 1
+    assert standardise(decide(claim, pd.Series([0.1]))) in (-np.inf, np.inf)
+
+
+def test_every_claim_of_the_paper_has_its_section() -> None:
+    beyond = {claim.id for claim in load_claims() if section_of(claim.id) == "Beyond the paper"}
+    assert not [name for name in beyond if name.startswith("C")]
+    assert section_of("C4 (kept)") == "The constructed solution (section 1)"
+
+
 def test_the_page_says_which_protocol_it_judges(worlds: dict[bool, Path]) -> None:
     page = write_claims(worlds[True], load_table(worlds[True])).read_text()
     assert "## Protocol quick (5,000 embedded images: not the paper's protocol)" in page
     assert "**supported (quick)**" in page
     assert "**supported**" not in page
+    assert page.index("What the records say: protocol quick") < page.index("## Protocol quick") < page.index("judged")
+    degradation = next(line for line in page.splitlines() if line.startswith("| Degradation"))
+    assert "**Supported:** A deeper plain network has higher training error (C1);" in degradation
+    assert "| C1: A deeper plain network has higher training error | 5.4" in page
+    assert "Not run" not in page
     assert "| plain-20 | 56 | 3 | 1.2e-06 | yes | 500 |" in page
     assert "| plain-20 | 110 | 3 | 1.2e-06 | no | 500 |" in page
     assert write_claims(worlds[False], load_table(worlds[False])).read_text().count("**refuted (quick)**") == len(
         load_claims()
     )
+
+
+def test_one_seed_is_a_line_and_what_is_not_run_a_list(put_record: Put, tmp_path: Path) -> None:
+    for network, error in (("plain", 30.0), ("residual", 20.0)):
+        put_record(tmp_path, 0, f"network={network}", "depth=56", error=error)
+    page = write_claims(tmp_path, load_table(tmp_path)).read_text()
+    assert "What the records say" not in page
+    assert "One seed each, which decides nothing: C3 (56) 10 points (on the claimed side);" in page
+    lines = [line for line in page.splitlines() if line.startswith("- ")]
+    assert '- C12: `make claims PROTOCOL=quick ARGS="--studies longer_training"` (cost: three times the' in page
+    assert len(lines) == len({claim.study for claim in load_claims()})
 
 
 @pytest.mark.parametrize(

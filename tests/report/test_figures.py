@@ -8,18 +8,21 @@ import sys
 from pathlib import Path
 
 import jupytext
+import matplotlib as mpl
 import nbclient
 import numpy as np
 import pandas as pd
 import pytest
 import report
 from matplotlib.colors import to_rgb
+from PIL import Image
 
 from degradation.record import RecordError, load_metrics, load_responses
 from degradation.report import draw
+from degradation.report.diagram import draw_matched_pair
 from degradation.report.figures import FIGURES, caption_of, title_of, write_figures
 from degradation.report.pages import write_gallery
-from degradation.report.studies import draw_gradients, draw_lesions
+from degradation.report.studies import draw_by_settings, draw_gap, draw_gradients, draw_lesions, draw_matched_pairs
 from degradation.report.table import (
     condition_folder,
     conditions,
@@ -85,11 +88,11 @@ def test_figure6_draws_seeds_as_a_band_and_training_dashed(runs: pd.DataFrame) -
         assert line.is_dashed() == line.get_label().endswith("training")
 
 
-def test_figure1_plots_plain_networks_alone_of_the_shallowest_and_the_deepest(runs: pd.DataFrame) -> None:
+def test_figure1_plots_plain_networks_alone_whatever_their_depths(runs: pd.DataFrame) -> None:
     between = runs[runs["depth"] == 8].assign(depth=11, label="plain-11")
     training, test = draw.draw_figure1(pd.concat([runs, between])).axes
-    assert set(lines_of(training)) == {"plain-8 training", "plain-14 training"}
-    assert set(lines_of(test)) == {"plain-8 test", "plain-14 test"}
+    assert set(lines_of(training)) == {f"plain-{depth} training" for depth in (8, 11, 14)}
+    assert set(lines_of(test)) == {f"plain-{depth} test" for depth in (8, 11, 14)}
     assert draw.draw_figure1(runs[runs["network"] == "residual"]) is None
 
 
@@ -102,6 +105,85 @@ def test_figure7_plots_every_layer_in_order_and_sorted(runs: pd.DataFrame) -> No
         name = f"{row.network}-{row.depth}"
         np.testing.assert_allclose(lines_of(in_order)[name][:, 1], stds.mean(0))
         np.testing.assert_allclose(lines_of(ranked)[name][:, 1], np.sort(stds, axis=1)[:, ::-1].mean(0))
+
+
+def test_responses_ten_times_those_of_most_stand_apart(runs: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    far = runs.loc[runs["label"] == "plain-14", "folder"].tolist()
+
+    def load(folder: Path) -> pd.DataFrame:
+        rows = load_responses(folder)
+        return rows.assign(std=rows["std"] * (1000 if folder in far else 1))
+
+    monkeypatch.setattr(draw, "load_responses", load)
+    usual, _, apart, _ = draw.draw_figure7(runs).axes
+    assert set(lines_of(usual)) == {"plain-8", "residual-8", "residual-14"}
+    assert set(lines_of(apart)) == {"plain-14"}
+    assert apart.get_title() == "plain-14"
+
+
+def test_what_the_shortcut_gains_is_the_difference_of_pairs(runs: pd.DataFrame) -> None:
+    axes = draw_matched_pairs(runs).axes
+    for ax, column in zip(axes, ("train_error", "test_error"), strict=True):
+        means = runs.groupby(["network", "depth"])[column].mean()
+        drawn = ax.get_lines()[0].get_xydata()
+        np.testing.assert_allclose(drawn[:, 0], [8, 14])
+        np.testing.assert_allclose(drawn[:, 1], means["plain"] - means["residual"])
+        assert len(ax.containers) == 1  # intervals
+        assert [label.get_text() for label in ax.get_xticklabels()] == ["8\n(n = 2)", "14\n(n = 2)"]
+    assert "18, 34 layers" in axes[0].figure.legends[0].get_texts()[0].get_text()
+    assert draw_matched_pairs(runs[runs["network"] == "plain"]) is None
+
+
+def test_the_interval_of_a_mean_is_students(runs: pd.DataFrame) -> None:
+    _, ax = draw.new_figure(1, 1, 1)
+    rows = pd.DataFrame({"x": [1, 1, 1, 2], "y": [1.0, 2.0, 3.0, 5.0]})
+    draw.draw_intervals(ax[0], rows, "x", "y", color="0")
+    (bar, _) = ax[0].containers[0].lines[2][0].get_segments()
+    assert bar[:, 1].tolist() == pytest.approx([2 - 4.3027 / 3**0.5, 2 + 4.3027 / 3**0.5], abs=1e-3)
+
+
+def test_losses_and_the_gap_are_those_recorded(runs: pd.DataFrame) -> None:
+    plain, _ = draw.draw_loss(runs).axes
+    folders = runs[runs["label"] == "plain-14"]["folder"]
+    losses = pd.concat([load_metrics(folder) for folder in folders]).groupby("iteration")["train_loss"].mean()
+    np.testing.assert_allclose(lines_of(plain)["plain-14 training"][:, 1], losses)
+    (ax,) = draw_gap(runs).axes
+    gaps = (runs["test_error"] - runs["train_error_eval"]).groupby([runs["network"], runs["depth"]]).mean()
+    np.testing.assert_allclose(ax.get_lines()[0].get_ydata(), gaps["plain"])
+
+
+def test_a_sweep_of_ones_own_is_one_figure(runs: pd.DataFrame) -> None:
+    swept = runs[runs["depth"] == 8]
+    swept = swept.assign(varied=[{"protocol.lr": 0.5}] * len(swept), train_error=7.0, **{"protocol.lr": 0.5})
+    both = pd.concat([runs, swept])
+    training, test = draw_by_settings(both, ["protocol.lr"]).axes
+    assert set(lines_of(training)) >= {"plain-8 training", "residual-8 training"}
+    usual = runs["protocol.lr"].iloc[0]
+    mean = runs[runs["label"] == "plain-8"]["train_error"].mean()
+    np.testing.assert_allclose(lines_of(training)["plain-8 training"], sorted([(usual, mean), (0.5, 7.0)]))
+    assert test.get_xlabel() == "protocol.lr"
+    words = both.assign(**{"network.norm": ["none" if varied else "batch" for varied in both["varied"]]})
+    words["varied"] = [varied and {**varied, "network.norm": "none"} for varied in words["varied"]]
+    ticks = draw_by_settings(words, ["protocol.lr", "network.norm"]).axes[0].get_xticklabels()
+    assert [tick.get_text() for tick in ticks] == sorted([f"lr={usual}, norm=batch", "lr=0.5, norm=none"])
+    assert draw_by_settings(runs, ["protocol.lr"]) is None
+
+
+def test_the_matched_pair_differs_in_one_shortcut() -> None:
+    plain, residual = draw_matched_pair().axes
+    texts = [[text.get_text().strip() for text in ax.texts] for ax in (plain, residual)]
+    assert [text for text in texts[1] if text not in texts[0]] == ["+", "identity shortcut", "ReLU(F(x) + x)"]
+    assert len(residual.get_lines()) == len(plain.get_lines()) + 1
+
+
+def test_lecture_size_is_the_same_width_in_pixels_on_smaller_paper(tmp_path: Path) -> None:
+    for size, dpi in draw.SIZES.items():
+        with mpl.rc_context({"savefig.dpi": dpi}):
+            figure, _ = draw.new_figure(6, 3, 1)
+            draw.save(figure, tmp_path, size)
+    width, lecture = (Image.open(tmp_path / f"{size}.png").width for size in draw.SIZES)
+    assert width == pytest.approx(lecture, abs=2)
+    assert figure.get_figwidth() < 5
 
 
 def test_the_responses_of_one_network_need_nothing_but_its_table(runs: pd.DataFrame) -> None:
@@ -135,10 +217,12 @@ def test_an_arm_is_one_hue_and_a_deeper_network_darker() -> None:
         linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
         return float(np.dot((0.2126, 0.7152, 0.0722), linear))
 
-    for network in ("plain", "residual"):
-        shades = [luminance(draw.colour_of(network, depth)) for depth in (2, 8, 14, 20, 32, 44, 56, 110, 1202)]
-        assert shades == sorted(shades, reverse=True)
+    depths = (8, 14, 20, 32, 44, 56, 110, 1202)
+    plain, residual = ([luminance(draw.colour_of(arm, depth)) for depth in depths] for arm in ("plain", "residual"))
+    for shades in (plain, residual):
+        assert shades == sorted(set(shades), reverse=True)
         assert all(1.05 / (shade + 0.05) >= 3 for shade in shades)
+    np.testing.assert_allclose(plain, residual, atol=0.02)  # in grey, a depth is a depth and the marker tells the arm
 
 
 def test_every_figure_says_protocol_and_n(runs: pd.DataFrame) -> None:
@@ -151,7 +235,7 @@ def test_every_figure_says_protocol_and_n(runs: pd.DataFrame) -> None:
 
 
 def test_the_paper_protocol_is_zoomed_as_in_the_paper(runs: pd.DataFrame) -> None:
-    assert draw.draw_figure6(runs.assign(condition="paper")).axes[0].get_ylim() == (0, 20)
+    assert draw.draw_figure6(runs.assign(protocol="paper")).axes[0].get_ylim() == (0, 20)
 
 
 def test_tables_give_n_mean_and_sample_std(runs: pd.DataFrame) -> None:

@@ -161,6 +161,7 @@ def draw_facets(
     """
     given = {name: rows.get(name, "") for name in ("row", "title", "kind", "style")}
     rows, styles, key = rows.assign(**given), styles or {}, {}
+    rows["kind"] = rows["kind"].where(rows["kind"].isin(KINDS.values()), "")
     down, along = (list(dict.fromkeys(rows[place])) for place in ("row", "column"))
     across = len(along) if len(down) > 1 else math.ceil(len(along) / math.ceil(len(along) / 4))
     lines = math.ceil(len(down) * len(along) / across)
@@ -226,13 +227,13 @@ def melt(rows: pd.DataFrame, quantity: str = "error") -> pd.DataFrame:
     return pd.concat(parts).dropna(subset=["value"])
 
 
-def mark_values(axes: Iterable[Axes], depths: Iterable[float]) -> None:
+def mark_values(axes: Iterable[Axes], values: Iterable[float] | dict[float, str]) -> None:
     """Ticks at the values that there are; where 1202 layers would push other depths together, a logarithmic axis."""
-    ticks = sorted({*depths})
+    names = values if isinstance(values, dict) else {value: f"{value:g}" for value in values}
     for ax in axes:
-        if ticks[-1] > 15 * ticks[0]:
+        if max(names) > 15 * min(names) > 0:
             ax.set_xscale("log")
-        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        ax.set_xticks(list(names), list(names.values()))
         ax.xaxis.set_minor_locator(NullLocator())
         ax.margins(x=0.12)
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy import stats
@@ -40,7 +39,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     "supported": {"marker": "o", "color": "#2f6b4f"},
     "refuted": {"marker": "X", "color": "0.0"},
     "undecided": {"marker": "D", "color": "0.42", "markerfacecolor": "white"},
-    "one seed, which decides nothing": {"marker": ">", "color": "0.42", "markerfacecolor": "white"},
+    "one seed, which decides nothing (its side)": {"marker": ">", "color": "0.42", "markerfacecolor": "white"},
 }
 FAR = 10.0  # half widths: what lies farther stands at the edge
 
@@ -95,7 +94,7 @@ def draw_verdicts(table: pd.DataFrame) -> Figure | None:
             shown.add(look)
             style = {"markersize": 7, **LOOKS.get(look, LOOKS["undecided"])}
             if n == 1:
-                style["marker"] = ">" if distance > 0 else "<" if distance < 0 else "|"
+                style["marker"] = ">" if distance > 0 else "<" if distance < 0 else "o"
                 ax.plot(0, place, linestyle="none", **style)
             else:
                 at = float(np.clip(distance, -FAR, FAR))
@@ -136,52 +135,47 @@ def deviations(table: pd.DataFrame) -> pd.DataFrame:
     twins = draw.melt(select(table, {}))
     values = twins.groupby(["label", "kind"])["value"].agg(["std", "count"])
     noise = (stats.t.ppf((1 + LEVEL) / 2, values["count"] - 1) * math.sqrt(2) * values["std"]).rename("noise")
-    pairs = draw.melt(flips).merge(twins[["label", "kind", "pair", "value"]], on=["label", "kind", "pair"])
-    return pairs.assign(change=pairs["value_x"] - pairs["value_y"]).join(noise, on=["label", "kind"])
+    usual = twins.rename(columns={"value": "usual"})[["label", "kind", "pair", "usual"]]
+    pairs = draw.melt(flips).merge(usual, on=["label", "kind", "pair"]).join(noise, on=["label", "kind"])
+    return pairs.assign(change=pairs["value"] - pairs["usual"])
 
 
 def draw_deviations(table: pd.DataFrame) -> Figure | None:
     """The deviation ledger: what the choices that the paper leaves open change
 
-    Each choice made the other way, at equal seed: every run a point, where there are several their mean and its 95 %
-    interval. The grey bar is seed noise: 95 % of differences between two runs that differ in nothing but the seed.
-    Training without augmentation, which the paper does not leave open, is a yardstick.
+    Each choice made the other way, at equal seed: every run a point, the mean of several with its 95 % interval. The
+    grey bar is seed noise: 95 % of differences between two runs that differ in nothing but the seed. Training without
+    augmentation, which the paper does not leave open, is a yardstick.
     """
     rows = deviations(table)
     if rows.empty:
         return None
-    order = {"data.augmentation=none": 1}  # last
-    lines = rows.groupby(["variation", "depth", "network"]).size().index
-    lines = sorted(lines, key=lambda line: (order.get(line[0], 0), *line))
+    rows["last"] = rows["variation"].str.startswith("data.augmentation")
+    order = ["last", "variation", "depth", "network"]
+    rows["place"] = rows.groupby(order).ngroup()
+    lines = rows.drop_duplicates(order).sort_values("place")
     figure, axes = draw.new_figure(10, 1.2 + 0.24 * len(lines), 2, sharey=True)
     for ax, (kind, part) in zip(axes, rows.groupby("kind", sort=False), strict=True):
-        for place, (variation, depth, network) in enumerate(lines):
-            found = part[(part["variation"] == variation) & (part["depth"] == depth) & (part["network"] == network)]
-            _draw_change(ax, place, found, kind == "training")
+        for place, found in part.groupby("place"):
+            noise, changes = found["noise"].iloc[0], found["change"]
+            look = draw.style_of(found["network"].iloc[0], found["depth"].iloc[0])
+            ax.barh(place, 2 * noise, 0.7, -noise, color="0.88", zorder=0)
+            if len(changes) > 1:
+                half = stats.t.ppf((1 + LEVEL) / 2, len(changes) - 1) * changes.sem()
+                ax.errorbar(changes.mean(), place, xerr=half, color=look["color"], capsize=3)
+            look |= {"linestyle": "none", "markerfacecolor": look["color"] if kind == "training" else "white"}
+            ax.plot(changes, [place] * len(changes), **look)
         ax.axvline(0, color="0.3", linewidth=1, zorder=0)
         ax.set(title=f"{kind} error", xlabel="change of the final error (points)", ylim=(len(lines) - 0.5, -0.5))
-    firsts = [n for n, line in enumerate(lines) if not n or line[0] != lines[n - 1][0]]
-    axes[0].set_yticks(firsts, [lines[n][0] for n in firsts], va="center")
-    for ax in axes:
         ax.grid(axis="y", visible=False)
-        for first in firsts[1:]:
+        firsts = lines.drop_duplicates("variation")
+        ax.set_yticks(firsts["place"], firsts["variation"])
+        for first in firsts["place"][1:]:
             ax.axhline(first - 0.5, color="0.85", linewidth=0.8)
-    arms = sorted({(depth, network) for _, depth, network in lines})
-    handles = [Line2D([], [], linestyle="none", label=f"{n}-{d}", **draw.style_of(n, d)) for d, n in arms]
-    draw.one_legend(figure, [*handles, Line2D([], [], color="0.85", linewidth=8, label="seed noise")])
-    counted = table[[len(varied) == 1 and set(varied) <= DEVIATIONS for varied in table["varied"]]]
-    return write_caption(figure, describe(counted))
-
-
-def _draw_change(ax: Axes, place: float, rows: pd.DataFrame, filled: bool) -> None:
-    if rows.empty:
-        return
-    first = rows.iloc[0]
-    if not math.isnan(first["noise"]):
-        ax.barh(place, 2 * first["noise"], 0.7, -first["noise"], color="0.88", zorder=0)
-    look = draw.style_of(first["network"], first["depth"])
-    if len(rows) > 1:
-        half = stats.t.ppf((1 + LEVEL) / 2, len(rows) - 1) * rows["change"].sem()
-        ax.errorbar(rows["change"].mean(), place, xerr=half, color=look["color"], capsize=3)
-    face = look["color"] if filled else "white"
-    ax.plot(rows["change"], [place] * len(rows), linestyle="none", **{**look, "markerfacecolor": face, "markersize": 5})
+    arms = lines.drop_duplicates("label").sort_values(["depth", "network"])
+    arms = [
+        Line2D([], [], linestyle="none", label=arm.label, **draw.style_of(arm.network, arm.depth))
+        for arm in arms.itertuples()
+    ]
+    draw.one_legend(figure, [*arms, Line2D([], [], color="0.85", linewidth=8, label="seed noise")])
+    return write_caption(figure, describe(rows))

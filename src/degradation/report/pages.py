@@ -328,7 +328,7 @@ def write_claims(results: Path, table: pd.DataFrame) -> Path:
         )
         several = [verdict for verdict in judged if len(verdict.effects) > 1]
         single = _single([verdict for verdict in judged if len(verdict.effects) == 1])
-        parts.append(f"## {name.capitalize()}")
+        parts.append(f"## P{name[1:]}")
         if several:
             scores.append(f"## What the records say: {name}\n\n{_scoreboard(judged)}")
             if (results / "figures" / condition / "verdicts.png").exists():

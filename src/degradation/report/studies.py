@@ -12,14 +12,14 @@ from matplotlib.figure import Figure
 
 from degradation.record import load_gradients, load_metrics, load_responses
 from degradation.report import draw
-from degradation.report.draw import DASHED, NEUTRAL, describe, draw_facets, left_out, with_n, write_caption
+from degradation.report.draw import NEUTRAL, describe, draw_facets, left_out, with_n, write_caption
 from degradation.report.statistics import first_below, growth_per_layer
 from degradation.report.table import ARMS, Filter, finished, gather, load_probe, probed_images, select
 
 LESIONS = {"delete": "blocks deleted", "swap": "pairs of blocks swapped"}
 # Plain minus residual as the paper gives it, test error in points: ImageNet (Table 2), and what it is at least on
 # CIFAR-10 at 110 layers, where the plain network is "higher than 60 %" (section 4.2).
-PAPER_GAIN = {18: 27.94 - 27.88, 34: 28.54 - 25.03}
+PAPER_GAIN = ((18, 27.94 - 27.88), (34, 28.54 - 25.03))
 PAPER_GAIN_110 = 60 - 6.43
 
 
@@ -27,41 +27,38 @@ def draw_matched_pairs(table: pd.DataFrame) -> Figure | None:
     """Plain minus residual: what the shortcut gains, against depth
 
     Above zero the residual network errs less. The mean over pairs of equal seed with its 95 % interval, every pair a
-    stroke. Crosses and the arrow are the paper's (ImageNet, top-1, Table 2; more than this at 110 layers, section 4.2).
+    dot. Crosses and the arrow are the paper's (ImageNet, top-1, Table 2; more than this at 110 layers, section 4.2).
     """
     runs = finished(table)
-    pairs = draw.melt(runs).pivot_table("value", ["kind", "depth", "seed", "precision"], "network")
-    pairs = (
-        pairs.reindex(columns=ARMS).assign(gain=lambda pair: pair["plain"] - pair["residual"]).dropna().reset_index()
+    errors = (
+        draw.melt(runs).pivot_table("value", ["kind", "depth", "seed", "precision"], "network").reindex(columns=ARMS)
     )
+    pairs = (errors["plain"] - errors["residual"]).dropna().rename("gain").reset_index()
     if pairs.empty:
         return None
-    pairs = pairs.assign(column=pairs["kind"] + " error", line="pair", style="pair").sort_values(
-        "kind", ascending=False
-    )
+    pairs = pairs.assign(column=pairs["kind"] + " error", line="", style="pair")[::-1]  # training error first
     labels, styles = ("depth (weighted layers)", "plain minus residual (points)"), {"pair": NEUTRAL[0]}
     figure, axes = draw_facets(pairs, "depth", "gain", labels, (4.2, 3), styles=styles, plot=draw.draw_intervals)
-    axes[1].plot(PAPER_GAIN.keys(), PAPER_GAIN.values(), "x", color="0.4", label="the paper, ImageNet (18, 34 layers)")
-    depths = {*pairs["depth"]}
-    if 110 in depths:
-        look = {"linestyle": "none", "marker": "$\\uparrow$", "markersize": 12, "color": "0.4"}
-        axes[1].plot(110, PAPER_GAIN_110, label="the paper, CIFAR-10: more than this", **look)
-    draw.mark_values(axes, depths)
-    n = pairs[pairs["kind"] == "test"].groupby("depth").size()
+    theirs = {"linestyle": "none", "color": "0.4"}
+    handles = axes[1].plot(
+        *zip(*PAPER_GAIN, strict=True), marker="x", label="the paper, ImageNet (18, 34 layers)", **theirs
+    )
+    n = pairs.groupby("depth")["seed"].nunique()
+    if 110 in n:
+        look = {"marker": "$\\uparrow$", "markersize": 12, "label": "the paper, CIFAR-10: more than this"}
+        handles += axes[1].plot(110, PAPER_GAIN_110, **look, **theirs)
+    draw.mark_values(axes, {depth: f"{depth}\n(n = {seeds})" for depth, seeds in n.items()})
     for ax in axes:
-        ax.set_xticks(n.index, [f"{depth}\n(n = {pairs})" for depth, pairs in n.items()])
         ax.axhline(0, color="0.2", linewidth=1)
-    handles, _ = axes[1].get_legend_handles_labels()
-    draw.one_legend(figure, [handle for handle in handles if handle.get_label().startswith("the paper")])
-    counted = runs[runs["depth"].isin(depths)]
-    return write_caption(figure, describe(counted, left_out(table)))
+    draw.one_legend(figure, handles)
+    return write_caption(figure, describe(runs[runs["depth"].isin(n.index)], left_out(table)))
 
 
 def draw_gap(table: pd.DataFrame) -> Figure | None:
     """Test minus training error: it is not overfitting
 
     An overfitting network errs little in training and far more on test images: a large gap. Both errors are of the
-    final network in eval mode, on un-augmented images; means over seeds with 95 % intervals, every seed a stroke.
+    final network in eval mode, on un-augmented images; means over seeds with 95 % intervals, every seed a dot.
     """
     runs = finished(table)
     runs = runs.assign(gap=runs["test_error"] - runs["train_error_eval"]).dropna(subset=["gap"])
@@ -77,8 +74,8 @@ def draw_gap(table: pd.DataFrame) -> Figure | None:
 
 
 def _draw_against(rows: pd.DataFrame, x: str, xlabel: str, names: dict[Any, str] | None = None) -> Figure | None:
-    # Final errors by x, of the networks that were run at several of its values.
-    rows = rows[rows.groupby("label")[x].transform("nunique") > 1].sort_values(["depth", "network"])
+    # Final errors by x, of the networks of those depths at which it was varied.
+    rows = rows[rows.groupby("depth")[x].transform("nunique") > 1].sort_values(["depth", "network"])
     if rows.empty:
         return None
     shown = {value: name for value, name in (names or {}).items() if (rows[x] == value).any()}
@@ -103,41 +100,33 @@ def draw_by_settings(table: pd.DataFrame, settings: Sequence[str], where: Filter
     return _draw_against(rows, "value", "", {value: value for value in sorted(rows["value"].unique())})
 
 
-def _with_plain(figure: Figure | None, table: pd.DataFrame, setting: str) -> Figure | None:
-    # Across a figure of residual networks, the errors of their plain twins; the mean and the range over seeds.
-    twins = select(table, {}, (setting,)).query("network == 'residual'").groupby("depth")[setting].nunique()
-    for ax, (column, kind) in zip(figure.axes if figure else (), draw.KINDS.items(), strict=False):
-        for depth in twins.index[twins > 1]:
-            plain = select(table, {"network": "plain", "depth": depth})[column]
-            if len(plain):
-                colour = draw.colour_of("plain", depth)
-                ax.axhline(plain.mean(), color=colour, linestyle=DASHED if kind == "training" else "-")
-                ax.axhspan(plain.min(), plain.max(), color=colour, alpha=0.15, linewidth=0)
-                told = {"xycoords": ax.get_yaxis_transform(), "textcoords": "offset points", "ha": "right"}
-                ax.annotate(f"plain-{depth}", (1, plain.max()), (-4, 3), color=colour, **told)
-    if figure:
-        draw.from_zero(figure.axes)
-    return figure
+def _draw_shortcuts(
+    table: pd.DataFrame, setting: str, none: Any, xlabel: str = "", names: dict[Any, str] | None = None
+) -> Figure | None:
+    # Residual networks by a setting of their shortcut, and the plain ones where they belong: at none.
+    residual = select(table, {"network": "residual"}, (setting,))
+    plain = select(table, {"network": "plain"}).assign(**{setting: none})
+    varied = residual.groupby("depth")[setting].nunique()
+    both = pd.concat([plain, residual])
+    return _draw_against(both[both["depth"].isin(varied.index[varied > 1])], setting, xlabel, names)
 
 
 def draw_shortcut_options(table: pd.DataFrame) -> Figure | None:
     """Shortcut options (Table 3): final error with A, B and C
 
-    Differences small against the distance to the plain network (the line across) mean that projections are not
-    essential. Every run a point.
+    Differences small against the distance to the plain network mean that projections are not essential. Every run a
+    point.
     """
-    names = {"A": "A\n(zeros)", "B": "B\n(some projections)", "C": "C\n(all)"}
-    rows = select(table, {"network": "residual"}, ("network.shortcut",))
-    return _with_plain(_draw_against(rows, "network.shortcut", "", names), table, "network.shortcut")
+    names = {"": "none\n(plain)", "A": "A\n(zeros)", "B": "B (some\nprojections)", "C": "C\n(all)"}
+    return _draw_shortcuts(table, "network.shortcut", "", "", names)
 
 
 def draw_shortcut_strength(table: pd.DataFrame) -> Figure | None:
     """From plain to residual: final error against alpha in alpha x + F(x)
 
-    Beyond the paper: how much shortcut degradation takes to vanish. The line across is the plain network.
+    Beyond the paper: how much shortcut degradation takes to vanish. At 0 it is the plain network. Every run a point.
     """
-    rows = select(table, {"network": "residual"}, ("network.alpha",))
-    return _with_plain(_draw_against(rows, "network.alpha", "alpha"), table, "network.alpha")
+    return _draw_shortcuts(table, "network.alpha", 0.0, "alpha")
 
 
 def draw_without_bn(table: pd.DataFrame) -> Figure | None:
@@ -350,25 +339,23 @@ def draw_response_parts(table: pd.DataFrame) -> Figure | None:
     return write_caption(figure, describe(rows))
 
 
-def _draw_lesions(table: pd.DataFrame, kinds: dict[str, str], xlabel: str) -> tuple[Figure | None, list[pd.DataFrame]]:
+def _draw_lesions(table: pd.DataFrame, kinds: dict[str, str], xlabel: str) -> tuple[Figure | None, pd.DataFrame]:
+    # A row per kind of lesion, a column per depth; and the lesions, each with the error of its network `intact`.
     runs = finished(table).sort_values(["depth", "network"])
     runs = runs[[len(load_probe(folder, "lesions")) > 0 for folder in runs["folder"]]]
     if runs.empty:
-        return None, []
+        return None, runs
     lesions = gather(runs.assign(line=with_n(runs)), lambda folder: load_probe(folder, "lesions"))
-    intact = lesions[lesions["count"] == 0].drop_duplicates("folder")
-    lesions["count"] = lesions["count"].where(
-        lesions["kind"] != "delete_one", 1 + lesions.groupby(["folder", "kind"]).cumcount()
-    )
+    lesions["intact"] = lesions["error"].where(lesions["count"] == 0).groupby(lesions["folder"]).transform("first")
     lesions = lesions[lesions["kind"].isin(kinds)].sort_values("kind", kind="stable")
     title = lesions["depth"].map("{} layers".format) + lesions["kind"].map(kinds)
-    lesions = lesions.assign(row=lesions["kind"], column=lesions["depth"], title=title, kind="")
-    figure, axes = draw_facets(lesions, "count", "error", (xlabel, "test error (%)"), (4.4, 2.6))
-    for ax in axes:
-        ax.set_ylim(0, 100)
+    one = lesions.groupby(["folder", "kind"]).cumcount() + 1
+    place = lesions["count"].where(lesions["kind"] != "delete_one", one)
+    lesions = lesions.assign(row=lesions["kind"], column=lesions["depth"], title=title, place=place)
+    figure, axes = draw_facets(lesions, "place", "error", (xlabel, "test error (%)"), (4.4, 2.6))
+    axes[0].set_ylim(0, 100)
     images = " or ".join(f"{n:,}" for n in sorted({probed_images(folder, "lesions") for folder in runs["folder"]}))
-    figure = write_caption(figure, describe(runs, f"{images} test images"))
-    return figure, [intact, lesions]
+    return write_caption(figure, describe(runs, f"{images} test images")), lesions
 
 
 def draw_lesion_study(table: pd.DataFrame) -> Figure | None:
@@ -384,17 +371,15 @@ def draw_lesion_study(table: pd.DataFrame) -> Figure | None:
 def draw_lesions_by_block(table: pd.DataFrame) -> Figure | None:
     """Lesions (beyond the paper): test error with each block deleted, by its place
 
-    After Fig. 3 of Veit et al. 2016. Dotted, the intact networks: a residual network hardly notices most blocks, a
-    plain one is lost without any. Means over seeds, bands their range; blocks that keep the shape.
+    After Fig. 3 of Veit et al. 2016. Dotted, the intact networks: what lies near its line hardly needs the block. Means
+    over seeds, bands their range; blocks that keep the shape.
     """
-    figure, found = _draw_lesions(table, {"delete_one": ""}, "which block, from the input on")
-    for ax, (depth, part) in zip(
-        figure.axes if figure else (), found[1].groupby("depth") if found else (), strict=True
-    ):
-        for network, intact in found[0][found[0]["depth"] == depth].groupby("network"):
-            ax.axhline(intact["error"].mean(), color=draw.colour_of(network, depth), linestyle=":")
-        one = part.drop_duplicates("count")
-        draw.mark_stages(ax, _stages(one))
+    figure, lesions = _draw_lesions(table, {"delete_one": ""}, "which block, from the input on")
+    if figure:
+        for ax, (depth, part) in zip(figure.axes, lesions.groupby("depth"), strict=True):
+            for network, intact in part.groupby("network")["intact"]:
+                ax.axhline(intact.mean(), color=draw.colour_of(network, depth), linestyle=":")
+            draw.mark_stages(ax, _stages(part.drop_duplicates("place")))
     return figure
 
 
