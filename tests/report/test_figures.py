@@ -22,7 +22,14 @@ from degradation.report import draw
 from degradation.report.diagram import draw_matched_pair
 from degradation.report.figures import FIGURES, caption_of, title_of, write_figures
 from degradation.report.pages import write_gallery
-from degradation.report.studies import draw_by_settings, draw_gap, draw_gradients, draw_lesions, draw_matched_pairs
+from degradation.report.studies import (
+    draw_by_settings,
+    draw_gap,
+    draw_gradients,
+    draw_lesions,
+    draw_matched_pairs,
+    tabulate_by_settings,
+)
 from degradation.report.table import (
     condition_folder,
     conditions,
@@ -162,6 +169,8 @@ def test_a_sweep_of_ones_own_is_one_figure(runs: pd.DataFrame) -> None:
     mean = runs[runs["label"] == "plain-8"]["train_error"].mean()
     np.testing.assert_allclose(lines_of(training)["plain-8 training"], sorted([(usual, mean), (0.5, 7.0)]))
     assert test.get_xlabel() == "protocol.lr"
+    row = tabulate_by_settings(both, ["protocol.lr"]).set_index(["value", "network", "depth"]).loc[usual, "plain", 8]
+    assert (row["n"], row["train_error_mean"]) == (2, pytest.approx(mean))
     words = both.assign(**{"network.norm": ["none" if varied else "batch" for varied in both["varied"]]})
     words["varied"] = [varied and {**varied, "network.norm": "none"} for varied in words["varied"]]
     ticks = draw_by_settings(words, ["protocol.lr", "network.norm"]).axes[0].get_xticklabels()

@@ -8,7 +8,7 @@ NEUTRAL. One legend above all panels says what they have in common.
 import math
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
-from itertools import product
+from itertools import product, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ NEUTRAL: tuple[dict[str, Any], ...] = (
     {"color": "0.55", "linestyle": ":", "marker": "v", "markersize": 4},
 )
 KINDS = {"train_error": "training", "test_error": "test"}
+KIND_LOOKS = {"training": {"linestyle": DASHED, "linewidth": 1.2}, "test": {"linestyle": "-", "linewidth": 1.8}}
 # Pixels per inch: a figure is as many pixels wide in every size, and on the smaller paper text and lines are larger.
 SIZES = {"page": 150, "lecture": 195}
 mpl.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25})
@@ -161,15 +162,16 @@ def draw_facets(
     """
     given = {name: rows.get(name, "") for name in ("row", "title", "kind", "style")}
     rows, styles, key = rows.assign(**given), styles or {}, {}
-    rows["kind"] = rows["kind"].where(rows["kind"].isin(KINDS.values()), "")
+    rows["kind"] = rows["kind"].where(rows["kind"].isin(KIND_LOOKS), "")
     down, along = (list(dict.fromkeys(rows[place])) for place in ("row", "column"))
     across = len(along) if len(down) > 1 else math.ceil(len(along) / math.ceil(len(along) / 4))
     lines = math.ceil(len(down) * len(along) / across)
     figure, axes = new_figure(1 + size[0] * across, 1 + size[1] * lines, across, sharey, lines)
     places = list(product(down, along))
     parts = {place: part for place, part in rows.groupby(["row", "column"], sort=False)}
-    for number, (ax, place) in enumerate(zip(axes, places, strict=False)):
+    for number, (ax, place) in enumerate(zip_longest(axes, places)):
         if place not in parts:
+            ax.remove()
             continue
         for (label, kind), line in parts[place].groupby(["line", "kind"], sort=False):
             first = line.iloc[0]
@@ -177,10 +179,7 @@ def draw_facets(
             style = {"linewidth": 1.4, **(styles.get(first["style"]) or style_of(arm[1], arm[0]))}
             shown = dict(style)
             if kind:
-                style |= {
-                    "linestyle": DASHED if kind == "training" else "-",
-                    "linewidth": 1.2 if kind == "training" else 1.8,
-                }
+                style |= KIND_LOOKS[kind]
                 shown |= {"linestyle": "-", "linewidth": 3}
                 if plot is draw_band and first["style"] not in styles:  # colours tell arms apart, where panels do not
                     style["marker"] = shown["marker"] = None
@@ -200,14 +199,9 @@ def draw_facets(
             ax.set_xlim(left=0)
         elif (rows[x] % 1 == 0).all():
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    drawn = [ax for ax, place in zip(axes, places, strict=False) if place in parts]
-    for ax in axes:
-        if ax not in drawn:
-            ax.remove()
-    handles = [handle for _, handle in (sorted(key.values(), key=lambda entry: entry[0]) if key else ())]
+    handles = [handle for _, handle in sorted(key.values(), key=lambda entry: entry[0])]
     if max(part["kind"].nunique() for part in parts.values()) > 1:
-        looks = {"training": {"linestyle": DASHED, "linewidth": 1.2}, "test": {"linestyle": "-", "linewidth": 1.8}}
-        handles += [Line2D([], [], color="0.3", label=kind, **look) for kind, look in looks.items()]
+        handles += [Line2D([], [], color="0.3", label=kind, **look) for kind, look in KIND_LOOKS.items()]
     if len(handles) > 1:
         one_legend(figure, handles)
     return figure, figure.axes
@@ -228,10 +222,10 @@ def melt(rows: pd.DataFrame, quantity: str = "error") -> pd.DataFrame:
 
 
 def mark_values(axes: Iterable[Axes], values: Iterable[float] | dict[float, str]) -> None:
-    """Ticks at the values that there are; where 1202 layers would push other depths together, a logarithmic axis."""
+    """Ticks at the values that there are; a logarithmic axis where a factor of eight would push small ones together."""
     names = values if isinstance(values, dict) else {value: f"{value:g}" for value in values}
     for ax in axes:
-        if max(names) > 15 * min(names) > 0:
+        if max(names) > 8 * min(names) > 0:
             ax.set_xscale("log")
         ax.set_xticks(list(names), list(names.values()))
         ax.xaxis.set_minor_locator(NullLocator())

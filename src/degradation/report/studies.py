@@ -14,7 +14,7 @@ from degradation.record import load_gradients, load_metrics, load_responses
 from degradation.report import draw
 from degradation.report.draw import NEUTRAL, describe, draw_facets, left_out, with_n, write_caption
 from degradation.report.statistics import first_below, growth_per_layer
-from degradation.report.table import ARMS, Filter, finished, gather, load_probe, probed_images, select
+from degradation.report.table import ARMS, ERRORS, finished, gather, load_probe, probed_images, select
 
 LESIONS = {"delete": "blocks deleted", "swap": "pairs of blocks swapped"}
 # Plain minus residual as the paper gives it, test error in points: ImageNet (Table 2), and what it is at least on
@@ -83,21 +83,34 @@ def _draw_against(rows: pd.DataFrame, x: str, xlabel: str, names: dict[Any, str]
     return write_caption(figure, describe(rows))
 
 
-def draw_by_settings(table: pd.DataFrame, settings: Sequence[str], where: Filter | None = None) -> Figure | None:
-    """Final errors by the values of one's own settings: a line per network, training error left, test error right.
+def by_settings(table: pd.DataFrame, settings: Sequence[str]) -> pd.DataFrame:
+    """The runs that differ from their protocol in these settings alone, and those that do not differ at all.
 
-    Of the runs that differ from their protocol in these settings alone, and of those that do not differ at all. One
-    setting with numbers has an axis of its own; of words, or of several settings, each combination has a place.
+    `value` is the setting's where one with numbers varies, else the values in words; no rows where nothing varies.
     """
-    rows = select(table, where or {}, tuple(settings))
+    rows = select(table, {}, tuple(settings))
     varied = [name for name in settings if name in rows and rows[name].astype(str).nunique() > 1]
-    if not varied:
-        return None
     if len(varied) == 1 and pd.api.types.is_numeric_dtype(rows[varied[0]].infer_objects()):
-        return _draw_against(rows.dropna(subset=varied), varied[0], varied[0])
+        return rows.assign(value=rows[varied[0]]).dropna(subset=["value"])
     told = rows[varied].rename(columns=lambda name: name.split(".")[-1]).to_dict("records")
     rows = rows.assign(value=[", ".join(f"{name}={value}" for name, value in run.items()) for run in told])
-    return _draw_against(rows, "value", "", {value: value for value in sorted(rows["value"].unique())})
+    return rows if varied else rows.iloc[:0]
+
+
+def draw_by_settings(table: pd.DataFrame, settings: Sequence[str]) -> Figure | None:
+    """Final errors by the values of one's own settings: a line per network, training error left, test error right."""
+    rows = by_settings(table, settings)
+    numbers = pd.api.types.is_numeric_dtype(rows["value"])
+    names = None if numbers else {value: value for value in sorted(rows["value"].unique())}
+    return _draw_against(rows, "value", ", ".join(settings) if numbers else "", names)
+
+
+def tabulate_by_settings(table: pd.DataFrame, settings: Sequence[str]) -> pd.DataFrame:
+    """The same as a table: per value, network and depth the number of seeds, mean and sample std of the errors (%)."""
+    groups = by_settings(table, settings).groupby(["value", "network", "depth"])
+    found = groups[list(ERRORS)].agg(["mean", "std"])
+    found.columns = [f"{column}_{kind}" for column, kind in found.columns]
+    return found.assign(n=groups["seed"].nunique()).reset_index()
 
 
 def _draw_shortcuts(
@@ -152,13 +165,7 @@ def draw_learning_rates(table: pd.DataFrame) -> Figure | None:
 
     Each network is judged at its best rate on the training set, the lowest point of its dashed line. Every run a point.
     """
-    figure = _draw_against(select(table, {}, ("protocol.lr",)), "protocol.lr", "learning rate")
-    for ax in figure.axes if figure else ():
-        ticks = ax.get_xticks()
-        ax.set_xscale("log")
-        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
-        ax.xaxis.set_minor_locator(draw.NullLocator())
-    return figure
+    return _draw_against(select(table, {}, ("protocol.lr",)), "protocol.lr", "learning rate")
 
 
 def draw_warmup(table: pd.DataFrame) -> Figure | None:
