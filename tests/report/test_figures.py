@@ -136,7 +136,7 @@ def test_what_the_shortcut_gains_is_the_difference_of_pairs(runs: pd.DataFrame) 
         np.testing.assert_allclose(drawn[:, 0], [8, 14])
         np.testing.assert_allclose(drawn[:, 1], means["plain"] - means["residual"])
         assert len(ax.containers) == 1  # intervals
-        assert [label.get_text() for label in ax.get_xticklabels()] == ["8\n(n = 2)", "14\n(n = 2)"]
+        assert [label.get_text() for label in ax.get_xticklabels()] == ["8", "14"]
     assert "18, 34 layers" in axes[0].figure.legends[0].get_texts()[0].get_text()
     assert draw_matched_pairs(runs[runs["network"] == "plain"]) is None
 
@@ -244,7 +244,12 @@ def test_every_figure_says_protocol_and_n(runs: pd.DataFrame) -> None:
 
 
 def test_the_paper_protocol_is_zoomed_as_in_the_paper(runs: pd.DataFrame) -> None:
-    assert draw.draw_figure6(runs.assign(protocol="paper")).axes[0].get_ylim() == (0, 20)
+    paper = runs.assign(protocol="paper")
+    assert draw.draw_figure6(paper).axes[0].get_ylim() == (0, 20)
+    training, test = draw.draw_error_by_depth(paper).axes
+    assert training.get_ylim() == test.get_ylim() == (0, 20)
+    means = runs.groupby(["network", "depth"])["train_error"].mean()  # what is above is said
+    assert [text.get_text() for text in training.texts] == [f"{mean:.0f} ↑" for mean in means if mean > 20]
 
 
 def test_tables_give_n_mean_and_sample_std(runs: pd.DataFrame) -> None:

@@ -43,13 +43,23 @@ def draw_matched_pairs(table: pd.DataFrame) -> Figure | None:
     handles = axes[1].plot(
         *zip(*PAPER_GAIN, strict=True), marker="x", label="the paper, ImageNet (18, 34 layers)", **theirs
     )
-    n = pairs.groupby("depth")["seed"].nunique()
+    n, top = (
+        pairs.groupby("depth")["seed"].nunique(),
+        0.85 * draw.PAPER_TOP if (runs["protocol"] == "paper").all() else math.inf,
+    )
     if 110 in n:
-        look = {"marker": "$\\uparrow$", "markersize": 12, "label": "the paper, CIFAR-10: more than this"}
-        handles += axes[1].plot(110, PAPER_GAIN_110, **look, **theirs)
-    draw.mark_values(axes, {depth: f"{depth}\n(n = {seeds})" for depth, seeds in n.items()})
+        look = {
+            "marker": "$\\uparrow$",
+            "markersize": 12,
+            "label": f"the paper, CIFAR-10: more than {PAPER_GAIN_110:.0f}",
+        }
+        handles += axes[1].plot(110, min(PAPER_GAIN_110, top), **look, **theirs)
+    draw.mark_values(
+        axes, {depth: f"{depth}\nn = {seeds}" if n.nunique() > 1 else str(depth) for depth, seeds in n.items()}
+    )
     for ax in axes:
         ax.axhline(0, color="0.2", linewidth=1)
+    draw.zoom(axes, pairs.assign(network="plain", protocol=runs["protocol"].iloc[0]), "gain")
     draw.one_legend(figure, handles)
     return write_caption(figure, describe(runs[runs["depth"].isin(n.index)], left_out(table)))
 
@@ -331,11 +341,12 @@ def draw_response_parts(table: pd.DataFrame) -> Figure | None:
     decay = "protocol.decay_batchnorm"
     rows = select(table, {}, (decay,)).sort_values(["depth", "network", decay], ascending=[True, True, False])
     rows = rows[rows["outcome"] == "finished"]
-    without = rows[decay] == False  # noqa: E712
-    depths = {*rows.loc[without, "depth"]} or {rows["depth"].min(), rows["depth"].max()}
-    rows = rows.assign(style=without.map({True: "without", False: ""}))[rows["depth"].isin(depths)]
     if rows.empty:
         return None
+    without = rows[decay] == False  # noqa: E712
+    arms = rows.groupby("depth")["network"].nunique()
+    depths = {*rows.loc[without, "depth"]} or {*arms.index[arms == arms.max()][[0, -1]]}
+    rows = rows.assign(style=without.map({True: "without", False: ""}))[rows["depth"].isin(depths)]
     line = rows["label"].where(rows["style"] == "", "without weight decay on BN")
     layers = gather(rows.assign(column=rows["label"], line=line), load_responses)
     names = {"std": "std of responses", "gamma_rms": "gamma, rms", "beta_rms": "beta, rms"}
@@ -392,7 +403,7 @@ def draw_lesions_by_block(table: pd.DataFrame) -> Figure | None:
 
 def _stages(one: pd.DataFrame) -> pd.Series:
     # Of single deleted blocks; earlier versions told the stage in the block's name alone.
-    found = one["blocks"].str.extract(r"^stage(\d+)")[0].fillna(0).astype(int)
+    found = one["blocks"].str.extract(r"^stage(\d+)")[0].fillna("0").astype(int)
     return one["stage"].fillna(found) if "stage" in one else found
 
 
