@@ -19,8 +19,8 @@ from degradation.report.table import ARMS, ERRORS, finished, gather, load_probe,
 LESIONS = {"delete": "blocks deleted", "swap": "pairs of blocks swapped"}
 # Plain minus residual as the paper gives it, test error in points: ImageNet (Table 2), and what it is at least on
 # CIFAR-10 at 110 layers, where the plain network is "higher than 60 %" (section 4.2).
-PAPER_GAIN = ((18, 27.94 - 27.88), (34, 28.54 - 25.03))
-PAPER_GAIN_110 = 60 - 6.43
+PAPER_GAIN = (18, 34), (27.94 - 27.88, 28.54 - 25.03)
+PAPER_GAIN_110 = 110, 60 - 6.43
 
 
 def draw_matched_pairs(table: pd.DataFrame) -> Figure | None:
@@ -29,38 +29,28 @@ def draw_matched_pairs(table: pd.DataFrame) -> Figure | None:
     Above zero the residual network errs less. The mean over pairs of equal seed with its 95 % interval, every pair a
     dot. Crosses and the arrow are the paper's (ImageNet, top-1, Table 2; more than this at 110 layers, section 4.2).
     """
-    runs = finished(table)
-    errors = (
-        draw.melt(runs).pivot_table("value", ["kind", "depth", "seed", "precision"], "network").reindex(columns=ARMS)
-    )
-    pairs = (errors["plain"] - errors["residual"]).dropna().rename("gain").reset_index()
+    runs, index = finished(table), ["kind", "depth", "seed", "precision", "protocol"]
+    errors = draw.melt(runs).pivot_table("value", index, "network").reindex(columns=ARMS)
+    pairs = (errors["plain"] - errors["residual"]).dropna().rename("gain").reset_index()[::-1]  # training error first
     if pairs.empty:
         return None
-    pairs = pairs.assign(column=pairs["kind"] + " error", line="", style="pair")[::-1]  # training error first
+    pairs = pairs.assign(network="plain", column=pairs["kind"] + " error", line="", style="pair")
     labels, styles = ("depth (weighted layers)", "plain minus residual (points)"), {"pair": NEUTRAL[0]}
     figure, axes = draw_facets(pairs, "depth", "gain", labels, (4.2, 3), styles=styles, plot=draw.draw_intervals)
-    theirs = {"linestyle": "none", "color": "0.4"}
-    handles = axes[1].plot(
-        *zip(*PAPER_GAIN, strict=True), marker="x", label="the paper, ImageNet (18, 34 layers)", **theirs
-    )
-    n, top = (
-        pairs.groupby("depth")["seed"].nunique(),
-        0.85 * draw.PAPER_TOP if (runs["protocol"] == "paper").all() else math.inf,
-    )
-    if 110 in n:
-        look = {
-            "marker": "$\\uparrow$",
-            "markersize": 12,
-            "label": f"the paper, CIFAR-10: more than {PAPER_GAIN_110:.0f}",
-        }
-        handles += axes[1].plot(110, min(PAPER_GAIN_110, top), **look, **theirs)
-    draw.mark_values(
-        axes, {depth: f"{depth}\nn = {seeds}" if n.nunique() > 1 else str(depth) for depth, seeds in n.items()}
-    )
+    n = pairs.groupby("depth")["seed"].nunique()
+    told = "\nn = " + n.astype(str) if n.nunique() > 1 else ""
+    draw.mark_values(axes, dict(zip(n.index, n.index.astype(str) + told, strict=True)))
     for ax in axes:
         ax.axhline(0, color="0.2", linewidth=1)
-    draw.zoom(axes, pairs.assign(network="plain", protocol=runs["protocol"].iloc[0]), "gain")
+    look = {"linestyle": "none", "color": "0.4"}
+    handles = axes[1].plot(*PAPER_GAIN, marker="x", label="the paper, ImageNet (18, 34 layers)", **look)
+    if 110 in n:
+        look |= {"marker": "$\\uparrow$", "markersize": 12}
+        handles += axes[1].plot(
+            *PAPER_GAIN_110, label="the paper, CIFAR-10, {} layers: more than {:.0f}".format(*PAPER_GAIN_110), **look
+        )
     draw.one_legend(figure, handles)
+    draw.zoom(axes, pairs, "gain")
     return write_caption(figure, describe(runs[runs["depth"].isin(n.index)], left_out(table)))
 
 
