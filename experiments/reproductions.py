@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from degradation.config import ConfigError, refuse_published
 from degradation.record import write_atomically
-from degradation.report.draw import DASHED, new_figure, save, style_of, write_caption
+from degradation.report.draw import DASHED, draw_facets, from_zero, new_figure, save, style_of, write_caption
 from degradation.report.pages import markdown_table
 from degradation.report.table import ARMS, find_results
 
@@ -175,20 +175,17 @@ def draw_errors(table: pd.DataFrame) -> Figure:
 
 def draw_responses(table: pd.DataFrame) -> Figure:
     """Fig. 7: std of the layer responses sorted by size, a panel per author and arm that has them, a line per depth."""
-    panels = list(table.groupby(["author", "network"]))
-    figure, axes = new_figure(1 + 3.3 * len(panels), 3.6, len(panels), sharey=True)
-    for ax, ((author, network), part) in zip(axes, panels, strict=True):
-        for row in part.sort_values("depth").itertuples():
-            stds = row.responses["std"].sort_values(ascending=False).to_numpy()
-            style = style_of(network, row.depth)
-            ax.plot(range(1, len(stds) + 1), stds, label=f"{network}-{row.depth}", **style)
-        ax.set_title(f"{network} ({author})")
-        ax.set_xlabel("layer, sorted by std")
-        ax.legend()
-    axes[0].set_ylabel("std of responses")
-    axes[0].set_ylim(bottom=0)
-    write_caption(figure, f"{caption(table)}; 3x3 layers after BN, before ReLU or addition; test set, eval mode")
-    return figure
+    parts = []
+    for row in table.sort_values(["author", "network", "depth"]).itertuples():
+        stds = row.responses["std"].sort_values(ascending=False, ignore_index=True)
+        told = {"column": f"{row.network} ({row.author})", "line": f"{row.network}-{row.depth}"}
+        parts.append(
+            pd.DataFrame({"place": stds.index + 1, "std": stds, "network": row.network, "depth": row.depth, **told})
+        )
+    labels = ("layer, sorted by std", "std of responses")
+    figure, axes = draw_facets(pd.concat(parts), "place", "std", labels, (3.3, 2.8))
+    from_zero(axes)
+    return write_caption(figure, f"{caption(table)}; 3x3 layers after BN, before ReLU or addition; test set, eval mode")
 
 
 PAGE = """# Networks that others trained
