@@ -214,6 +214,7 @@ def test_probed_gradients_and_lesions_are_drawn_as_measured() -> None:
     lesions = pd.DataFrame(rows, columns=["kind", "count", "draw", "blocks", "error"])
     each, several = draw_lesions(lesions, "").axes
     assert lines_of(each)["one block deleted"].tolist() == [[1, 30], [2, 40]]
+    assert each.get_lines()[0].get_markevery() is None  # every block has its point
     assert lines_of(several)["blocks deleted, 2 draws"].tolist() == [[0, 10], [2, 60]]
     assert not any("swapped" in name for name in lines_of(several))
     assert [text.get_text() for text in each.texts] == ["intact", "stage 1", "stage 4"]

@@ -114,7 +114,7 @@ def with_n(runs: pd.DataFrame) -> pd.Series:
 def draw_band(ax: Axes, rows: pd.DataFrame, x: str, y: str, **style: Any) -> None:
     """The mean of y at every x as a line, and its range as a band where there are several values."""
     values = rows.dropna(subset=[y]).groupby(x)[y].agg(["mean", "min", "max"])
-    if style.get("marker"):
+    if style.get("marker") and style.get("linestyle") != "none":
         style["markevery"] = max(1, len(values) // 8)
     ax.plot(values.index, values["mean"], **style)
     if len(values) == 1:

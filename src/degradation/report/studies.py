@@ -427,7 +427,7 @@ def draw_lesions(rows: pd.DataFrame, caption: str) -> Figure:
     intact = rows.loc[rows["count"] == 0, "error"].iloc[0]
     for ax in axes:
         ax.axhline(intact, color="0.35", linestyle=":")
-        ax.annotate("intact", (1, intact), (0, 2), ax.get_yaxis_transform(), "offset points", ha="right", size=8)
+        ax.annotate("intact", (1, intact), (0, -9), ax.get_yaxis_transform(), "offset points", ha="right", size=8)
     draw.mark_stages(axes[0], _stages(one))
     axes[0].set_ylim(0, 100)  # so that figures of two networks compare
     return write_caption(figure, caption)
