@@ -53,4 +53,10 @@ show("learning_rate", "longer_training", "warmup", "shortcut_options", "shortcut
 # ## Lesions: blocks of trained networks deleted or swapped
 
 # %%
-show("lesions")
+show("lesions", "lesions_by_block")
+
+# %% [markdown]
+# ## What the choices that the paper leaves open change
+
+# %%
+show("deviations")

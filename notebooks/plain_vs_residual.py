@@ -24,7 +24,13 @@ from degradation.report.figures import show
 # ## A deeper plain network has higher training error; its residual twin does not
 
 # %%
-show("fig1", "fig6", "error_by_depth")
+show("fig1", "fig6", "error_by_depth", "matched_pairs")
+
+# %% [markdown]
+# ## It is not overfitting: losses along training, and test minus training error
+
+# %%
+show("loss", "gap")
 
 # %% [markdown]
 # ## Table 6: test error beside the paper's, and matched pairs
