@@ -39,6 +39,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     "supported": {"marker": "o", "color": "#2f6b4f"},
     "refuted": {"marker": "X", "color": "0.0"},
     "undecided": {"marker": "D", "color": "0.42", "markerfacecolor": "white"},
+    "not testable": {"marker": "s", "color": "0.6", "markerfacecolor": "white"},
     "one seed, which decides nothing (its side)": {"marker": ">", "color": "0.42", "markerfacecolor": "white"},
 }
 FAR = 10.0  # half widths: what lies farther stands at the edge
@@ -58,24 +59,28 @@ def by_section(verdicts: list[Verdict]) -> dict[str, list[Verdict]]:
 
 
 def standardise(verdict: Verdict) -> float:
-    """How far inside the claimed side the mean lies, in half widths of its interval; negative on the other side.
+    """How far inside the claimed side the mean lies, in widths of its interval on the side of the threshold.
 
-    Of ratios, on their logarithms; between two bounds, to the nearer. Above 1 the whole interval is on the claimed
-    side, below -1 on the other. Without an interval (one seed) infinite, with the sign of its side.
+    Negative on the other side; of ratios, on their logarithms; between two bounds, to the nearer. Above 1 the whole
+    interval is on the claimed side, below -1 on the other. Without an interval (one seed) infinite.
     """
     scale: Callable[[float], float] = math.log if verdict.claim.statistic in RATIOS else float
-    lower, upper = (scale(edge) if math.isfinite(edge) else edge for edge in verdict.claim.bounds)
-    mean = scale(verdict.mean)
-    inside = min(mean - lower, upper - mean)
-    half = (scale(verdict.high) - scale(verdict.low)) / 2 if not math.isnan(verdict.low) else 0.0
-    return inside / half if half else math.copysign(math.inf, inside) if inside else 0.0
+    mean, distances = scale(verdict.mean), []
+    for edge, side in zip(verdict.claim.bounds, (1, -1), strict=True):
+        if math.isfinite(edge):
+            inside = side * (mean - scale(edge))
+            width = abs(scale(verdict.low if mean > scale(edge) else verdict.high) - mean)
+            infinite = math.copysign(math.inf, inside) if inside else 0.0
+            distances.append(inside / width if width > 0 else infinite)
+    return min(distances)
 
 
 def draw_verdicts(table: pd.DataFrame) -> Figure | None:
     """Every claim: how far its mean lies from the threshold
 
     In half widths of its 95 % interval over seeds, so that right of 1 the whole interval supports the claim and left of
-    -1 all of it refutes it; what is farther than ten stands at the edge. Beside it the mean, the interval and n.
+    -1 all of it refutes it; what is farther than ten stands at the edge. The marker is the verdict's. Beside it the
+    mean, the interval and n.
     """
     judged = judge(load_claims(), table)
     if all(len(verdict.effects) < 2 for verdict in judged):
@@ -83,24 +88,23 @@ def draw_verdicts(table: pd.DataFrame) -> Figure | None:
     verdicts = by_section([verdict for verdict in judged if verdict.effects])
     lines = sum(len(part) + 1 for part in verdicts.values())
     figure, (ax,) = draw.new_figure(11, 1.4 + 0.33 * lines, 1)
-    place, shown = 0, set()
+    place, shown = 0, set[str]()
     text: dict[str, Any] = {"va": "center", "transform": ax.get_yaxis_transform(), "fontsize": 8}
     for section, part in verdicts.items():
         ax.text(-0.02, place, section, ha="right", weight="bold", **text)
         for verdict in part:
             place += 1
             distance, n = standardise(verdict), len(verdict.effects)
-            look = verdict.verdict if n > 1 else list(LOOKS)[-1]
+            look = verdict.verdict if n > 1 or verdict.verdict == "not testable" else list(LOOKS)[-1]
             shown.add(look)
             style = {"markersize": 7, **LOOKS.get(look, LOOKS["undecided"])}
-            if n == 1:
+            if math.isnan(verdict.low) or not distance:  # its side alone
                 style["marker"] = ">" if distance > 0 else "<" if distance < 0 else "o"
                 ax.plot(0, place, linestyle="none", **style)
             else:
                 at = float(np.clip(distance, -FAR, FAR))
-                ax.plot(
-                    [max(at - 1, -FAR), min(at + 1, FAR)], [place] * 2, color=style["color"], linewidth=2, alpha=0.5
-                )
+                ends = [max(at - 1, -FAR), min(at + 1, FAR)]
+                ax.plot(ends, [place] * 2, color=style["color"], linewidth=2, alpha=0.5)
                 ax.plot(at, place, linestyle="none", **style)
             told = textwrap.fill(f"{verdict.claim.id}: {verdict.claim.sentence}", 70)
             ax.text(-0.02, place, told, ha="right", linespacing=0.95, **{**text, "fontsize": 7})
