@@ -318,7 +318,7 @@ def test_one_seed_is_a_line_and_what_is_not_run_a_list(put_record: Put, tmp_path
     assert "What the records say" not in page
     assert re.search(r"One seed each, which decides nothing: C3 \(56\) [\d.]+ points \(on the claimed side\);", page)
     lines = [line for line in page.splitlines() if line.startswith("- ")]
-    assert re.search(r'- C12\b.*: `make claims PROTOCOL=quick ARGS="--studies longer_training"` \(cost: three', page)
+    assert re.search(r'- C12\b.*: `make claims PROTOCOL=quick ARGS="--studies longer_training"` \(cost: ', page)
     ((_, table),) = conditions(load_table(tmp_path))
     lacking = {verdict.claim.study for verdict in judge(load_claims(), table) if not verdict.effects}
     assert len(lines) == len(lacking) > 5

@@ -162,7 +162,8 @@ def draw_facets(
     of the axes, each for all rows or a dict; size is that of a panel in inches.
     """
     given = {name: rows.get(name, "") for name in ("row", "title", "kind", "style")}
-    rows, styles, key = rows.assign(**given), styles or {}, {}
+    rows, styles = rows.assign(**given), styles or {}
+    key: dict[str, tuple[Any, Artist]] = {}
     rows["kind"] = rows["kind"].where(rows["kind"].isin(KIND_LOOKS), "")
     down, along = (list(dict.fromkeys(rows[place])) for place in ("row", "column"))
     across = len(along) if len(down) > 1 else math.ceil(len(along) / math.ceil(len(along) / 4))
@@ -246,7 +247,9 @@ def draw_errors(
     errors["column"] = errors["kind"] + " error"
     figure, axes = draw_facets(errors, "place", "value", (xlabel, "final error (%)"), (4, 2.8), plot=draw_points)
     if names:
-        slanted = {"rotation": 20, "ha": "right"} if max(len(name) for name in names.values()) > 24 else {}
+        slanted: dict[str, Any] = (
+            {"rotation": 20, "ha": "right"} if max(len(name) for name in names.values()) > 24 else {}
+        )
         for ax in axes:
             ax.set_xticks(range(len(names)), list(names.values()), **slanted)
             ax.set_xlim(-0.5, len(names) - 0.5)
@@ -274,7 +277,7 @@ def zoom(axes: Sequence[Axes], rows: pd.DataFrame, y: str) -> None:
         ax.set_ylim(top=PAPER_TOP)
         means = part.groupby(["network", "depth"])[y].mean()
         for (network, depth), mean in means[means > PAPER_TOP].items():
-            told = {"color": colour_of(network, depth), "ha": "right", "va": "top"}
+            told: dict[str, Any] = {"color": colour_of(network, depth), "ha": "right", "va": "top"}
             ax.annotate(f"{mean:.0f} ↑", (depth, PAPER_TOP), **told)
 
 
@@ -375,7 +378,7 @@ def draw_error_by_depth(table: pd.DataFrame) -> Figure | None:
     figure, axes = draw_errors(runs.assign(line=runs["network"]), "depth", "depth (weighted layers)")
     if runs["protocol"].iloc[0] == "paper":
         theirs = {depth: error for depth, error in PAPER_RESIDUAL.items() if depth in {*runs["depth"]}}
-        crosses = axes[1].plot(theirs.keys(), theirs.values(), "x", color="0.0", label="the paper's residual networks")
+        crosses = axes[1].plot([*theirs], [*theirs.values()], "x", color="0.0", label="the paper's residual networks")
         axes[1].legend(handles=crosses, loc="center right")
         zoom(axes, melt(runs), "value")
     return write_caption(figure, describe(runs, left_out(table)))

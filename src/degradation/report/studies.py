@@ -42,7 +42,7 @@ def draw_matched_pairs(table: pd.DataFrame) -> Figure | None:
     draw.mark_values(axes, dict(zip(n.index, n.index.astype(str) + told, strict=True)))
     for ax in axes:
         ax.axhline(0, color="0.2", linewidth=1)
-    look = {"linestyle": "none", "color": "0.4"}
+    look: dict[str, Any] = {"linestyle": "none", "color": "0.4"}
     handles = axes[1].plot(*PAPER_GAIN, marker="x", label="the paper, ImageNet (18, 34 layers)", **look)
     if 110 in n:
         look |= {"marker": "$\\uparrow$", "markersize": 12}
@@ -270,7 +270,7 @@ def draw_signals_in_training(table: pd.DataFrame) -> Figure | None:
 
 def _log_rows(axes: Sequence[Axes]) -> None:
     # Of panels that share their vertical axis by row.
-    for _, row in groupby(axes, key=lambda ax: ax.get_subplotspec().rowspan.start):
+    for _, row in groupby(axes, key=lambda ax: round(ax.get_position().y0, 3)):
         draw.log_scale(list(row))
 
 
