@@ -27,7 +27,7 @@ JOBS_ENV, TOTAL_ENV = "DEGRADATION_JOBS", "DEGRADATION_RUNS"
 def is_finished(config: Config) -> bool:
     try:
         return read_summary(config.folder)["outcome"] == "finished"
-    except RecordError:
+    except RecordError:  # which the run itself will tell
         return False
 
 

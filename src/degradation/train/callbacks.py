@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from degradation.config import Config
-from degradation.record import Record, replace_file
+from degradation.record import Record, sign
 from degradation.train.step import DegradationModule
 from degradation.train.tracking import Tracker
 
@@ -68,6 +68,7 @@ class Measure(pl.Callback):
         self.before, self.began = 0.0, time.monotonic()
         self.evaluation = 0.0  # seconds that the last one took
         self.row: dict[str, Any] = {}
+        self.written: dict[str, tuple[int, str]] | None = None
 
     @property
     def seconds(self) -> float:
@@ -75,17 +76,17 @@ class Measure(pl.Callback):
         return self.before + time.monotonic() - self.began
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["measured"] = {"seconds": self.seconds, "row": self.row}
+        checkpoint["measured"] = {"seconds": self.seconds, "row": self.row, "written": self.record.written()}
 
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         # The second place is that of checkpoints begun when one callback did everything.
         measured = checkpoint.get("measured") or checkpoint["callbacks"]["RecordWriter"]
-        self.before, self.row = measured["seconds"], measured["row"]
+        self.before, self.row, self.written = measured["seconds"], measured["row"], measured.get("written")
 
     def on_train_start(self, trainer: pl.Trainer, module: DegradationModule) -> None:  # type: ignore[override]
         protocol = module.protocol
         self.signals_every = protocol.evaluate_every * max(1, protocol.iterations // (10 * protocol.evaluate_every))
-        self.record.rewind(module.iteration)
+        self.record.rewind(module.iteration, self.written)
         self.began = time.monotonic()
         if not module.iteration:
             self.record.append_gradients(0, self.signals())
@@ -160,5 +161,5 @@ class Checkpoint(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, module: DegradationModule, *_: Any) -> None:  # type: ignore[override]
         due = time.monotonic() - self.saved >= self.every and module.iteration % module.protocol.log_every == 0
         if due or trainer.should_stop:
-            replace_file(self.record.checkpoint, trainer.save_checkpoint)
+            self.record.write(self.record.checkpoint, lambda path: (trainer.save_checkpoint(path), sign(path)))
             self.saved = time.monotonic()
