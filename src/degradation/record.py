@@ -47,6 +47,9 @@ def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:  # a full disk names no file
+        error.filename = error.filename or str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -202,7 +205,7 @@ class Record:
         self._append_rows(self._gradients, [{"iteration": iteration, **row} for row in rows], ["iteration", *rows[0]])
 
     def written(self) -> dict[str, tuple[int, str]]:
-        """Of every table so far its length in bytes and SHA-256, for a checkpoint to remember; it is on the disk then."""
+        """Of every table so far its length in bytes and SHA-256, for a checkpoint; it is on the disk then."""
         found = {}
         for path in filter(Path.exists, (self._metrics, self._gradients, self.initial)):
             with open(path, "rb") as file:
@@ -249,7 +252,7 @@ class Record:
     def finish(self, summary: dict[str, Any]) -> None:
         """Mark the run as finished, and seal its record. Nothing is written after this."""
         self._check_owner()
-        _write_sealed(self.path, _finite(summary))
+        write_summary(self.path, _finite(summary))
         self.checkpoint.unlink(missing_ok=True)
 
 
@@ -271,7 +274,8 @@ def _seal(folder: Path, summary: dict[str, Any]) -> dict[str, str]:
     return {**files, "summary.json": _sha256(rest.encode())}
 
 
-def _write_sealed(folder: Path, summary: dict[str, Any]) -> None:
+def write_summary(folder: Path, summary: dict[str, Any]) -> None:
+    """Write the summary of a record, with a seal of the whole as it is."""
     weights = folder / "network.pt"
     network = {weights.name: _sha256(weights.read_bytes())} if weights.exists() and summary.get("final") else {}
     sealed = {**summary, "seal": {**_seal(folder, summary), **network}}
@@ -281,7 +285,7 @@ def _write_sealed(folder: Path, summary: dict[str, Any]) -> None:
 def seal(folder: Path) -> None:
     """Seal a finished record of before there were seals, once; one that has a seal is held to it and left as it is."""
     if "seal" not in (summary := read_summary(folder)):
-        _write_sealed(folder, summary)
+        write_summary(folder, summary)
 
 
 def read_summary(folder: Path) -> dict[str, Any]:

@@ -51,16 +51,17 @@ def group(leader: int) -> list[int]:
     return found
 
 
-def training(leader: int) -> list[int]:
-    """Those of a group that are training: with a record's lock open."""
-    found = []
-    for pid in group(leader):
+def training(results: Path) -> list[int]:
+    """The processes that train, below a results folder: those with a record's lock open."""
+    found = set()
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
         try:
-            if any(str(fd.readlink()).endswith("/.lock") for fd in Path(f"/proc/{pid}/fd").iterdir()):
-                found.append(pid)
+            target = os.readlink(link)
         except OSError:
             continue
-    return found
+        if target.startswith(f"{results}/") and target.endswith("/.lock"):
+            found.add(int(link.parts[2]))
+    return sorted(found)
 
 
 def differences(results: Path, expected: Path) -> list[str]:
@@ -90,11 +91,11 @@ def attempt(checkout: Path, results: Path, expected: Path, kind: str, moment: fl
     process = start(checkout, results)
     try:
         deadline = time.monotonic() + PATIENCE
-        while process.poll() is None and not training(process.pid) and time.monotonic() < deadline:
+        while process.poll() is None and not training(results) and time.monotonic() < deadline:
             time.sleep(0.02)
         time.sleep(moment)
         if kind == "worker":
-            if victims := training(process.pid):
+            if victims := training(results):
                 os.kill(random.choice(victims), signal.SIGKILL)
             told, _ = process.communicate(timeout=PATIENCE)
             finished = len(list((results / "runs").glob("*/summary.json")))
@@ -107,7 +108,7 @@ def attempt(checkout: Path, results: Path, expected: Path, kind: str, moment: fl
             end = time.monotonic() + 15
             while group(process.pid) and time.monotonic() < end:
                 time.sleep(0.1)
-            if left := training(process.pid):
+            if left := training(results):
                 wrong.append(f"{len(left)} workers train without their parent")
         else:
             os.killpg(process.pid, signal.SIGKILL)

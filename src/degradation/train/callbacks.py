@@ -1,7 +1,6 @@
 """What happens beside training: measuring, checkpointing, and telling progress, with stopping when asked to."""
 
 import os
-import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -9,34 +8,12 @@ from typing import Any
 import pytorch_lightning as pl
 
 from degradation.config import Config
+from degradation.ending import Stop
 from degradation.record import Record, sign
 from degradation.train.step import DegradationModule
 from degradation.train.tracking import Tracker
 
 BEGAN = "DEGRADATION_BEGAN"  # when the sweep began (seconds since the epoch): the budget is the whole command's
-STOP_FILE = "DEGRADATION_STOP_FILE"  # a sweep's parent process asks its workers to stop by creating this file
-
-
-class Stop:
-    """Whether this process was asked to stop, by SIGINT, SIGTERM or the sweep's stop file."""
-
-    requested = False
-
-    @classmethod
-    def listen(cls) -> None:
-        def handle(signum: int, _frame: object) -> None:
-            if cls.requested:  # asked twice: at once
-                signal.signal(signum, signal.SIG_DFL)
-                os.kill(os.getpid(), signum)
-            cls.requested = True
-
-        signal.signal(signal.SIGINT, handle)
-        signal.signal(signal.SIGTERM, handle)
-
-    @classmethod
-    def now(cls) -> bool:
-        stop_file = os.environ.get(STOP_FILE)
-        return cls.requested or (stop_file is not None and os.path.exists(stop_file))
 
 
 def budget_spent(config: Config, began: float) -> bool:

@@ -17,8 +17,9 @@ import pytorch_lightning as pl
 import torch
 
 from degradation.config import Architecture, Config, ConfigError, MachineConfig, find_published
-from degradation.data.images import DataError, load, make_synthetic
+from degradation.data.images import DataError, ImageSet, load, make_synthetic
 from degradation.data.resident import BatchStream, Normalizer
+from degradation.ending import EXIT_FAILED, EXIT_STOPPED, Stop, explain
 from degradation.net.foreign import CheckpointError, load_network
 from degradation.net.network import Network, multiply_adds, parameter_count
 from degradation.probe.construct import ConstructionError, deepen, largest_difference, stage_statistics
@@ -26,12 +27,12 @@ from degradation.probe.layers import layer_gradients, layer_responses
 from degradation.probe.views import Views, evaluate, exact_batchnorm, layout
 from degradation.record import Record, RecordError, check_network, is_signed, read_summary
 from degradation.train import machine as machines
-from degradation.train.callbacks import BEGAN, Checkpoint, Measure, Progress, Stop, budget_spent, format_seconds
+from degradation.train.callbacks import BEGAN, Checkpoint, Measure, Progress, budget_spent, format_seconds
 from degradation.train.step import Chunks, DegradationModule, DivergedError
 from degradation.train.tracking import Tracker
 
-EXIT_FAILED, EXIT_BUDGET, EXIT_STOPPED = 1, 75, 130
-EXITS = {"stopped": EXIT_STOPPED, "out of budget": EXIT_BUDGET, "diverged": EXIT_FAILED, "failed": EXIT_FAILED}
+EXIT_DIVERGED, EXIT_BUDGET = 3, 75
+EXITS = {"stopped": EXIT_STOPPED, "out of budget": EXIT_BUDGET, "failed": EXIT_FAILED, "diverged": EXIT_DIVERGED}
 EXITS |= {"finished": 0, "skipped": 0, "published": 0}  # of several runs, the first that is found
 SIGNAL_IMAGES, SIGNAL_IMAGES_DEEP = 128, 16  # of the batch on which gradients are measured; deeper than 110 layers
 Say = Callable[[str], None]
@@ -97,6 +98,8 @@ def train(config: Config, jobs: int = 1, place: str = "", origin: dict[str, Any]
     # RuntimeError is torch's: out of memory, or a file that cannot be written.
     except (CheckpointError, ConstructionError, DataError, RecordError, RuntimeError, ValueError) as error:
         outcome = Outcome(config.run_id, "failed", str(error).partition("\n")[0])
+    except Exception as error:
+        outcome = Outcome(config.run_id, "failed", explain(error))
     say(f"{outcome.status}{': ' + outcome.message if outcome.message else ''}")
     return replace(outcome, seconds=time.monotonic() - began, label=label)
 
@@ -111,6 +114,17 @@ def _finished_before(config: Config) -> Outcome | None:
     return Outcome(config.run_id, "skipped", f"already in {config.folder}", summary["final"])
 
 
+def load_images(config: Config, device: str = "cpu") -> tuple[ImageSet, ImageSet, ImageSet | None]:
+    """The image sets of a config, see `load`; a ConfigError, too, where it asks for other images than these."""
+    train_set, test, validation = load(config.data, config.paths.data, device)
+    name = config.data.name
+    if (classes := int(train_set.labels.max()) + 1) > config.network.classes:
+        raise ConfigError(f"network.classes={config.network.classes} is fewer than the {classes} of {name}")
+    if (size := config.protocol.batch_size) > len(train_set):
+        raise ConfigError(f"protocol.batch_size={size} is more than the {len(train_set)} training images of {name}")
+    return train_set, test, validation
+
+
 def _train(config: Config, jobs: int, record: Record, say: Say, origin: dict[str, Any]) -> Outcome:
     # What the machine would choose stays as it was chosen first: with other threads, say, sums have other last digits.
     kept = {key: value for key, value in record.as_begun.items() if getattr(config.machine, key) == "auto"}
@@ -119,9 +133,7 @@ def _train(config: Config, jobs: int, record: Record, say: Say, origin: dict[str
     # Seed and build. Everything drawn is a function of the seed: weights, batch order, augmentation.
     protocol = config.protocol
     network = Network(config.network, config.seed).to(machine.device, memory_format=layout(machine.channels_last))  # type: ignore[call-overload]
-    train_set, test, validation = load(config.data, config.paths.data, machine.device)
-    if (classes := int(train_set.labels.max()) + 1) > config.network.classes:
-        raise ConfigError(f"network.classes={config.network.classes} is fewer than the {classes} of {config.data.name}")
+    train_set, test, validation = load_images(config, str(machine.device))
     normalize = Normalizer(train_set, config.data.normalization)
     stream = BatchStream(
         train_set,
