@@ -3,7 +3,6 @@
 import netrc
 import os
 import sys
-import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -27,21 +26,13 @@ def has_key() -> bool:
 
 
 def _answers() -> bool:
-    url, found = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"), []
-
-    def ask() -> None:
-        try:
-            urllib.request.urlopen(url, timeout=PATIENCE).close()
-        except urllib.error.HTTPError as error:
-            error.close()  # it does answer
-        except OSError:
-            return
-        found.append(url)
-
-    thread = threading.Thread(target=ask, daemon=True)  # a name is looked up for as long as the resolver likes
-    thread.start()
-    thread.join(PATIENCE)
-    return bool(found)
+    try:
+        urllib.request.urlopen(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"), timeout=PATIENCE).close()
+    except urllib.error.HTTPError as error:  # an answer, too
+        error.close()
+    except OSError:
+        return False
+    return True
 
 
 def find_mode() -> str:
