@@ -88,7 +88,7 @@ def main() -> int:
         print(f"\nstudy {number} of {len(chosen)}: {study}", flush=True)
         common = [f"seed={arguments.seeds}", *protocol, f"paths.results={arguments.results}"]
         common += [f"paths.published={find_published()}"] * arguments.with_published
-        done = run([str(HERE / "train.py"), f"experiment={study}", *common, *arguments.overrides])
+        done = run([str(HERE / "train.py"), "-m", f"experiment={study}", *common, *arguments.overrides])
         status = worse(status, done)
         if done in (EXIT_INPUT, EXIT_BUDGET, EXIT_STOPPED):
             return done

@@ -470,7 +470,7 @@ def test_a_sweep_asked_to_stop_starts_nothing_more(start: Start, tmp_path: Path)
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="needs /proc")
 def test_a_killed_worker_costs_its_own_run(start: Start, tmp_path: Path) -> None:
-    process = start("network=plain,residual", "seed=0,1", *LONG, "-m", JOBS="2")
+    process = start("network=plain,residual", "seed=0,1", *LONG, "protocol.iterations=80", "-m", JOBS="2")
     killed = wait_for_checkpoint(process, tmp_path, rows=5)
     (worker,) = (pid for pid in training(tmp_path) if killed.name in locks(pid))
     os.kill(worker, signal.SIGKILL)
