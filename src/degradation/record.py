@@ -73,14 +73,19 @@ def _damaged(path: Path, how: str = "is damaged") -> RecordError:
     return RecordError(f"{path} {how}; restore it, or delete {what} to run again")
 
 
-def _text(path: Path) -> str:
+def _content(path: Path) -> bytes:
     # Only what is wrong inside a file is damage: one that cannot be read now may be whole.
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes()
     except FileNotFoundError:
         raise _damaged(path, "is missing beside a record") from None
     except OSError as error:
         raise RecordError(f"cannot read {path} ({error.strerror})") from error
+
+
+def _text(path: Path) -> str:
+    try:
+        return _content(path).decode()
     except UnicodeDecodeError:
         raise _damaged(path) from None
 
@@ -270,14 +275,14 @@ def _finite(value: Any) -> Any:
 def _seal(folder: Path, summary: dict[str, Any]) -> dict[str, str]:
     # Of all that is read with a record; that of network.pt, which is large, is compared where it is loaded.
     rest = json.dumps({key: value for key, value in summary.items() if key != "seal"}, sort_keys=True)
-    files = {name: _sha256((folder / name).read_bytes()) for name in KEPT if (folder / name).exists()}
+    files = {name: _sha256(_content(folder / name)) for name in KEPT if (folder / name).exists()}
     return {**files, "summary.json": _sha256(rest.encode())}
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
     """Write the summary of a record, with a seal of the whole as it is."""
     weights = folder / "network.pt"
-    network = {weights.name: _sha256(weights.read_bytes())} if weights.exists() and summary.get("final") else {}
+    network = {weights.name: _sha256(_content(weights))} if weights.exists() and summary.get("final") else {}
     sealed = {**summary, "seal": {**_seal(folder, summary), **network}}
     write_atomically(folder / "summary.json", json.dumps(sealed, indent=2) + "\n")
 
@@ -316,8 +321,6 @@ def read_record(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
                 raise _damaged(folder / broken[0], "is not as the seal of its record says")
         elif _rows(folder) != _expected_rows(config["protocol"], summary):
             raise _damaged(folder / "metrics.csv", "lacks rows of its protocol, or has others")
-    except OSError as error:
-        raise RecordError(f"cannot read {error.filename} ({error.strerror})") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path) from error
     return config, summary
@@ -338,11 +341,8 @@ def check_network(folder: Path) -> None:
     summary, file = read_summary(folder), folder / "network.pt"
     if summary["outcome"] != "finished":
         raise RecordError(f"{file} is not of a finished run")
-    try:
-        if "seal" in summary and summary["seal"].get(file.name) != _sha256(file.read_bytes()):
-            raise _damaged(file, "is not as the seal of its record says")
-    except OSError as error:
-        raise RecordError(f"cannot read {file} ({error.strerror})") from error
+    if "seal" in summary and summary["seal"].get(file.name) != _sha256(_content(file)):
+        raise _damaged(file, "is not as the seal of its record says")
 
 
 def check_identity(folder: Path) -> dict[str, Any]:

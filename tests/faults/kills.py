@@ -10,6 +10,8 @@ that of the uninterrupted sweep, to the last digit, but for the seconds it took.
 
 import argparse
 import collections
+import contextlib
+import io
 import json
 import os
 import random
@@ -18,6 +20,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -129,11 +132,47 @@ def attempt(checkout: Path, results: Path, expected: Path, kind: str, moment: fl
     return wrong + differences(results, expected)
 
 
+def attempt_here(results: Path, expected: Path, moments: list[float]) -> list[str]:
+    """The runs of the sweep, started from here as a sweep does, which saves the imports: killed at each moment in turn.
+
+    Killed are both workers or one of them; what was killed is to be told, and nothing else is to be lost.
+    """
+    import hydra
+
+    from degradation.config import parse
+    from degradation.sweep import _run_each
+
+    wrong, configs = [], []
+    with hydra.initialize_config_dir(str(Path(__file__).parents[2] / "conf"), version_base="1.3"):
+        for network in ("plain", "residual"):
+            for length in (5, 1):
+                named = [f"network={network}", "depth=8", f"length={length}", f"paths.results={results}"]
+                configs.append(parse(hydra.compose("train", [*SETTINGS, *named])))
+    for moment in [*moments, None]:
+        victims: list[int] = []
+
+        def kill(victims: list[int] = victims) -> None:
+            found = training(results)
+            victims += random.sample(found, min(len(found), random.choice((1, 2))))
+            for victim in victims:
+                os.kill(victim, signal.SIGKILL)
+
+        timer = threading.Timer(moment or 0, kill)
+        if moment is not None:
+            timer.start()
+        ended = collections.Counter(outcome.status for outcome in _run_each(configs, 2, lambda _: {}))
+        timer.cancel()
+        if ended["failed"] > len(victims) or ended["failed"] + ended["finished"] + ended["skipped"] != len(configs):
+            wrong.append(f"{len(victims)} killed: {dict(ended)}")
+    return wrong + differences(results, expected)
+
+
 def main() -> int:
     """Exit status 1 where something did not hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--kinds", default="all,parent,worker")
+    parser.add_argument("--kinds", default="all,parent,worker", help="or here: three kills of workers, and no imports")
+    parser.add_argument("--within", type=float, default=4.0, help="seconds after the first run began (%(default)s)")
     parser.add_argument("--checkout", type=Path, default=Path(__file__).parents[2], help="default: this one")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--expected", type=Path, help="the results of the uninterrupted sweep; made where not there")
@@ -151,9 +190,15 @@ def main() -> int:
     held: collections.Counter[str] = collections.Counter()
     kinds = arguments.kinds.split(",")
     for number in range(arguments.rounds):
-        kind, moment = kinds[number % len(kinds)], random.uniform(0, 4)
+        kind, moment = kinds[number % len(kinds)], random.uniform(0, arguments.within)
         results = folder / f"round-{number}"
-        wrong = attempt(arguments.checkout, results, expected, kind, moment)
+        if kind == "here":
+            with contextlib.redirect_stdout(io.StringIO()):
+                moments = [random.uniform(0, arguments.within) for _ in range(3)]
+                wrong = attempt_here(results, expected, moments)
+            moment = moments[0]
+        else:
+            wrong = attempt(arguments.checkout, results, expected, kind, moment)
         tried[kind] += 1
         held[kind] += not wrong
         print(f"round {number + 1}: {kind} after {moment:.2f} s: {'; '.join(wrong) or 'held'}", flush=True)

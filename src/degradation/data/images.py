@@ -51,10 +51,14 @@ def load(
     config: DataConfig, data_dir: str | Path, device: torch.device | str = "cpu", download: bool = True
 ) -> tuple[ImageSet, ImageSet, ImageSet | None]:
     """Training, test and (where images are held out, the last of the training set) validation set, on a device."""
-    if config.name == "cifar10":
-        train, test = load_cifar10(data_dir, download)
-    else:
-        train, test = load_cifar10_mini() if config.name == "cifar10_mini" else make_synthetic(512, 256)
+    try:
+        if config.name == "cifar10":
+            train, test = load_cifar10(data_dir, download)
+        else:
+            train, test = load_cifar10_mini() if config.name == "cifar10_mini" else make_synthetic(512, 256)
+    except OSError as error:
+        where = error.filename or data_dir
+        raise DataError(f"cannot read {where} ({error.strerror or error}); name another folder as DATA_DIR") from error
     train, test = train.to(device), test.to(device)
     if not (held_out := config.validation_images):
         return train, test, None
@@ -70,14 +74,6 @@ def load_cifar10(data_dir: str | Path, download: bool = True) -> tuple[ImageSet,
         DataError: files are missing and cannot be downloaded, or a file has another MD5 than the published one.
     """
     root = Path(data_dir).expanduser()
-    try:
-        return _load_cifar10(root, download)
-    except OSError as error:
-        where = error.filename or root
-        raise DataError(f"cannot read {where} ({error.strerror or error}); name another folder as DATA_DIR") from error
-
-
-def _load_cifar10(root: Path, download: bool) -> tuple[ImageSet, ImageSet]:
     if root.name == CIFAR10.base_folder:
         root = root.parent
     folder = root / CIFAR10.base_folder
@@ -122,8 +118,6 @@ def load_cifar10_mini(folder: Path = MINI) -> tuple[ImageSet, ImageSet]:
             )
             strips = [np.asarray(Image.open(io.BytesIO(files[name]))) for name in sorted(files)]
             pixels = np.concatenate(strips).reshape(labels.size, 32, 32, 3)
-        except PermissionError as error:
-            raise DataError(f"cannot read {error.filename} ({error.strerror})") from error
         except (OSError, ValueError, LookupError) as error:
             raise DataError(f"the images in {folder} are damaged ({error}); install the package again") from error
         sets.append(_from_files(pixels, torch.from_numpy(labels)))
