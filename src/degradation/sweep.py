@@ -129,7 +129,8 @@ def _run_each(configs: list[Config], jobs: int, origin: Origin) -> Iterator[Outc
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", "degradation.sweep"])
-    asked, waiting, running = context.RawValue("b", 0), list(enumerate(configs, 1)), {}
+    asked, waiting = context.RawValue("b", 0), list(enumerate(configs, 1))
+    running: dict[Any, Any] = {}
     while waiting or running:
         while waiting and len(running) < jobs:
             number, config = waiting.pop(0)
@@ -166,7 +167,7 @@ def launch(composed: list[DictConfig], wanted_jobs: Any, origin: Origin) -> Sequ
         ConfigError, DataError: before anything starts.
         SystemExit: with a distinct status where a run failed, diverged, was stopped or ran out of budget.
     """
-    by_id = {}
+    by_id: dict[str, Config] = {}
     for each in composed:
         HydraConfig.instance().set_config(each)
         # Hydra repeats a job where the command line narrows an axis of the study; the identity tells.
