@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -138,5 +139,10 @@ class Checkpoint(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, module: DegradationModule, *_: Any) -> None:  # type: ignore[override]
         due = time.monotonic() - self.saved >= self.every and module.iteration % module.protocol.log_every == 0
         if due or trainer.should_stop:
-            self.record.write(self.record.checkpoint, lambda path: (trainer.save_checkpoint(path), sign(path)))
+
+            def save(path: Path) -> None:
+                trainer.save_checkpoint(path)
+                sign(path)
+
+            self.record.write(self.record.checkpoint, save)
             self.saved = time.monotonic()
