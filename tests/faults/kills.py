@@ -132,17 +132,18 @@ def attempt(checkout: Path, results: Path, expected: Path, kind: str, moment: fl
     return wrong + differences(results, expected)
 
 
-def attempt_here(results: Path, expected: Path, moments: list[float]) -> list[str]:
+def attempt_here(results: Path, expected: Path, moments: list[float]) -> tuple[int, list[str]]:
     """The runs of the sweep, started from here as a sweep does, which saves the imports: killed at each moment in turn.
 
-    Killed are both workers or one of them; what was killed is to be told, and nothing else is to be lost.
+    Killed are both workers or one of them; what was killed is to be told, and nothing else is to be lost. Returns how
+    many were killed, and what did not hold.
     """
     import hydra
 
     from degradation.config import parse
     from degradation.sweep import _run_each
 
-    wrong, configs = [], []
+    wrong, configs, killed = [], [], 0
     with hydra.initialize_config_dir(str(Path(__file__).parents[2] / "conf"), version_base="1.3"):
         for network in ("plain", "residual"):
             for length in (5, 1):
@@ -162,9 +163,10 @@ def attempt_here(results: Path, expected: Path, moments: list[float]) -> list[st
             timer.start()
         ended = collections.Counter(outcome.status for outcome in _run_each(configs, 2, lambda _: {}))
         timer.cancel()
+        killed += len(victims)
         if ended["failed"] > len(victims) or ended["failed"] + ended["finished"] + ended["skipped"] != len(configs):
             wrong.append(f"{len(victims)} killed: {dict(ended)}")
-    return wrong + differences(results, expected)
+    return killed, wrong + differences(results, expected)
 
 
 def main() -> int:
@@ -195,13 +197,13 @@ def main() -> int:
         if kind == "here":
             with contextlib.redirect_stdout(io.StringIO()):
                 moments = [random.uniform(0, arguments.within) for _ in range(3)]
-                wrong = attempt_here(results, expected, moments)
-            moment = moments[0]
+                killed, wrong = attempt_here(results, expected, moments)
+            told = f"{killed} workers"
         else:
-            wrong = attempt(arguments.checkout, results, expected, kind, moment)
+            wrong, told = attempt(arguments.checkout, results, expected, kind, moment), f"{kind} after {moment:.2f} s"
         tried[kind] += 1
         held[kind] += not wrong
-        print(f"round {number + 1}: {kind} after {moment:.2f} s: {'; '.join(wrong) or 'held'}", flush=True)
+        print(f"round {number + 1}: {told} killed: {'; '.join(wrong) or 'held'}", flush=True)
         shutil.rmtree(results)
     for kind in tried:
         print(f"kill -9 of {kind:<8} tried {tried[kind]:>3}   held {held[kind]:>3}")
