@@ -1,5 +1,6 @@
 """Measure training speed against the usual recipe, and what grows with depth: python experiments/bench.py --help."""
 
+import degradation.script  # isort: skip  # noqa: F401  first of all
 import argparse
 import shutil
 import sys

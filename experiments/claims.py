@@ -2,35 +2,38 @@
 
 import argparse
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import degradation.script  # noqa: F401  first of all
 from degradation.cli import EXIT_INPUT, choose_protocol
 from degradation.config import ConfigError, find_published
+from degradation.ending import EXIT_STOPPED, Stop
 from degradation.record import RecordError
 from degradation.report.table import find_results, load_table, probes_folder, select
 from degradation.report.verdicts import ClaimError, list_studies, load_claims
-from degradation.train.run import BEGAN, EXIT_BUDGET, EXIT_STOPPED
+from degradation.train.run import BEGAN, EXIT_BUDGET, EXIT_DIVERGED
 
 HERE = Path(__file__).parent
 
 
 def run(command: list[str]) -> int:
-    """A child's exit status. Signals are the child's to answer, with a checkpoint; here they are waited out."""
-    child = subprocess.Popen([sys.executable, *command])
-    before = {
-        # Ctrl-C reaches the child by itself; a handler (not SIG_IGN) because the child would inherit that.
-        signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None),
-        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: child.terminate()),
-    }
-    try:
-        return child.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    """A child's exit status. Signals are the child's to answer, with a checkpoint; here they are handed on."""
+    Stop.listen()
+    child, handed_on = subprocess.Popen([sys.executable, *command]), False
+    while child.poll() is None:
+        if Stop.requested and not handed_on:
+            child.terminate()
+            handed_on = True
+        time.sleep(0.1)
+    return EXIT_STOPPED if Stop.requested else child.returncode
+
+
+def worse(status: int, done: int) -> int:
+    """Of two exit statuses the one to end with: the first that is a failure; that a run diverged is none."""
+    return done or status if status in (0, EXIT_DIVERGED) else status
 
 
 def probe_networks(results: Path, protocol: str, overrides: list[str]) -> int:
@@ -45,9 +48,9 @@ def probe_networks(results: Path, protocol: str, overrides: list[str]) -> int:
             options = ["--probes", "lesions,constructed", "--lesion-images", "500", "--out", str(out)]
             options += [part for option in data for part in option]
             done = run([str(HERE / "probe.py"), str(folder), *options])
-            status = status or done
-            if done < 0:  # a signal
-                return EXIT_STOPPED
+            status = worse(status, done)
+            if done == EXIT_STOPPED:
+                return done
     return status
 
 
@@ -85,23 +88,21 @@ def main() -> int:
         print(f"\nstudy {number} of {len(chosen)}: {study}", flush=True)
         common = [f"seed={arguments.seeds}", *protocol, f"paths.results={arguments.results}"]
         common += [f"paths.published={find_published()}"] * arguments.with_published
-        done = run([str(HERE / "train.py"), f"experiment={study}", *common, *arguments.overrides])
-        status = status or done
-        if done == EXIT_INPUT:
+        done = run([str(HERE / "train.py"), "-m", f"experiment={study}", *common, *arguments.overrides])
+        status = worse(status, done)
+        if done in (EXIT_INPUT, EXIT_BUDGET, EXIT_STOPPED):
             return done
-        if done in (EXIT_BUDGET, EXIT_STOPPED) or done < 0:
-            return EXIT_STOPPED if done < 0 else done
     try:
         if {"lesions", "constructed_solution"} & set(chosen):
             name = protocol[-1].removeprefix("protocol=")
             probed = probe_networks(Path(arguments.results), name, arguments.overrides)
-            status = status or probed
+            status = worse(status, probed)
     except RecordError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_INPUT
     judged = ["--with-published"] * arguments.with_published
     reported = run([str(HERE / "report.py"), "--results", arguments.results, *judged])  # of what there is
-    return status or reported
+    return worse(status, reported)
 
 
 if __name__ == "__main__":

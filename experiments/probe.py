@@ -4,6 +4,7 @@ Tables and figures of errors, layer responses (Fig. 7), gradients by layer (sect
 and the deeper networks that identity layers make of this one (the constructed solution, section 1).
 """
 
+import degradation.script  # isort: skip  # noqa: F401  first of all
 import argparse
 import json
 import os
@@ -28,7 +29,7 @@ from degradation.probe.construct import ConstructionError, check, deepen_each
 from degradation.probe.layers import layer_gradients, layer_responses
 from degradation.probe.lesions import deletable, delete_each, lesion_random, swappable
 from degradation.probe.views import Views, evaluate
-from degradation.record import write_atomically
+from degradation.record import RecordError, check_network, write_atomically
 from degradation.report.draw import draw_responses, save
 from degradation.report.studies import draw_gradients, draw_lesions
 from degradation.train import machine as machines
@@ -179,6 +180,8 @@ def run(arguments: argparse.Namespace) -> None:
     out = arguments.out or Path("inspect") / name
     if out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} <= MADE):
         raise CheckpointError(f"{out} holds other things than figures of this script; name another with --out")
+    if config:
+        check_network(file.parent.resolve())
     network = load_network(file, **{key: getattr(arguments, key) for key in TOLD})
     architecture, data = network.architecture, DataConfig(**config["data"]) if config else OTHERS
     if arguments.data not in (None, data.name):
@@ -249,7 +252,7 @@ def main() -> int:
     """Exit status 2, with one line and nothing written, where the input is wrong."""
     try:
         run(parse())
-    except (CheckpointError, ConfigError, DataError, OSError, ValidationError) as error:
+    except (CheckpointError, ConfigError, DataError, RecordError, OSError, ValidationError) as error:
         print("error:", " ".join(str(error).partition(" [type=")[0].split()), file=sys.stderr)  # pydantic has several
         return 2
     return 0

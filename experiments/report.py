@@ -10,6 +10,7 @@ from pathlib import Path
 import matplotlib as mpl
 import pandas as pd
 
+import degradation.script  # noqa: F401  before what takes time
 from degradation.config import ConfigError, find_published, refuse_published
 from degradation.record import RecordError
 from degradation.report.compare import compare_each, draw_comparison, sentence

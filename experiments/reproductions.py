@@ -4,6 +4,7 @@ experiments/reproductions.yaml lists them: public files with their source, licen
 Each is probed on all of CIFAR-10; tables, figures and a page land in results/reproductions/, the weights never do.
 """
 
+import degradation.script  # isort: skip  # noqa: F401  first of all
 import argparse
 import hashlib
 import os

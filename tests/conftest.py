@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from degradation.config import Config, parse
-from degradation.train.callbacks import Stop
+from degradation.ending import Stop
 
 ROOT = Path(__file__).parents[1]
 TINY = [

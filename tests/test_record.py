@@ -10,9 +10,22 @@ import pytest
 import yaml
 
 from degradation.config import Config
-from degradation.record import COLUMNS, Record, RecordError, load_metrics, load_responses, load_runs, read_varied
+from degradation.record import (
+    COLUMNS,
+    Record,
+    RecordError,
+    check_network,
+    is_signed,
+    load_metrics,
+    load_responses,
+    load_runs,
+    read_summary,
+    read_varied,
+    seal,
+    sign,
+)
 
-SUMMARY = {"outcome": "finished", "final": {"train_error": 12.5, "test_error": 25.0}}
+SUMMARY = {"outcome": "finished", "iteration": 24, "final": {"train_error": 12.5, "test_error": 25.0}}
 HEADER = ",".join(COLUMNS) + "\n"
 
 
@@ -30,6 +43,10 @@ def record(config: Config) -> Iterator[Record]:
 
 def rows(*iterations: int) -> list[dict[str, float]]:
     return [{"iteration": i, "lr": 0.1, "train_error": i / 3, "train_loss": 1.0, "seconds": 0.5} for i in iterations]
+
+
+def without_seal(summary: dict[str, object]) -> dict[str, object]:
+    return {key: value for key, value in summary.items() if key != "seal"}
 
 
 def test_two_processes_cannot_write_one_run(config: Config, record: Record) -> None:
@@ -56,11 +73,12 @@ def test_a_folder_that_cannot_be_made_is_named(compose: Callable[..., Config], t
 
 @pytest.mark.parametrize("text", ["", '{"outcome": "fini', "{}", "[]", "null", '"outcome"'])
 def test_a_damaged_summary_is_no_finished_run(config: Config, record: Record, text: str) -> None:
-    assert record.summary is None
+    with pytest.raises(RecordError, match="is not the record of a finished run"):
+        read_summary(record.path)
     record.finish(SUMMARY)
-    assert record.summary == SUMMARY
+    assert without_seal(read_summary(record.path)) == SUMMARY
     (record.path / "summary.json").write_text(text)
-    for read in (lambda: record.summary, lambda: load_runs(config.paths.results)):
+    for read in (lambda: read_summary(record.path), lambda: load_runs(config.paths.results)):
         with pytest.raises(RecordError, match=r"summary.json is damaged"):
             read()
 
@@ -84,7 +102,7 @@ def test_a_config_changed_under_its_record_is_refused(config: Config, record: Re
 def test_a_damaged_config_is_refused(config: Config, record: Record, text: str) -> None:
     record.close()
     (record.path / "config.yaml").write_text(text)
-    with pytest.raises(RecordError, match=r"config.yaml is missing or damaged"):
+    with pytest.raises(RecordError, match=rf"config.yaml is damaged; restore it, or delete {record.path} to run again"):
         Record(config)
 
 
@@ -199,7 +217,7 @@ def test_a_full_disk_leaves_no_summary(record: Record, monkeypatch: pytest.Monke
         patch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space left"):
             record.finish(SUMMARY)
-    assert record.summary is None
+    assert not (record.path / "summary.json").exists()
     assert sorted(record.path.iterdir()) == before  # the checkpoint is still there, half a summary is not
 
 
@@ -209,7 +227,9 @@ def test_finish_replaces_the_checkpoint_by_the_summary_in_one_move(
     moves, replace = [], os.replace
 
     def watch(source: Path, target: Path) -> None:
-        moves.append((json.loads(Path(source).read_text()), Path(target).exists(), record.checkpoint.exists()))
+        moves.append(
+            (without_seal(json.loads(Path(source).read_text())), Path(target).exists(), record.checkpoint.exists())
+        )
         replace(source, target)
 
     record.checkpoint.touch()
@@ -221,7 +241,171 @@ def test_finish_replaces_the_checkpoint_by_the_summary_in_one_move(
 
 def test_what_is_not_finite_is_null(record: Record) -> None:
     record.finish({"outcome": "diverged", "final": {"loss": float("nan"), "error": float("inf"), "n": 1.5}})
-    assert record.summary == {"outcome": "diverged", "final": {"loss": None, "error": None, "n": 1.5}}
+    assert without_seal(read_summary(record.path)) == {
+        "outcome": "diverged",
+        "final": {"loss": None, "error": None, "n": 1.5},
+    }
+
+
+# Seals
+
+
+TABLES = {"metrics.csv": rows(*range(4, 25, 4)), "gradients.csv": [{"layer": 1, "std": 1.0}]}
+
+
+@pytest.fixture
+def finished(record: Record) -> Path:
+    """A finished record of every kind of file."""
+    record.start_session({"precision": "fp32"})
+    for row in TABLES["metrics.csv"]:
+        record.append(row)
+    record.append_gradients(0, TABLES["gradients.csv"])
+    record.write_table("responses.csv", [{"layer": 1, "std": 0.5}])
+    record.write(record.initial, lambda path: path.write_text("{}"))
+    record.write(record.network, lambda path: path.write_bytes(bytes(range(256))))
+    record.finish({"run_id": record.id, **SUMMARY})
+    record.close()
+    return record.path
+
+
+def unseal(folder: Path, **changes: object) -> None:
+    """As it was before there were seals, but for the changes."""
+    path = folder / "summary.json"
+    path.write_text(json.dumps({**without_seal(json.loads(path.read_text())), **changes}))
+
+
+FILES = ("config.yaml", "sessions.jsonl", "metrics.csv", "gradients.csv", "responses.csv", "initial.json")
+
+
+@pytest.mark.parametrize("name", [*FILES, "summary.json"])
+@pytest.mark.parametrize("change", ["flipped", "cut", "emptied", "longer", "removed"])
+def test_a_finished_record_is_as_it_was_sealed(finished: Path, name: str, change: str) -> None:
+    path = finished / name
+    content = path.read_bytes()
+    half = len(content) // 2
+    flipped = content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :]
+    changed = {"flipped": flipped, "cut": content[:half], "emptied": b"", "longer": content + b"1\n"}
+    path.unlink() if change == "removed" else path.write_bytes(changed[change])
+    if (name, change) == ("summary.json", "removed"):
+        assert load_runs(finished.parents[1]).empty
+        return
+    with pytest.raises(RecordError, match=str(finished)) as told:
+        load_runs(finished.parents[1])
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"run_id": "plain-20-paper-s0-00000000"},
+        {"outcome": "foo"},
+        {"final": {"train_error": -5.0}},
+        {"final": {"test_error": 101.0}},
+        {"final": {"test_error": float("nan")}},
+        {"final": {"test_error": "25"}},
+        {"final": None},
+        {"iteration": 20, "outcome": "diverged"},
+    ],
+)
+def test_without_a_seal_a_record_must_not_contradict_itself(finished: Path, changes: dict[str, object]) -> None:
+    unseal(finished)
+    assert load_runs(finished.parents[1])["sealed"].tolist() == [False]
+    unseal(finished, **changes)
+    with pytest.raises(RecordError, match=r"summary.json|metrics.csv"):
+        load_runs(finished.parents[1])
+
+
+@pytest.mark.parametrize("kept", [[], [4, 8, 12], [4, 8, 12, 16, 24, 20], [4, 4, 8, 12, 16, 20, 24]])
+def test_without_a_seal_the_rows_are_those_of_the_protocol(finished: Path, kept: list[int]) -> None:
+    unseal(finished)
+    (finished / "metrics.csv").write_text(HEADER + "".join(f"{i},0.1,1,1,,,,,0.5\n" for i in kept))
+    with pytest.raises(RecordError, match=r"metrics.csv lacks rows of its protocol, or has others"):
+        load_runs(finished.parents[1])
+
+
+def test_a_record_is_sealed_once(finished: Path) -> None:
+    path, sealed = finished / "summary.json", (finished / "summary.json").read_bytes()
+    unseal(finished)
+    assert path.read_bytes() != sealed
+    for _ in range(2):
+        seal(finished)
+        assert path.read_bytes() == sealed
+    assert load_runs(finished.parents[1])["sealed"].tolist() == [True]
+    (finished / "metrics.csv").write_text(HEADER)
+    with pytest.raises(RecordError, match=r"metrics.csv is not as the seal of its record says"):
+        seal(finished)
+    path.unlink()
+    with pytest.raises(RecordError, match="is not the record of a finished run"):
+        seal(finished)
+
+
+def test_the_weights_are_those_of_the_record(finished: Path) -> None:
+    check_network(finished)
+    weights = finished / "network.pt"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + b"\0")
+    with pytest.raises(RecordError, match=r"network.pt is not as the seal of its record says"):
+        check_network(finished)
+    weights.write_bytes(whole)
+    (finished / "summary.json").unlink()
+    with pytest.raises(RecordError, match=r"is not the record of a finished run"):
+        check_network(finished)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_what_cannot_be_read_is_not_called_damaged(finished: Path) -> None:
+    for name in ("summary.json", "config.yaml", "metrics.csv"):
+        (finished / name).chmod(0)
+        with pytest.raises(RecordError, match=rf"cannot read {finished / name} \(Permission denied\)$"):
+            read_summary(finished)
+        (finished / name).chmod(0o644)
+
+
+def test_a_signature_is_of_all_that_is_before_it(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(1000))
+    assert not is_signed(path.read_bytes())
+    sign(path)
+    content = path.read_bytes()
+    assert is_signed(content)
+    assert not any(is_signed(content[:place] + b"x" + content[place + 1 :]) for place in range(0, 1064, 50))
+
+
+def test_a_folder_that_was_replaced_is_not_written(config: Config, record: Record) -> None:
+    record.append(rows(4)[0])
+    shutil.rmtree(record.path)
+    other = Record(config)
+    other.append(rows(4)[0])
+    before = {path.name: path.read_bytes() for path in other.path.iterdir()}
+    for write in (
+        lambda: record.append(rows(8)[0]),
+        lambda: record.append_gradients(0, [{"layer": 1}]),
+        lambda: record.start_session({}),
+        lambda: record.rewind(0),
+        lambda: record.write_table("responses.csv", [{"layer": 1}]),
+        lambda: record.finish(SUMMARY),
+    ):
+        with pytest.raises(RecordError, match="was removed or replaced while this process was writing it"):
+            write()
+    assert {path.name: path.read_bytes() for path in other.path.iterdir()} == before
+    other.append(rows(8)[0])
+    other.close()
+
+
+def test_what_the_last_digits_depend_on_is_kept_or_refused(record: Record) -> None:
+    machine = {"device": "cpu", "precision": "bf16", "execution": "eager", "channels_last": True}
+    session = {**machine, "evaluation_batch": 500, "hardware": {"cpu": "a", "threads": 2}, "versions": {"torch": "1"}}
+    assert record.start_session(session) == ""
+    assert record.as_begun == {"device": "cpu", "precision": "bf16", "execution": "eager", "threads": 2}
+    for changed in ({"device": "cuda"}, {"channels_last": False}, {"evaluation_batch": 100}, {"execution": "compiled"}):
+        (setting,) = changed
+        with pytest.raises(RecordError, match=f"was begun with {setting}=.* resume with machine.{setting}="):
+            record.start_session({**session, **changed})
+    with pytest.raises(RecordError, match="was begun with threads=2, not 1"):
+        record.start_session({**session, "hardware": {"threads": 1}})
+    elsewhere = {**session, "hardware": {"cpu": "b", "threads": 2}, "versions": {"torch": "2"}}
+    assert record.start_session(elsewhere) == "cpu b after a, torch 2 after 1"
+    assert len(record.sessions()) == 2
 
 
 def test_load_runs_gives_finished_runs_alone(config: Config, tiny: Callable[..., Config]) -> None:
@@ -231,7 +415,7 @@ def test_load_runs_gives_finished_runs_alone(config: Config, tiny: Callable[...,
         record.append(rows(4)[0])
         record.checkpoint.touch()
         if end:
-            record.finish({**SUMMARY, "final": {"train_error": float(seed)}})
+            record.finish({**SUMMARY, "run_id": record.id, "final": {"train_error": float(seed)}})
         record.close()
     runs = load_runs(config.paths.results)
     assert runs["seed"].tolist() == [0, 2]

@@ -6,13 +6,14 @@ through `probe`, and writes a `record` under results/runs/. `report` reads recor
 states): one table of them feeds statistics, verdicts, figures and pages.
 
     config    the schema of conf/: Architecture, Data, Protocol, Machine; the identity of a run         (no torch)
-    record    the folder of a run: write, skip, resume, load                                            (no torch)
+    record    the folder of a run: write, seal, skip, resume, load                                      (no torch)
+    ending    how what was started here ends: signals, unforeseen errors                                (no torch)
     net/      network: every network of the paper from its Architecture; foreign: other code's weights
     data/     images: the sets and their checks; resident: normalisation, and batches by (seed, iteration)
     probe/    views of images; what a network does with them: errors, responses, gradients, lesions, construction
     train/    run: one run on a page; step: schedule and iteration; callbacks; machine; tracking (W&B)
     report/   table, statistics, verdicts, draw and studies (figures), pages                            (no torch)
-    sweep     a list of runs: the plan, the time it takes, the closing table
+    sweep     a list of runs: the plan, the time it takes, a process for each, the closing table
     cli       the command line of experiments/train.py
 
 Imports run one way, and `make lint` checks it: config <- record, net, data <- probe, report <- train <- sweep <- cli.

@@ -7,9 +7,7 @@ from typing import Any
 
 import hydra
 import yaml
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
-from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -46,15 +44,10 @@ def origin(config: Config) -> dict[str, Any]:
 
 
 def task(cfg: DictConfig) -> Any:
-    """One run: of a sweep, in a worker process, or alone."""
-    from degradation.sweep import JOBS_ENV, TOTAL_ENV, describe_grid, describe_time, estimate_seconds, is_finished
+    """One run, alone; those of a sweep are started by degradation.sweep."""
+    from degradation.sweep import describe_grid, describe_time, estimate_seconds, is_finished
     from degradation.train.run import train
 
-    hydra_config = HydraConfig.get()
-    if hydra_config.mode == RunMode.MULTIRUN:
-        config, total = parse(cfg), os.environ.get(TOTAL_ENV, "")
-        label = f"{hydra_config.job.num + 1}/{total}" if total else ""
-        return train(config, int(os.environ.get(JOBS_ENV, "1")), label, origin(config))
     try:
         config = parse(cfg)
         print(describe_grid([config], 1), flush=True)
@@ -136,9 +129,12 @@ def main() -> None:
     wants_traceback = bool(os.environ.get("HYDRA_FULL_ERROR"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra hands its errors to us
     try:
-        sys.argv[1:] = choose_protocol(sys.argv[1:])
+        # -m first, wherever it stands: Hydra takes no further override behind it.
+        arguments = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
+        sys.argv[1:] = choose_protocol(arguments)
         hydra.main(config_path=str(find_conf()), config_name="train", version_base="1.3")(task)()
-    except INPUT_ERRORS as error:
-        if wants_traceback:
+    except (*INPUT_ERRORS, ValueError) as error:
+        ours = isinstance(error, INPUT_ERRORS) or str(error).startswith("Config group override")  # Hydra's, of a=null
+        if wants_traceback or not ours:
             raise
         sys.exit(_fail(error))

@@ -219,7 +219,7 @@ class Config:
     paths: PathsConfig
     depth: int
     length: Count
-    seed: Annotated[int, Field(ge=0)]
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
     study: Name
     budget_minutes: Fraction | None
 

@@ -7,10 +7,12 @@ results/runs/<run id>/
     gradients.csv   one row per layer at iteration 0 and about ten times more: forward std and gradient norms
     initial.json    of a network deepened from a trained one alone: its parent, and how equal they are
     responses.csv   one row per layer (Fig. 7)
-    summary.json    final numbers; written last and atomically: its presence marks a finished run
+    summary.json    final numbers; written last and atomically: its presence marks a finished run, and its seal, the
+                    SHA-256 of every file above, of network.pt and of its own other parts, holds the record to it
 beside these, for this machine only: checkpoint.ckpt while running, network.pt (final weights), .lock
 """
 
+import hashlib
 import json
 import math
 import os
@@ -28,6 +30,9 @@ from degradation.config import Config, complete, run_id
 MEASURED = ["train_error", "train_loss", "test_error", "test_loss", "val_error", "val_loss"]
 COLUMNS = ["iteration", "lr", *MEASURED, "seconds"]
 NEEDED = {"iteration", "train_error", "test_error"}  # records of other versions may lack or add the others
+KEPT = ("config.yaml", "sessions.jsonl", "metrics.csv", "gradients.csv", "initial.json", "responses.csv")
+KEEPS = ("device", "precision", "execution", "threads")  # of a run, to its end, where the machine's setting is auto
+SAME = (*KEEPS, "channels_last", "evaluation_batch")  # other such: other last digits of the same run
 
 
 class RecordError(Exception):
@@ -42,6 +47,9 @@ def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:  # a full disk names no file
+        error.filename = error.filename or str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -58,16 +66,43 @@ def _csv(rows: list[dict[str, Any]], columns: list[str]) -> str:
     return "".join(",".join(_cell(row.get(column)) for column in columns) + "\n" for row in rows)
 
 
-def _append(path: Path, rows: list[dict[str, Any]], columns: list[str]) -> None:
-    with open(path, "a+") as file:
-        file.seek(0)
-        # A file keeps the columns that it was begun with, whatever later versions record.
-        begun = file.readline().strip()
-        file.write(_csv(rows, begun.split(",")) if begun else ",".join(columns) + "\n" + _csv(rows, columns))
-
-
 def _damaged(path: Path, how: str = "is damaged") -> RecordError:
-    return RecordError(f"{path} {how}; delete {path.parent} to run again")
+    # Without its summary a run begins anew; its config is what names the folder.
+    summary = path.with_name("summary.json")
+    what = summary if summary.exists() and path.name != "config.yaml" else path.parent
+    return RecordError(f"{path} {how}; restore it, or delete {what} to run again")
+
+
+def _content(path: Path) -> bytes:
+    # Only what is wrong inside a file is damage: one that cannot be read now may be whole.
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise _damaged(path, "is missing beside a record") from None
+    except OSError as error:
+        raise RecordError(f"cannot read {path} ({error.strerror})") from error
+
+
+def _text(path: Path) -> str:
+    try:
+        return _content(path).decode()
+    except UnicodeDecodeError:
+        raise _damaged(path) from None
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def sign(path: Path) -> None:
+    """Append its SHA-256 to a file; torch.load reads over it."""
+    with open(path, "r+b") as file:
+        file.write(_sha256(file.read()).encode())
+
+
+def is_signed(content: bytes) -> bool:
+    """Whether the content of a file ends with the SHA-256 of the rest."""
+    return content[-64:] == _sha256(content[:-64]).encode()
 
 
 class Record:
@@ -86,6 +121,7 @@ class Record:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = filelock.FileLock(self.path / ".lock", timeout=0)
             self._lock.acquire()
+            self._owned = os.stat(self.path / ".lock")
         except filelock.Timeout:
             raise RecordError(f"another process is writing {self.path}; wait for it, or stop it") from None
         except OSError as error:
@@ -94,10 +130,8 @@ class Record:
             ) from error
         described = self.path / "config.yaml"
         try:
-            if described.exists():
+            if described.exists() or self._summary.exists() or self._metrics.exists():
                 check_identity(self.path)
-            elif self._summary.exists() or self._metrics.exists():
-                raise _damaged(described, "is missing beside a record")
             else:
                 write_atomically(described, yaml.safe_dump({"run_id": self.id, **config.science}, sort_keys=False))
         except BaseException:
@@ -107,44 +141,109 @@ class Record:
     def close(self) -> None:
         self._lock.release()
 
-    @property
-    def summary(self) -> dict[str, Any] | None:
-        """The summary of a finished run, None of an unfinished one."""
-        return read_summary(self.path) if self._summary.exists() else None
+    def write(self, path: Path, write: Callable[[Path], Any]) -> None:
+        """All of what `write` writes to a path of this folder, or nothing; as everything here, only while it is ours.
 
-    def start_session(self, session: dict[str, Any]) -> None:
-        """Append what this process runs on; a run whose precision would change midway is refused."""
-        earlier = self.sessions()
-        for setting in ("precision", "channels_last") if earlier else ():
-            if (was := earlier[-1].get(setting)) != session.get(setting):
-                raise RecordError(
-                    f"{self.path} was begun with {setting}={was}, not {session.get(setting)}; "
-                    f"resume with machine.{setting}={was}, or delete the folder to run again"
-                )
-        with open(self.path / "sessions.jsonl", "a") as file:
-            file.write(json.dumps(session) + "\n")
+        Who removes a folder in use, and begins the run anew, has two processes that write it; this one then ends.
+        """
+        self._check_owner()
+        replace_file(path, write)
+
+    def _check_owner(self) -> None:
+        try:
+            ours = os.path.samestat(os.stat(self.path / ".lock"), self._owned)
+        except OSError:
+            ours = False
+        if not ours:
+            raise RecordError(f"{self.path} was removed or replaced while this process was writing it")
+
+    def start_session(self, session: dict[str, Any]) -> str:
+        """Append what this process runs on; a run that would change midway what its last digits depend on is refused.
+
+        Returns:
+            What is not as it was and cannot be kept, such as another CPU, in words; empty where all is.
+        """
+        other = ""
+        if earlier := self.sessions():
+            was, now = _flat(earlier[-1]), _flat(session)
+            for setting in SAME:
+                if setting in was and was[setting] != now.get(setting):
+                    raise RecordError(
+                        f"{self.path} was begun with {setting}={was[setting]}, not {now.get(setting)}; "
+                        f"resume with machine.{setting}={was[setting]}, or delete the folder to run again"
+                    )
+            moved = [key for key in ("cpu", "gpu", "torch") if was.get(key) != now.get(key)]
+            other = ", ".join(f"{key} {now.get(key)} after {was.get(key)}" for key in moved)
+        self._append("sessions.jsonl", json.dumps(session) + "\n")
+        return other
 
     def sessions(self) -> list[dict[str, Any]]:
         path = self.path / "sessions.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines() if line.strip()] if path.exists() else []
+        try:
+            return [json.loads(line) for line in _text(path).splitlines() if line.strip()] if path.exists() else []
+        except ValueError as error:
+            raise _damaged(path) from error
+
+    @property
+    def as_begun(self) -> dict[str, Any]:
+        """The settings of KEEPS that the run began with, if it did."""
+        begun = _flat(sessions[-1]) if (sessions := self.sessions()) else {}
+        return {setting: begun[setting] for setting in KEEPS if setting in begun}
+
+    def _append(self, name: str, text: str) -> None:
+        self._check_owner()
+        with open(self.path / name, "a") as file:
+            file.write(text)
+
+    def _append_rows(self, path: Path, rows: list[dict[str, Any]], columns: list[str]) -> None:
+        # A file keeps the columns that it was begun with, whatever later versions record.
+        begun = path.read_text().partition("\n")[0] if path.exists() else ""
+        head = "" if begun else ",".join(columns) + "\n"
+        self._append(path.name, head + _csv(rows, begun.split(",") if begun else columns))
 
     def append(self, row: dict[str, Any]) -> None:
         """Add one row of metrics."""
-        _append(self._metrics, [row], COLUMNS)
+        self._append_rows(self._metrics, [row], COLUMNS)
 
     def append_gradients(self, iteration: int, rows: list[dict[str, Any]]) -> None:
         """Add one row per layer, as probe.layers.layer_gradients gives them, at an iteration."""
-        _append(self._gradients, [{"iteration": iteration, **row} for row in rows], ["iteration", *rows[0]])
+        self._append_rows(self._gradients, [{"iteration": iteration, **row} for row in rows], ["iteration", *rows[0]])
 
-    def rewind(self, iteration: int) -> None:
-        """Drop the rows after an iteration (and a line cut short by a crash): a resumed run writes them again."""
-        if iteration and not self._metrics.exists():
+    def written(self) -> dict[str, tuple[int, str]]:
+        """Of every table so far its length in bytes and SHA-256, for a checkpoint; it is on the disk then."""
+        found = {}
+        for path in filter(Path.exists, (self._metrics, self._gradients, self.initial)):
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+                content = file.read()
+            found[path.name] = (len(content), _sha256(content))
+        return found
+
+    def rewind(self, iteration: int, written: dict[str, tuple[int, str]] | None = None) -> None:
+        """Drop what came after a checkpoint, which remembers what was `written`: a resumed run writes it again.
+
+        A RecordError where that is not what is there: emptied, cut, reordered or edited since.
+        """
+        self._check_owner()
+        tables = [self._metrics, self._gradients]
+        if not iteration:  # begun, and stopped before its first checkpoint
+            for path in tables:
+                path.unlink(missing_ok=True)
+        elif written is None:  # a checkpoint of an earlier version
+            self._rewind_rows(iteration)
+        else:
+            for name, (length, sha256) in written.items():
+                path = self.path / name
+                if not path.exists() or _sha256(path.read_bytes()[:length]) != sha256:
+                    remedy = f"restore it, or delete {self.checkpoint} to run again"
+                    raise RecordError(f"{path} is not as it was when the checkpoint was saved; {remedy}")
+                os.truncate(path, length)
+
+    def _rewind_rows(self, iteration: int) -> None:
+        if not self._metrics.exists():
             raise _damaged(self._metrics, "is missing beside a checkpoint")
         for path in filter(Path.exists, (self._metrics, self._gradients)):
-            if not iteration:  # begun, and stopped before its first checkpoint
-                path.unlink()
-                continue
-            header, *lines = path.read_text().splitlines() or [""]
+            header, *lines = _text(path).splitlines() or [""]
             whole = [line for line in lines if line.count(",") == header.count(",") and line.split(",")[0].isdigit()]
             kept = [line for line in whole if int(line.split(",")[0]) <= iteration]
             write_atomically(path, "\n".join([header, *kept]) + "\n")
@@ -152,12 +251,18 @@ class Record:
     def write_table(self, name: str, rows: list[dict[str, Any]]) -> None:
         """A probe's table, such as responses.csv."""
         columns = list(rows[0])
-        write_atomically(self.path / name, ",".join(columns) + "\n" + _csv(rows, columns))
+        text = ",".join(columns) + "\n" + _csv(rows, columns)
+        self.write(self.path / name, lambda path: path.write_text(text))
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Mark the run as finished. Nothing is written after this."""
-        write_atomically(self._summary, json.dumps(_finite(summary), indent=2) + "\n")
+        """Mark the run as finished, and seal its record. Nothing is written after this."""
+        self._check_owner()
+        write_summary(self.path, _finite(summary))
         self.checkpoint.unlink(missing_ok=True)
+
+
+def _flat(session: dict[str, Any]) -> dict[str, Any]:
+    return {**session, **session.get("hardware", {}), **session.get("versions", {})}
 
 
 def _finite(value: Any) -> Any:
@@ -167,29 +272,89 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _seal(folder: Path, summary: dict[str, Any]) -> dict[str, str]:
+    # Of all that is read with a record; that of network.pt, which is large, is compared where it is loaded.
+    rest = json.dumps({key: value for key, value in summary.items() if key != "seal"}, sort_keys=True)
+    files = {name: _sha256(_content(folder / name)) for name in KEPT if (folder / name).exists()}
+    return {**files, "summary.json": _sha256(rest.encode())}
+
+
+def write_summary(folder: Path, summary: dict[str, Any]) -> None:
+    """Write the summary of a record, with a seal of the whole as it is."""
+    weights = folder / "network.pt"
+    network = {weights.name: _sha256(_content(weights))} if weights.exists() and summary.get("final") else {}
+    sealed = {**summary, "seal": {**_seal(folder, summary), **network}}
+    write_atomically(folder / "summary.json", json.dumps(sealed, indent=2) + "\n")
+
+
+def seal(folder: Path) -> None:
+    """Seal a finished record of before there were seals, once; one that has a seal is held to it and left as it is."""
+    if "seal" not in (summary := read_summary(folder)):
+        write_summary(folder, summary)
+
+
 def read_summary(folder: Path) -> dict[str, Any]:
-    """Raises RecordError where the file is cut short or holds no outcome."""
-    path = folder / "summary.json"
+    """The summary of a finished run; a RecordError, see `read_record`, where the record is not what it claims to be."""
+    return read_record(folder)[1]
+
+
+def read_record(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The config and the summary of a finished run.
+
+    A RecordError where the record is not as its seal says, or, without one ("seal" is not in the summary), where it
+    contradicts itself: the run id, the outcome, errors outside of 0 to 100, rows that its protocol did not write.
+    """
+    path, config = folder / "summary.json", check_identity(folder)
+    if not path.exists():
+        raise RecordError(f"{folder} is not the record of a finished run")
     try:
-        summary = json.loads(path.read_text())
-        summary["outcome"]
-    except (ValueError, KeyError, TypeError, OSError) as error:
+        summary = json.loads(_text(path))
+        outcome = summary["outcome"]
+        errors = [value for key, value in summary["final"].items() if "error" in key] if outcome == "finished" else []
+        if outcome not in ("finished", "diverged") or not all(0 <= error <= 100 for error in errors):
+            raise ValueError
+        if (found := summary.get("run_id", folder.name)) != folder.name:
+            raise _damaged(path, f"is of another run ({found})")
+        if (seal := summary.get("seal")) is not None:
+            found = _seal(folder, summary)
+            if broken := [n for n in (*KEPT, path.name) if seal.get(n) != found.get(n)]:
+                raise _damaged(folder / broken[0], "is not as the seal of its record says")
+        elif _rows(folder) != _expected_rows(config["protocol"], summary):
+            raise _damaged(folder / "metrics.csv", "lacks rows of its protocol, or has others")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path) from error
-    return summary
+    return config, summary
+
+
+def _rows(folder: Path) -> list[str]:
+    return [line.partition(",")[0] for line in _text(folder / "metrics.csv").splitlines()[1:]]
+
+
+def _expected_rows(protocol: dict[str, Any], summary: dict[str, Any]) -> list[str]:
+    every, end, finished = protocol["log_every"], summary["iteration"], summary["outcome"] == "finished"
+    last = [protocol["iterations"]] if finished else []  # of one that diverged, none at the iteration where it did
+    return [str(iteration) for iteration in [*range(every, end, every), *last]]
+
+
+def check_network(folder: Path) -> None:
+    """A RecordError unless the run in a folder is finished, and its network.pt that of its seal (if it has one)."""
+    summary, file = read_summary(folder), folder / "network.pt"
+    if summary["outcome"] != "finished":
+        raise RecordError(f"{file} is not of a finished run")
+    if "seal" in summary and summary["seal"].get(file.name) != _sha256(_content(file)):
+        raise _damaged(file, "is not as the seal of its record says")
 
 
 def check_identity(folder: Path) -> dict[str, Any]:
     """The config of a record; a RecordError where it is damaged, or its hash is not that of the folder's name."""
     path = folder / "config.yaml"
     try:
-        config = yaml.safe_load(path.read_text())
+        config = yaml.load(_text(path), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         expected = run_id(config)
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise _damaged(path, "is missing or damaged") from error
+    except (yaml.YAMLError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(path) from error
     if folder.name != expected:
-        raise RecordError(
-            f"{path} was changed under its record (it now describes {expected}); restore it or delete the folder"
-        )
+        raise _damaged(path, f"was changed under its record (it now describes {expected})")
     return config
 
 
@@ -208,16 +373,20 @@ def load_runs(results: str | Path) -> pd.DataFrame:
     """The finished runs under results/runs, one row each: flattened config, summary, and `folder`.
 
     Columns such as network.name, network.depth, protocol.name, seed, outcome, final.train_error, final.test_error;
-    `varied` holds read_varied, `made_by_study` the keys that the run's study sets (all that vary in earlier records).
+    `varied` holds read_varied, `made_by_study` the keys that the run's study sets (all that vary in earlier records),
+    `sealed` whether the record was held to a seal.
     A RecordError where a record is damaged or was edited: figures must not be drawn from it.
     """
     folders = sorted(path.parent for path in (Path(results) / "runs").glob("*/summary.json"))
-    configs, summaries = [check_identity(folder) for folder in folders], [read_summary(folder) for folder in folders]
-    both = zip(configs, summaries, strict=True)
-    runs = pd.json_normalize([{**config, **complete(config), **summary, "varied": None} for config, summary in both])
+    both = [read_record(folder) for folder in folders]
+    summaries, replaced = [summary for _, summary in both], {"varied": None, "seal": None}
+    runs = pd.json_normalize([{**config, **complete(config), **summary, **replaced} for config, summary in both])
     varied = [read_varied(summary) for summary in summaries]
     made = [summary.get("made_by_study", list(keys)) for summary, keys in zip(summaries, varied, strict=True)]
-    return runs.assign(varied=varied, made_by_study=made, folder=folders)
+    sealed = ["seal" in summary for summary in summaries]
+    return runs.drop(columns="seal", errors="ignore").assign(
+        varied=varied, made_by_study=made, sealed=sealed, folder=folders
+    )
 
 
 def load_metrics(folder: Path) -> pd.DataFrame:

@@ -1,33 +1,36 @@
 """A sweep of runs: the plan printed first, the runs longest first, the closing table and the exit status."""
 
+import multiprocessing
 import os
 import signal
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import DictConfig
 
 from degradation.config import Architecture, Config, ConfigError, parse
-from degradation.data.images import load
+from degradation.ending import SIGNALS, Stop
 from degradation.record import RecordError, read_summary, read_varied
 from degradation.train import machine as machines
-from degradation.train.callbacks import BEGAN, STOP_FILE, format_seconds
-from degradation.train.run import Outcome, calibrate, exit_status
+from degradation.train.callbacks import BEGAN, format_seconds
+from degradation.train.run import Outcome, calibrate, exit_status, load_images, train
+from degradation.train.tracking import find_mode
 
 EVALUATION = 1 / 3  # of an image's time in training: forward alone, of forward and backward
-JOBS_ENV, TOTAL_ENV = "DEGRADATION_JOBS", "DEGRADATION_RUNS"
+Origin = Callable[[Config], dict[str, Any]]
 
 
 def is_finished(config: Config) -> bool:
     try:
         return read_summary(config.folder)["outcome"] == "finished"
-    except RecordError:
+    except RecordError:  # which the run itself will tell
         return False
 
 
@@ -53,7 +56,7 @@ def count_jobs(wanted: Any, runs: int, device: str) -> int:
     """How many runs at once: as asked; else one on a GPU, and on a CPU as many as there are cores and runs."""
     if wanted in (None, "", "auto"):
         return 1 if device == "cuda" else max(1, min(machines.available_cores(), runs))
-    if not str(wanted).isdigit() or int(wanted) < 1:
+    if not str(wanted).isdecimal() or int(wanted) < 1:
         raise ConfigError(f"JOBS={wanted} must be auto or at least 1")
     return min(int(wanted), max(1, runs))
 
@@ -77,9 +80,10 @@ def describe_grid(configs: list[Config], jobs: int) -> str:
 
 
 def estimate_seconds(todo: list[Config], jobs: int) -> dict[str, float]:
-    """Of each run, by id, from a short timing of this machine; a DataError where images are missing."""
+    """Of each run, by id, from a short timing of this machine; a DataError or ConfigError, see `load_images`."""
     # The images are loaded here, so that they fail, or are downloaded, once and before any run.
-    sizes = {data: [len(part or ()) for part in load(data, todo[0].paths.data)] for data in {c.data for c in todo}}
+    needs = {(c.data, c.protocol.batch_size, c.network.classes): c for c in todo}
+    sizes = {data: [len(part or ()) for part in load_images(config)] for (data, *_), config in needs.items()}
     timings: dict[Any, Callable[[Architecture], float]] = {}
     seconds = {}
     for config in todo:
@@ -111,61 +115,90 @@ def closing_table(outcomes: list[Outcome]) -> str:
     return "\n".join(lines)
 
 
-def launch(
-    launcher: Any, run: Callable[..., Sequence[JobReturn]], overrides: Sequence[Sequence[str]], first_index: int
-) -> Sequence[JobReturn]:
-    """Plan, run and report the jobs of a Hydra sweep through `run`, the joblib launcher's own method.
+def _work(send: Connection, asked: Any, config: Config, *arguments: Any) -> None:
+    Stop.sweep = asked
+    Stop.listen()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # blocked since before this process was there
+    send.send(train(config, *arguments))
+
+
+def _run_each(configs: list[Config], jobs: int, origin: Origin) -> Iterator[Outcome]:
+    """Each run in a process of its own, so many at once: one that is killed costs itself, and is told like any other.
+
+    The processes are forked from one that has imported all and computed nothing, so that a start takes no time.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", "degradation.sweep"])
+    asked, waiting = context.RawValue("b", 0), list(enumerate(configs, 1))
+    running: dict[Any, Any] = {}
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            number, config = waiting.pop(0)
+            receive, send = context.Pipe(duplex=False)
+            told = origin(config)
+            arguments = (send, asked, config, jobs, f"{number}/{len(configs)}", told)
+            process = context.Process(target=_work, args=arguments)
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+            process.start()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            send.close()
+            running[process.sentinel] = (process, receive, config, config.label(told.get("varied", {})))
+        for sentinel in wait(list(running), timeout=0.5):
+            process, receive, config, label = running.pop(sentinel)
+            process.join()
+            try:
+                yield receive.recv()
+            except EOFError:
+                ended = "stopped" if Stop.requested else "failed"
+                yield Outcome(config.run_id, ended, _describe_end(process.exitcode or 0), label=label)
+        asked.value = Stop.requested
+
+
+def _describe_end(status: int) -> str:
+    how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+    why = ", as when memory runs out" if status == -signal.SIGKILL else ""
+    return f"its process {how}{why}; the same command continues it"
+
+
+def launch(composed: list[DictConfig], wanted_jobs: Any, origin: Origin) -> Sequence[JobReturn]:
+    """Plan, run and report the runs of a Hydra sweep; `origin` tells where their settings come from (cli.origin).
 
     Raises:
         ConfigError, DataError: before anything starts.
-        SystemExit: with a distinct status where a run failed, was stopped or ran out of budget.
+        SystemExit: with a distinct status where a run failed, diverged, was stopped or ran out of budget.
     """
-    jobs_by_id: dict[str, tuple[Config, Sequence[str]]] = {}
-    for override in overrides:
-        composed = launcher.hydra_context.config_loader.load_sweep_config(launcher.config, list(override))
-        HydraConfig.instance().set_config(composed)
-        config = parse(composed)
+    by_id: dict[str, Config] = {}
+    for each in composed:
+        HydraConfig.instance().set_config(each)
         # Hydra repeats a job where the command line narrows an axis of the study; the identity tells.
-        jobs_by_id[config.run_id] = (config, override)
-    configs = [config for config, _ in jobs_by_id.values()]
+        config = parse(each)
+        by_id[config.run_id] = config
+    configs = list(by_id.values())
     machine = machines.resolve(configs[0].machine)
-    done, told = find_published(configs, machine.precision)
-    todo = [config for config in configs if config.run_id not in done and not is_finished(config)]
-    device = machine.device
-    jobs = count_jobs(launcher.wanted_jobs, len(todo) or 1, device)
+    outcomes, told = find_published(configs, machine.precision)
+    todo = [config for config in configs if config.run_id not in outcomes and not is_finished(config)]
+    jobs = count_jobs(wanted_jobs, len(todo) or 1, machine.device)
     print(describe_grid(configs, jobs), flush=True)
     estimate = estimate_seconds(todo, jobs)
-    print(told + describe_time(estimate, len(configs) - len(done) - len(todo), jobs), flush=True)
-    # Longest first: the cores are then busy to the end.
-    order = sorted((run_id for run_id in jobs_by_id if run_id not in done), key=lambda id: -estimate.get(id, 0.0))
-    launcher.joblib["n_jobs"] = jobs
-    with tempfile.TemporaryDirectory() as folder:
-        stop_file = Path(folder) / "stop"
-        os.environ |= {
-            BEGAN: os.environ.get(BEGAN, str(time.time())),
-            STOP_FILE: str(stop_file),
-            JOBS_ENV: str(jobs),
-            TOTAL_ENV: str(len(order)),
-        }
-        handler: Any = lambda *_: stop_file.touch()  # noqa: E731  workers checkpoint, and later jobs do not start
-        before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-        share = machines.multi_process_service() if device == "cuda" and jobs > 1 else nullcontext(False)
-        try:
-            with share as shared:
-                if shared:
-                    print("the runs share the GPU through CUDA MPS", flush=True)
-                returns = run([jobs_by_id[run_id][1] for run_id in order], first_index) if order else []
-        finally:
-            for number, old in before.items():
-                signal.signal(number, old)
-            for name in (BEGAN, STOP_FILE, JOBS_ENV, TOTAL_ENV):
-                os.environ.pop(name, None)
-    outcomes = [
-        r.return_value if r.status == JobStatus.COMPLETED else Outcome(run_id, "failed", repr(r._return_value))
-        for run_id, r in zip(order, returns, strict=True)
-    ]
-    by_id = {outcome.run_id: outcome for outcome in outcomes} | done
-    print("\n" + closing_table([by_id[run_id] for run_id in jobs_by_id]), flush=True)
-    if status := exit_status(outcomes):
+    print(told + describe_time(estimate, len(configs) - len(outcomes) - len(todo), jobs), flush=True)
+    todo.sort(key=lambda config: -estimate[config.run_id])  # longest first: the cores are then busy to the end
+    others = [config for config in configs if config.run_id not in outcomes and config not in todo]
+    outcomes |= {config.run_id: train(config, origin=origin(config)) for config in others}  # says that it is skipped
+    if configs[0].logger.name != "none":
+        find_mode()  # once, and not in every run
+    Stop.listen()
+    os.environ.setdefault(BEGAN, str(time.time()))
+    share = machines.multi_process_service() if machine.device == "cuda" and jobs > 1 else nullcontext(False)
+    try:
+        with share as shared:
+            if shared:
+                print("the runs share the GPU through CUDA MPS", flush=True)
+            for outcome in _run_each(todo, jobs, origin):
+                outcomes[outcome.run_id] = outcome
+    finally:
+        os.environ.pop(BEGAN, None)
+    ended = [outcomes[run_id] for run_id in by_id]
+    print("\n" + closing_table(ended), flush=True)
+    if status := exit_status(ended):
         sys.exit(status)
-    return returns
+    return [JobReturn(status=JobStatus.COMPLETED, _return_value=outcome) for outcome in ended]

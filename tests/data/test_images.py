@@ -1,6 +1,9 @@
 """Where images come from: the embedded subset, torchvision's layout, and the one loader of a config."""
 
+import hashlib
 import os
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,6 +54,13 @@ def write_cifar10_mini(train: ImageSet, test: ImageSet, folder: Path) -> None:
             Image.fromarray(strip).save(path, lossless=True, quality=100, method=0)
         lines = [f"{row},{label}" for row, label in zip(rows.tolist(), full.labels[rows].tolist(), strict=True)]
         (folder / f"{split}.csv").write_text("\n".join(["index,label", *lines]) + "\n")
+    write_sums(folder)
+
+
+def write_sums(folder: Path) -> None:
+    files = sorted([*folder.glob("*.csv"), *folder.glob("*.webp")])
+    sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files]
+    (folder / "SHA256SUMS").write_text("".join(sums))
 
 
 def test_the_embedded_subset_is_what_is_written_of_the_whole(tmp_path: Path) -> None:
@@ -86,8 +96,48 @@ def test_a_damaged_embedded_subset_is_told(tmp_path: Path) -> None:
         load_cifar10_mini(tmp_path)
     (tmp_path / "train.csv").write_text("index,label\n0,6\n")
     (tmp_path / "train-00.webp").write_bytes(b"cut short")
+    write_sums(tmp_path)
     with pytest.raises(DataError, match=f"{tmp_path} are damaged"):
         load_cifar10_mini(tmp_path)
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def swap(path: Path) -> None:
+    other = path.with_name("test-01.webp")
+    content = path.read_bytes()
+    path.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+
+
+def relabel(path: Path) -> None:
+    path.write_text(path.read_text().replace(",3\n", ",5\n", 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("train-04.webp", flip),
+        ("test-00.webp", swap),
+        ("test.csv", relabel),
+        ("train.csv", flip),
+        ("train-09.webp", Path.unlink),
+        ("SHA256SUMS", flip),
+        ("SHA256SUMS", Path.unlink),
+    ],
+)
+def test_an_embedded_image_that_was_changed_is_told(
+    tmp_path: Path, name: str, change: Callable[[Path], object]
+) -> None:
+    folder = tmp_path / "mini"
+    shutil.copytree(MINI, folder)
+    change(folder / name)
+    with pytest.raises(DataError, match=f"the images in {folder} are damaged .*install the package again"):
+        load_cifar10_mini(folder)
 
 
 def test_missing_files_are_named_with_their_checksum(tmp_path: Path) -> None:

@@ -120,7 +120,10 @@ def test_a_run_starts_from_its_trained_parent(tiny: Compose, tmp_path: Path, net
     weights = tmp_path / "runs" / parent.run_id / "network.pt"
     weights.rename(tmp_path / "aside.pt")
     assert f"delete {weights.parent} and run the same" in train(child).message
-    (tmp_path / "aside.pt").rename(weights)
+    whole = (tmp_path / "aside.pt").read_bytes()
+    weights.write_bytes(whole[:-1])
+    assert f"{weights} is not as the seal of its record says" in train(child).message
+    weights.write_bytes(whole)
     assert train(child).status == "finished"
     summary = json.loads((tmp_path / "runs" / child.run_id / "summary.json").read_text())
     initial = summary["initial"]

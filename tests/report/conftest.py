@@ -63,7 +63,8 @@ def put(results: Path, seed: int, *overrides: str, error: float, gradient: float
     varied = summary.pop("varied", None)
     varied = found if varied is None else varied
     test = summary.pop("test", error) + 2 * noise
-    final = {"train_error": error + noise, "train_error_eval": error + noise, "test_error": test}
+    trained = max(error + noise, noise / 10)  # no error is below 0
+    final = {"train_error": trained, "train_error_eval": trained, "test_error": test}
     study = "varied" if varied and config.study == "single" else config.study  # not to be drawn as a grid of its own
     described = {"run_id": record.id, "varied": varied, "made_by_study": sorted(varied), "study": study}
     parts = {"seconds": 1.0, "precision": "fp32", "parameters": 1, "multiply_adds": 1, "commit": "none", **summary}

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from degradation.record import write_summary
 from degradation.report.figures import FIGURES
 from degradation.report.forest import deviations, section_of, standardise
 from degradation.report.pages import write_claims
@@ -88,7 +89,7 @@ def test_records_that_hold_what_varied_as_text_are_judged_alike(worlds: dict[boo
         varied = summary.pop("varied")
         del summary["made_by_study"]
         text = ", ".join(f"{key}={value}" for key, value in sorted(varied.items()))
-        path.write_text(json.dumps({**summary, "variant": text}))
+        write_summary(path.parent, {**summary, "variant": text})
 
     def judged(results: Path) -> list[Verdict]:
         return judge(load_claims(), load_table(results))
@@ -104,7 +105,7 @@ def test_a_study_allows_what_its_file_sets_and_no_more(worlds: dict[bool, Path],
     path = next(select(load_table(tmp_path), where)["folder"].items())[1] / "summary.json"
     summary = json.loads(path.read_text())
     summary["varied"]["protocol.lr"] = 0.5  # the user's, not the study's
-    path.write_text(json.dumps(summary))
+    write_summary(path.parent, summary)
     assert len(select(load_table(tmp_path), where)) == len(SEEDS) - 1
 
 
@@ -210,7 +211,7 @@ def test_a_diverged_run_counts_as_guessing(worlds: dict[bool, Path], tmp_path: P
     shutil.copytree(worlds[True], tmp_path, dirs_exist_ok=True)
     for path in tmp_path.glob("runs/plain-110-quick-s0-*/summary.json"):
         summary = json.loads(path.read_text())
-        path.write_text(json.dumps({**summary, "outcome": "diverged", "final": None}))
+        write_summary(path.parent, {**summary, "outcome": "diverged", "final": None})
     found = level(load_table(tmp_path), {"network": "plain", "depth": 110})
     assert found.tolist() == pytest.approx([90.0, 70.1, 70.2])
 
@@ -233,7 +234,7 @@ def test_figures_of_networks_that_did_not_learn(put_record: Put, tmp_path: Path,
             put_record(tmp_path, 0, f"network={network}", f"depth={depth}", error=95.0)
     for path in tmp_path.glob("runs/*/summary.json"):
         if int(path.parent.name.split("-")[1]) in diverged:
-            path.write_text(json.dumps({**json.loads(path.read_text()), "outcome": "diverged", "final": None}))
+            write_summary(path.parent, {**json.loads(path.read_text()), "outcome": "diverged", "final": None})
     command = [sys.executable, str(ROOT / "experiments" / "report.py"), "--results", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")

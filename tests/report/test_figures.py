@@ -17,7 +17,7 @@ import report
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from degradation.record import RecordError, load_metrics, load_responses
+from degradation.record import RecordError, load_metrics, load_responses, write_summary
 from degradation.report import draw
 from degradation.report.diagram import draw_matched_pair
 from degradation.report.figures import FIGURES, caption_of, title_of, write_figures
@@ -283,7 +283,7 @@ def test_what_a_user_varies_is_a_condition_of_its_own(results: Path, tmp_path: P
     shutil.copytree(results, tmp_path, dirs_exist_ok=True)
     for path in tmp_path.glob("runs/*-s1-*/summary.json"):
         varied = {"protocol.lr": 0.5, "protocol.milestones": [1, 2]}
-        path.write_text(json.dumps({**json.loads(path.read_text()), "varied": varied}))
+        write_summary(path.parent, {**json.loads(path.read_text()), "varied": varied})
     (usual, whole), (own, part) = conditions(load_table(tmp_path))
     assert (usual, len(whole), len(select(whole, {}))) == ("smoke", 8, 4)
     assert (own, len(part), len(select(part, {}))) == ("smoke (protocol.lr=0.5, protocol.milestones=[1, 2])", 4, 4)
@@ -334,9 +334,7 @@ def test_figures_need_no_torch() -> None:
 def test_a_damaged_record_is_told_and_nothing_is_drawn_from_it(results: Path, tmp_path: Path) -> None:
     folder = next((results / "runs").iterdir())
     copy = tmp_path / "runs" / folder.name
-    copy.mkdir(parents=True)
-    for name in ("config.yaml", "metrics.csv", "responses.csv"):
-        (copy / name).write_text((folder / name).read_text())
+    shutil.copytree(folder, copy)
     (copy / "summary.json").write_text((folder / "summary.json").read_text()[:40])
     with pytest.raises(RecordError, match=r"summary\.json is damaged"):
         load_table(tmp_path)

@@ -4,11 +4,14 @@ The runs are tiny, of a second each; interruptions happen to the real command li
 """
 
 import json
+import math
+import os
 import signal
 import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -17,11 +20,13 @@ from torch import Tensor
 
 from degradation.cli import EXIT_INPUT
 from degradation.config import Architecture, Config
+from degradation.ending import EXIT_FAILED, EXIT_STOPPED
 from degradation.net.network import Network
 from degradation.record import COLUMNS, Record, load_metrics, load_responses, load_runs
-from degradation.train.run import EXIT_BUDGET, EXIT_FAILED, EXIT_STOPPED, Outcome, exit_status, train
+from degradation.train.run import EXIT_BUDGET, EXIT_DIVERGED, Outcome, exit_status, train
 from degradation.train.step import DegradationModule, warmup_ends
 from tests.conftest import TINY, Compose, Start
+from tests.faults.kills import training
 
 # Long enough to be interrupted, with a warm-up that ends and a validation set, so that all there is must resume.
 LONG = [
@@ -185,14 +190,14 @@ def test_a_non_finite_loss_is_an_outcome(tiny: Compose) -> None:
     config = tiny("protocol.lr=1e30")
     outcome = train(config)
     folder = record_of(Path(config.paths.results))
-    assert (outcome.status, outcome.exit_status, outcome.final) == ("diverged", EXIT_FAILED, None)
+    assert (outcome.status, outcome.exit_status, outcome.final) == ("diverged", EXIT_DIVERGED, None)
     assert "not finite" in outcome.message
     assert summary_of(folder)["outcome"] == "diverged"
     assert summary_of(folder)["final"] is None
     assert not (folder / "responses.csv").exists()
     assert load_runs(config.paths.results)["outcome"].tolist() == ["diverged"]
     again = train(config)  # neither taken for finished nor run again
-    assert (again.status, again.exit_status) == ("diverged", EXIT_FAILED)
+    assert (again.status, again.exit_status) == ("diverged", EXIT_DIVERGED)
     assert "recorded" in again.message
 
 
@@ -266,7 +271,8 @@ def test_the_exit_status_of_a_sweep() -> None:
         return exit_status([Outcome("run", end) for end in ends])
 
     assert status("finished", "skipped") == 0
-    assert status("finished", "diverged", "skipped") == status("failed") == EXIT_FAILED
+    assert status("finished", "diverged", "skipped") == EXIT_DIVERGED
+    assert status("diverged", "failed") == status("failed") == EXIT_FAILED
     assert status("diverged", "stopped", "out of budget") == EXIT_STOPPED
     assert status("failed", "out of budget") == EXIT_BUDGET
     assert status("out of budget", "skipped") == EXIT_BUDGET
@@ -307,7 +313,7 @@ def test_killed_and_resumed_is_uninterrupted(start: Start, tmp_path: Path, unint
     assert summary_of(folder)["seconds"] > 0  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
 def test_a_stopped_run_leaves_a_checkpoint_and_resumes(
     number: signal.Signals, start: Start, tmp_path: Path, tiny: Compose, uninterrupted: Path
 ) -> None:
@@ -363,17 +369,72 @@ def test_a_crash_after_the_last_iteration_loses_nothing(
     assert_same_record(tmp_path / "runs" / crashing.run_id, record_of(tmp_path / "whole"))
 
 
-def test_a_checkpoint_cut_short_is_told(tiny: Compose) -> None:
-    config = tiny("machine.checkpoint_seconds=0")
-    assert train(tiny("machine.checkpoint_seconds=0", "budget_minutes=0")).exit_status == EXIT_BUDGET
-    folder = record_of(Path(config.paths.results))
-    checkpoint = folder / "checkpoint.ckpt"
-    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    outcome = train(config)
+@pytest.fixture
+def interrupted(tiny: Compose) -> Config:
+    """A run that stopped at a checkpoint, at iteration 12 of 24."""
+    config, spent = tiny(), iter([False, False, True])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("degradation.train.callbacks.budget_spent", lambda *_: next(spent))
+        assert train(config).exit_status == EXIT_BUDGET
+    assert len(load_metrics(config.folder)) == 3
+    return config
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def edit_rows(change: Callable[[list[str]], list[str]]) -> Callable[[Path], object]:
+    return lambda path: path.write_text("".join(change(path.read_text().splitlines(keepends=True))))
+
+
+def edit_tensors(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:
+    def save(path: Path) -> None:
+        content = torch.load(path, weights_only=True)
+        change(content)
+        torch.save(content, path)
+
+    return save
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("checkpoint.ckpt", flip),
+        ("checkpoint.ckpt", lambda path: path.write_bytes(path.read_bytes()[:1000])),
+        ("checkpoint.ckpt", lambda path: path.write_bytes(path.read_bytes()[:-64])),
+        ("checkpoint.ckpt", edit_tensors(lambda saved: saved["progress"].update(iteration=8))),
+        ("checkpoint.ckpt", edit_tensors(lambda saved: saved["state_dict"]["network.stem.weight"].fill_(math.nan))),
+        ("metrics.csv", lambda path: path.write_bytes(b"")),
+        ("metrics.csv", Path.unlink),
+        ("metrics.csv", edit_rows(lambda lines: lines[:-1])),
+        ("metrics.csv", edit_rows(lambda lines: [lines[0], *reversed(lines[1:])])),
+        ("metrics.csv", edit_rows(lambda lines: [*lines, lines[-1]][1:])),
+        ("metrics.csv", edit_rows(lambda lines: [line.replace("0.1", "nan") for line in lines])),
+        ("gradients.csv", flip),
+        ("gradients.csv", edit_rows(lambda lines: lines[:-1])),
+        ("sessions.jsonl", lambda path: path.write_bytes(path.read_bytes()[:-9])),
+    ],
+)
+def test_what_was_damaged_is_not_continued(interrupted: Config, name: str, change: Callable[[Path], object]) -> None:
+    folder = interrupted.folder
+    change(folder / name)
+    outcome = train(interrupted)
     assert (outcome.status, outcome.exit_status) == ("failed", EXIT_FAILED)
-    assert outcome.message
+    assert str(folder / name) in outcome.message
+    assert "delete " in outcome.message
+    assert "trace" not in outcome.message
     assert "\n" not in outcome.message
     assert not (folder / "summary.json").exists()
+
+
+def test_a_checkpoint_of_an_earlier_version_is_continued(tiny: Compose, interrupted: Config, tmp_path: Path) -> None:
+    edit_tensors(lambda saved: saved["measured"].pop("written"))(interrupted.folder / "checkpoint.ckpt")
+    whole = tiny(f"paths.results={tmp_path / 'whole'}")
+    assert train(whole).status == train(interrupted).status == "finished"
+    assert_same_record(interrupted.folder, whole.folder)
 
 
 # The command line
@@ -382,7 +443,7 @@ def test_a_checkpoint_cut_short_is_told(tiny: Compose) -> None:
 def test_one_diverging_run_does_not_stop_a_sweep(start: Start, tmp_path: Path) -> None:
     process = start("network=plain", "protocol.lr=1e30,0.2,0.05", "-m", JOBS="2")
     stdout, stderr = process.communicate()
-    assert process.returncode == EXIT_FAILED, stderr
+    assert process.returncode == EXIT_DIVERGED, stderr
     assert "Traceback" not in stderr
     runs = load_runs(tmp_path).set_index("protocol.lr")
     assert runs["outcome"].to_dict() == {1e30: "diverged", 0.2: "finished", 0.05: "finished"}
@@ -405,6 +466,61 @@ def test_a_sweep_asked_to_stop_starts_nothing_more(start: Start, tmp_path: Path)
     assert "not started" in stdout
     assert len(list((tmp_path / "runs").glob("*/checkpoint.ckpt"))) == 1
     assert load_runs(tmp_path).empty
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="needs /proc")
+def test_a_killed_worker_costs_its_own_run(start: Start, tmp_path: Path) -> None:
+    process = start("network=plain,residual", "seed=0,1", *LONG, "protocol.iterations=80", "-m", JOBS="2")
+    killed = wait_for_checkpoint(process, tmp_path, rows=5)
+    (worker,) = (pid for pid in training(tmp_path) if killed.name in locks(pid))
+    os.kill(worker, signal.SIGKILL)
+    stdout, stderr = process.communicate()
+    assert process.returncode == EXIT_FAILED, stderr
+    assert "Traceback" not in stdout + stderr
+    assert sorted(load_runs(tmp_path)["run_id"]) == sorted(
+        {f.name for f in (tmp_path / "runs").iterdir()} - {killed.name}
+    )
+    assert len(load_runs(tmp_path)) == 3
+    table = stdout[stdout.rindex("\nrun ") :]
+    (line,) = (line for line in table.splitlines() if " failed " in line)
+    assert "its process was ended by SIGKILL, as when memory runs out; the same command continues it" in line
+
+
+def locks(pid: int) -> str:
+    return " ".join(os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir() if link.exists())
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="needs /proc")
+def test_workers_end_with_their_sweep(start: Start, tmp_path: Path) -> None:
+    process = start("network=plain,residual", *LONG, "protocol.iterations=100000", "-m", JOBS="2")
+    wait_for_checkpoint(process, tmp_path, rows=5)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20
+    while training(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not training(tmp_path)
+    assert list((tmp_path / "runs").glob("*/checkpoint.ckpt"))
+
+
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal; Python's own first moments are not ours."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (caught,) = (line.split()[1] for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught, 16) >> (number - 1) & 1)
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="needs /proc")
+@pytest.mark.parametrize("after", [0.0, 0.7, 2.0])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_training_is_one_sentence(start: Start, after: float, number: signal.Signals) -> None:
+    process = start("network=plain,residual", *LONG, "-m", JOBS="2")
+    while not catches(process.pid, signal.SIGTERM):
+        time.sleep(0.01)
+    time.sleep(after)
+    process.send_signal(number)
+    _, stderr = process.communicate()
+    assert (process.returncode, stderr) == (EXIT_STOPPED, "stopped; the same command continues\n")
 
 
 @pytest.fixture

@@ -1,8 +1,11 @@
 """The view in Weights & Biases: a real offline run, read back with W&B's own tools; and never at a run's cost."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import pytest
 import wandb
 
 from degradation.record import load_metrics, load_responses, load_runs
+from degradation.train import tracking
 from degradation.train.run import train
 from degradation.train.tracking import has_key
 from tests.conftest import Compose, Start
@@ -107,7 +111,7 @@ def test_a_wandb_that_fails_on_the_way_costs_nothing(
 
 
 def test_a_key_decides_between_online_and_offline(
-    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     modes: list[str] = []
 
@@ -115,7 +119,9 @@ def test_a_key_decides_between_online_and_offline(
         modes.append(settings["mode"])
         raise RuntimeError("enough")
 
+    answers = True
     monkeypatch.setattr(wandb, "init", note)
+    monkeypatch.setattr(tracking, "_answers", lambda: answers)
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("WANDB_MODE", "WANDB_API_KEY", "NETRC"):
         monkeypatch.delenv(name, raising=False)
@@ -127,3 +133,19 @@ def test_a_key_decides_between_online_and_offline(
     monkeypatch.setenv("WANDB_MODE", "offline")
     train(tiny("logger=wandb", "seed=2"))
     assert modes == ["offline", "online", "offline"]
+    monkeypatch.setenv("WANDB_MODE", "online")
+    answers = False
+    train(tiny("logger=wandb", "seed=3"))
+    assert modes[-1] == os.environ["WANDB_MODE"] == "offline"
+    assert capsys.readouterr().err.count("W&B does not answer: logging offline") == 1
+
+
+def test_a_wandb_that_does_not_answer_is_waited_for_a_few_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as silent:  # takes the connection, and says nothing
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setattr(tracking, "PATIENCE", 0.5)
+        began = time.monotonic()
+        assert not tracking._answers()
+        assert time.monotonic() - began < 3

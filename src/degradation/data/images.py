@@ -3,6 +3,8 @@
 CIFAR-10: A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
 """
 
+import hashlib
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,10 +51,14 @@ def load(
     config: DataConfig, data_dir: str | Path, device: torch.device | str = "cpu", download: bool = True
 ) -> tuple[ImageSet, ImageSet, ImageSet | None]:
     """Training, test and (where images are held out, the last of the training set) validation set, on a device."""
-    if config.name == "cifar10":
-        train, test = load_cifar10(data_dir, download)
-    else:
-        train, test = load_cifar10_mini() if config.name == "cifar10_mini" else make_synthetic(512, 256)
+    try:
+        if config.name == "cifar10":
+            train, test = load_cifar10(data_dir, download)
+        else:
+            train, test = load_cifar10_mini() if config.name == "cifar10_mini" else make_synthetic(512, 256)
+    except OSError as error:
+        where = error.filename or data_dir
+        raise DataError(f"cannot read {where} ({error.strerror or error}); name another folder as DATA_DIR") from error
     train, test = train.to(device), test.to(device)
     if not (held_out := config.validation_images):
         return train, test, None
@@ -94,15 +100,25 @@ def load_cifar10(data_dir: str | Path, download: bool = True) -> tuple[ImageSet,
     return _from_files(train.data, torch.tensor(train.targets)), _from_files(test.data, torch.tensor(test.targets))
 
 
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
 def load_cifar10_mini(folder: Path = MINI) -> tuple[ImageSet, ImageSet]:
     """The embedded subset: the first 500 training and 100 test images of every class, in their original order."""
     sets = []
     for split in ("train", "test"):
         try:
-            labels = np.loadtxt(folder / f"{split}.csv", delimiter=",", skiprows=1, usecols=1, dtype=np.int64)
-            strips = [np.asarray(Image.open(strip)) for strip in sorted(folder.glob(f"{split}-*.webp"))]
+            sums = [line.split() for line in (folder / "SHA256SUMS").read_text().splitlines()]
+            files = {name: (folder / name).read_bytes() for _, name in sums if name.startswith(split)}
+            if wrong := [name for sha256, name in sums if name in files and _sha256(files[name]) != sha256]:
+                raise ValueError(f"{wrong[0]} is not as SHA256SUMS says")
+            labels = np.loadtxt(
+                io.BytesIO(files.pop(f"{split}.csv")), delimiter=",", skiprows=1, usecols=1, dtype=np.int64
+            )
+            strips = [np.asarray(Image.open(io.BytesIO(files[name]))) for name in sorted(files)]
             pixels = np.concatenate(strips).reshape(labels.size, 32, 32, 3)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, LookupError) as error:
             raise DataError(f"the images in {folder} are damaged ({error}); install the package again") from error
         sets.append(_from_files(pixels, torch.from_numpy(labels)))
     return sets[0], sets[1]

@@ -6,6 +6,7 @@ tell is taken to be as in `Network`: where ReLU is, BN's epsilon, and what the c
 
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from operator import eq
 from pathlib import Path
@@ -156,6 +157,12 @@ def match(tensors: Mapping[str, Tensor], shortcut: Shortcut | None = None, **tol
 
 def _read(file: Path) -> dict[str, Tensor]:
     try:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:  # torch.load checks no CRC, and torch.save compresses nothing
+                if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                    raise ValueError("compressed, as torch.save leaves nothing")
+                if (damaged := archive.testzip()) is not None:
+                    raise ValueError(f"{damaged} in it is damaged")
         content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if found := re.search(r"GLOBAL (\S+)", str(error)):
@@ -167,7 +174,9 @@ def _read(file: Path) -> dict[str, Tensor]:
     except Exception as error:  # whatever torch, zipfile or the disk raise: the remedy is the same
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{file} cannot be read as a checkpoint ({reason})") from None
-    while isinstance(content, Mapping):
+    for _ in range(3):  # one in another, but not without end: a dict may contain itself
+        if not isinstance(content, Mapping):
+            break
         if content and all(isinstance(value, Tensor) for value in content.values()):
             return {str(name): tensor for name, tensor in content.items()}
         content = next((content[key] for key in NESTED if isinstance(content.get(key), Mapping)), None)

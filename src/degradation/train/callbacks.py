@@ -1,42 +1,20 @@
 """What happens beside training: measuring, checkpointing, and telling progress, with stopping when asked to."""
 
 import os
-import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 
 from degradation.config import Config
-from degradation.record import Record, replace_file
+from degradation.ending import Stop
+from degradation.record import Record, sign
 from degradation.train.step import DegradationModule
 from degradation.train.tracking import Tracker
 
 BEGAN = "DEGRADATION_BEGAN"  # when the sweep began (seconds since the epoch): the budget is the whole command's
-STOP_FILE = "DEGRADATION_STOP_FILE"  # a sweep's parent process asks its workers to stop by creating this file
-
-
-class Stop:
-    """Whether this process was asked to stop, by SIGINT, SIGTERM or the sweep's stop file."""
-
-    requested = False
-
-    @classmethod
-    def listen(cls) -> None:
-        def handle(signum: int, _frame: object) -> None:
-            if cls.requested:  # asked twice: at once
-                signal.signal(signum, signal.SIG_DFL)
-                os.kill(os.getpid(), signum)
-            cls.requested = True
-
-        signal.signal(signal.SIGINT, handle)
-        signal.signal(signal.SIGTERM, handle)
-
-    @classmethod
-    def now(cls) -> bool:
-        stop_file = os.environ.get(STOP_FILE)
-        return cls.requested or (stop_file is not None and os.path.exists(stop_file))
 
 
 def budget_spent(config: Config, began: float) -> bool:
@@ -68,6 +46,7 @@ class Measure(pl.Callback):
         self.before, self.began = 0.0, time.monotonic()
         self.evaluation = 0.0  # seconds that the last one took
         self.row: dict[str, Any] = {}
+        self.written: dict[str, tuple[int, str]] | None = None
 
     @property
     def seconds(self) -> float:
@@ -75,17 +54,17 @@ class Measure(pl.Callback):
         return self.before + time.monotonic() - self.began
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["measured"] = {"seconds": self.seconds, "row": self.row}
+        checkpoint["measured"] = {"seconds": self.seconds, "row": self.row, "written": self.record.written()}
 
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         # The second place is that of checkpoints begun when one callback did everything.
         measured = checkpoint.get("measured") or checkpoint["callbacks"]["RecordWriter"]
-        self.before, self.row = measured["seconds"], measured["row"]
+        self.before, self.row, self.written = measured["seconds"], measured["row"], measured.get("written")
 
     def on_train_start(self, trainer: pl.Trainer, module: DegradationModule) -> None:  # type: ignore[override]
         protocol = module.protocol
         self.signals_every = protocol.evaluate_every * max(1, protocol.iterations // (10 * protocol.evaluate_every))
-        self.record.rewind(module.iteration)
+        self.record.rewind(module.iteration, self.written)
         self.began = time.monotonic()
         if not module.iteration:
             self.record.append_gradients(0, self.signals())
@@ -160,5 +139,10 @@ class Checkpoint(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, module: DegradationModule, *_: Any) -> None:  # type: ignore[override]
         due = time.monotonic() - self.saved >= self.every and module.iteration % module.protocol.log_every == 0
         if due or trainer.should_stop:
-            replace_file(self.record.checkpoint, trainer.save_checkpoint)
+
+            def save(path: Path) -> None:
+                trainer.save_checkpoint(path)
+                sign(path)
+
+            self.record.write(self.record.checkpoint, save)
             self.saved = time.monotonic()

@@ -128,7 +128,7 @@ def describe(machine: MachineConfig) -> dict[str, Any]:
         hardware["gpu"] = torch.cuda.get_device_name()
     packages = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
     versions = {name: importlib.metadata.version(name) for name in packages}
-    settings = ("device", "precision", "channels_last", "execution")
+    settings = ("device", "precision", "channels_last", "execution", "evaluation_batch")
     return {
         **{setting: getattr(machine, setting) for setting in settings},
         "hardware": hardware,

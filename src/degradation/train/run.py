@@ -1,5 +1,6 @@
 """train(config): seed, build, fit, measure, write the record."""
 
+import io
 import json
 import logging
 import os
@@ -16,21 +17,22 @@ import pytorch_lightning as pl
 import torch
 
 from degradation.config import Architecture, Config, ConfigError, MachineConfig, find_published
-from degradation.data.images import DataError, load, make_synthetic
+from degradation.data.images import DataError, ImageSet, load, make_synthetic
 from degradation.data.resident import BatchStream, Normalizer
+from degradation.ending import EXIT_FAILED, EXIT_STOPPED, Stop, explain
 from degradation.net.foreign import CheckpointError, load_network
 from degradation.net.network import Network, multiply_adds, parameter_count
 from degradation.probe.construct import ConstructionError, deepen, largest_difference, stage_statistics
 from degradation.probe.layers import layer_gradients, layer_responses
 from degradation.probe.views import Views, evaluate, exact_batchnorm, layout
-from degradation.record import Record, RecordError, replace_file, write_atomically
+from degradation.record import Record, RecordError, check_network, is_signed, read_summary
 from degradation.train import machine as machines
-from degradation.train.callbacks import BEGAN, Checkpoint, Measure, Progress, Stop, budget_spent, format_seconds
+from degradation.train.callbacks import BEGAN, Checkpoint, Measure, Progress, budget_spent, format_seconds
 from degradation.train.step import Chunks, DegradationModule, DivergedError
 from degradation.train.tracking import Tracker
 
-EXIT_FAILED, EXIT_BUDGET, EXIT_STOPPED = 1, 75, 130
-EXITS = {"stopped": EXIT_STOPPED, "out of budget": EXIT_BUDGET, "diverged": EXIT_FAILED, "failed": EXIT_FAILED}
+EXIT_DIVERGED, EXIT_BUDGET = 3, 75
+EXITS = {"stopped": EXIT_STOPPED, "out of budget": EXIT_BUDGET, "failed": EXIT_FAILED, "diverged": EXIT_DIVERGED}
 EXITS |= {"finished": 0, "skipped": 0, "published": 0}  # of several runs, the first that is found
 SIGNAL_IMAGES, SIGNAL_IMAGES_DEEP = 128, 16  # of the batch on which gradients are measured; deeper than 110 layers
 Say = Callable[[str], None]
@@ -83,41 +85,55 @@ def train(config: Config, jobs: int = 1, place: str = "", origin: dict[str, Any]
     if BEGAN in os.environ and budget_spent(config, 0):
         return Outcome(config.run_id, "out of budget", "not started", label=label)
     try:
-        machine = machines.resolve(config.machine, jobs)
-        record = Record(config)
-        try:
-            outcome = _finished_before(record) or _train(config, machine, record, say, origin)
-        finally:
-            record.close()
+        machines.resolve(config.machine, jobs)  # refused, if so, before there is a folder
+        if (outcome := _finished_before(config)) is None:
+            record = Record(config)
+            try:  # it may have been finished while another process had the folder
+                outcome = _finished_before(config) or _train(config, jobs, record, say, origin)
+            finally:
+                record.close()
     except OSError as error:
         told = f"{error.strerror or error}, writing {config.folder}; mend that, and the same command resumes"
         outcome = Outcome(config.run_id, "failed", told)
     # RuntimeError is torch's: out of memory, or a file that cannot be written.
     except (CheckpointError, ConstructionError, DataError, RecordError, RuntimeError, ValueError) as error:
         outcome = Outcome(config.run_id, "failed", str(error).partition("\n")[0])
+    except Exception as error:
+        outcome = Outcome(config.run_id, "failed", explain(error))
     say(f"{outcome.status}{': ' + outcome.message if outcome.message else ''}")
     return replace(outcome, seconds=time.monotonic() - began, label=label)
 
 
-def _finished_before(record: Record) -> Outcome | None:
-    if not (summary := record.summary):
+def _finished_before(config: Config) -> Outcome | None:
+    if not (config.folder / "summary.json").exists():
         return None
+    summary = read_summary(config.folder)
     if summary["outcome"] == "diverged":
-        message = f"{summary['message']} (recorded; delete {record.path} to run again)"
-        return Outcome(record.id, "diverged", message)
-    return Outcome(record.id, "skipped", f"already in {record.path}", summary["final"])
+        message = f"{summary['message']} (recorded; delete {config.folder} to run again)"
+        return Outcome(config.run_id, "diverged", message)
+    return Outcome(config.run_id, "skipped", f"already in {config.folder}", summary["final"])
 
 
-def _train(config: Config, machine: MachineConfig, record: Record, say: Say, origin: dict[str, Any]) -> Outcome:
-    # Seed and build. Everything drawn is a function of the seed: weights, batch order, augmentation.
-    if (sessions := record.sessions()) and config.machine.threads == "auto":  # other threads, other last digits
-        machine = replace(machine, threads=sessions[-1]["hardware"]["threads"])
+def load_images(config: Config, device: str = "cpu") -> tuple[ImageSet, ImageSet, ImageSet | None]:
+    """The image sets of a config, see `load`; a ConfigError, too, where it asks for other images than these."""
+    train_set, test, validation = load(config.data, config.paths.data, device)
+    name = config.data.name
+    if (classes := int(train_set.labels.max()) + 1) > config.network.classes:
+        raise ConfigError(f"network.classes={config.network.classes} is fewer than the {classes} of {name}")
+    if (size := config.protocol.batch_size) > len(train_set):
+        raise ConfigError(f"protocol.batch_size={size} is more than the {len(train_set)} training images of {name}")
+    return train_set, test, validation
+
+
+def _train(config: Config, jobs: int, record: Record, say: Say, origin: dict[str, Any]) -> Outcome:
+    # What the machine would choose stays as it was chosen first: with other threads, say, sums have other last digits.
+    kept = {key: value for key, value in record.as_begun.items() if getattr(config.machine, key) == "auto"}
+    machine = machines.resolve(replace(config.machine, **kept), jobs)
     machines.apply(machine)
+    # Seed and build. Everything drawn is a function of the seed: weights, batch order, augmentation.
     protocol = config.protocol
     network = Network(config.network, config.seed).to(machine.device, memory_format=layout(machine.channels_last))  # type: ignore[call-overload]
-    train_set, test, validation = load(config.data, config.paths.data, machine.device)
-    if (classes := int(train_set.labels.max()) + 1) > config.network.classes:
-        raise ConfigError(f"network.classes={config.network.classes} is fewer than the {classes} of {config.data.name}")
+    train_set, test, validation = load_images(config, str(machine.device))
     normalize = Normalizer(train_set, config.data.normalization)
     stream = BatchStream(
         train_set,
@@ -147,7 +163,9 @@ def _train(config: Config, machine: MachineConfig, record: Record, say: Say, ori
 
     shown = SIGNAL_IMAGES if config.network.depth <= 110 else SIGNAL_IMAGES_DEEP  # float32, nothing recomputed
     x, y = (tensor[:shown].clone() for tensor in stream.batch(0))  # the same in both arms, and all along
-    record.start_session({"from": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **machines.describe(machine)})
+    began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    if other := record.start_session({"from": began, **machines.describe(machine)}):
+        say(f"continues on {other}: its last digits may be others than those of an uninterrupted run")
     tracker = Tracker(config, record, config.label(origin.get("varied", {})))
     try:
         # Fit.
@@ -195,7 +213,7 @@ def _train(config: Config, machine: MachineConfig, record: Record, say: Say, ori
         record.write_table("responses.csv", layer_responses(subject, views.of(test)))
         final = {key: value for key, value in measured.row.items() if key not in ("iteration", "lr", "seconds")}
         final |= {"train_error_eval": eval_error, "train_loss_eval": eval_loss}
-        replace_file(record.network, partial(torch.save, network.state_dict()))
+        record.write(record.network, partial(torch.save, network.state_dict()))
         record.finish({**summary, "final": final})
         tracker.finish(final)
         errors = f"train error {final['train_error']:.2f} %, test error {final['test_error']:.2f} %"
@@ -218,6 +236,7 @@ def _construct(config: Config, network: Network, record: Record, train_views: Vi
             f"the weights of the trained parent, {folder / 'network.pt'}, are not here; "
             f"{remedy} the same with depth={depth} network.parent_depth=null first"
         )
+    check_network(folder)
     parent = load_network(folder).to(device, memory_format=layout(views.channels_last))  # type: ignore[call-overload]
     # In float32, whatever the training's precision: the difference is to be that of the networks.
     train_views, views = (Views(v.images, v.normalize) for v in (train_views, views))
@@ -230,7 +249,7 @@ def _construct(config: Config, network: Network, record: Record, train_views: Vi
         "parent_train_error_eval": evaluate(parent, train_views)[0],
         "train_error_eval": evaluate(network, train_views)[0],
     }
-    write_atomically(record.initial, json.dumps(initial, indent=2) + "\n")
+    record.write(record.initial, lambda path: path.write_text(json.dumps(initial, indent=2) + "\n"))
     return (
         f"built from {parent_config.run_id}: logits differ by {initial['largest_difference']:.1e} of the largest at "
         f"most, test error {initial['test_error']:.2f} % against {initial['parent_test_error']:.2f} %"
@@ -238,10 +257,13 @@ def _construct(config: Config, network: Network, record: Record, train_views: Vi
 
 
 def _check_checkpoint(record: Record) -> Path:
-    # A name it must hold, and plain tensors alone: whatever else lies there is not loaded.
+    # A name it must hold, and plain tensors alone: whatever else lies there is not loaded. It is signed, or of an
+    # earlier version, which remembered less.
+    content = record.checkpoint.read_bytes()
     try:
-        ours = torch.load(record.checkpoint, map_location="cpu", weights_only=True)["run_id"] == record.id
-    except (OSError, EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError):
+        loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        ours = loaded["run_id"] == record.id and (is_signed(content) or "written" not in loaded.get("measured", {}))
+    except (OSError, EOFError, RuntimeError, LookupError, TypeError, ValueError, pickle.UnpicklingError):
         ours = False
     if not ours:
         raise RecordError(f"{record.checkpoint} is damaged or of another run; delete it to start the run again")

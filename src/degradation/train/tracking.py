@@ -3,12 +3,16 @@
 import netrc
 import os
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from degradation.config import Config, complete
 from degradation.record import Record, load_responses
+
+PATIENCE = 5  # seconds
 
 
 def has_key() -> bool:
@@ -21,6 +25,25 @@ def has_key() -> bool:
         return False
 
 
+def _answers() -> bool:
+    try:
+        urllib.request.urlopen(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"), timeout=PATIENCE).close()
+    except urllib.error.HTTPError as error:  # an answer, too
+        error.close()
+    except OSError:
+        return False
+    return True
+
+
+def find_mode() -> str:
+    """online where a key is present and W&B answers within seconds, else offline, in processes started later, too."""
+    mode = os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
+    if mode == "online" and not _answers():
+        print("W&B does not answer: logging offline, for wandb sync to upload later", file=sys.stderr, flush=True)
+        mode = os.environ["WANDB_MODE"] = "offline"
+    return mode
+
+
 class View:
     """A W&B run whose failures are told once, and end the view instead of the work; nothing where none was started."""
 
@@ -28,11 +51,11 @@ class View:
 
     def start(self, results: str, project: str, **settings: Any) -> None:
         folder = Path(results).absolute()
-        mode = os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
+        mode = find_mode()
         try:
             import wandb
 
-            quiet = wandb.Settings(silent=True, console="off", x_disable_stats=True)
+            quiet = wandb.Settings(silent=True, console="off", x_disable_stats=True, init_timeout=20)
             folder.mkdir(parents=True, exist_ok=True)
             self.run = wandb.init(dir=folder, project=project, mode=mode, settings=quiet, **settings)  # type: ignore[arg-type]
         except Exception as error:
