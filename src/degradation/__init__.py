@@ -9,7 +9,8 @@ states): one table of them feeds statistics, verdicts, figures and pages.
     record    the folder of a run: write, seal, skip, resume, load                                      (no torch)
     ending    how what was started here ends: signals, unforeseen errors                                (no torch)
     net/      network: every network of the paper from its Architecture; foreign: other code's weights
-    data/     images: the sets and their checks; resident: normalisation, and batches by (seed, iteration)
+    data/     images, folders: the sets and their checks; resident, streamed: batches by (seed, iteration), of images
+              held on the device or decoded while training
     probe/    views of images; what a network does with them: errors, responses, gradients, lesions, construction
     train/    run: one run on a page; step: schedule and iteration; callbacks; machine; tracking (W&B)
     report/   table, statistics, verdicts, draw and studies (figures), pages                            (no torch)

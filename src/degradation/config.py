@@ -24,6 +24,7 @@ Name = Annotated[str, Field(pattern=r"^\w[\w.+-]*$")]  # a word that can be part
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+SMALL = ("cifar10", "cifar10_mini", "synthetic")  # sets of images of 32x32 pixels
 STRICT = ConfigDict(strict=True, extra="forbid")
 
 
@@ -133,11 +134,25 @@ class Architecture:
 
 @dataclass(frozen=True, config=STRICT)
 class DataConfig:
-    name: Literal["cifar10", "cifar10_mini", "synthetic"]
+    name: Name
     validation_images: Annotated[int, Field(ge=0)]
     normalization: Literal["pixel_mean", "channel"]
     augmentation: Literal["crop_flip", "none"]
     last_batch: Literal["drop", "keep"]
+    crop: Count | None = None  # side of what is shown of images of any size (section 3.4); None: they are 32x32
+    shorter_side: tuple[Count, ...] = (
+        256,
+        480,
+    )  # range in which that of a training image is drawn; tested at the least
+    colour: Fraction = 0.0  # std of the colour augmentation's draws: 0.1 in AlexNet's
+
+    @model_validator(mode="after")
+    def _check(self) -> "DataConfig":
+        if self.crop is None and self.name not in SMALL:
+            raise ValueError(f"data.name={self.name} is not one of {', '.join(SMALL)}, and others need data.crop")
+        if len(sides := [self.crop or 0, *self.shorter_side]) != 3 or sides != sorted(sides):
+            raise ValueError(f"data.shorter_side={sides[1:]} must be a range from data.crop={self.crop} or above")
+        return self
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -163,6 +178,7 @@ class ProtocolConfig:
     batchnorm: Literal["moving", "exact"]
     log_every: Count
     evaluate_every: Count
+    batchnorm_groups: Count = 1  # parts of a batch over which BN takes its statistics: the devices of the paper
 
     @model_validator(mode="after")
     def _check(self) -> "ProtocolConfig":
@@ -192,6 +208,7 @@ class MachineConfig:
     evaluation_batch: Count
     checkpoint_seconds: Fraction
     progress_seconds: Fraction
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
 
 
 @dataclass(frozen=True, config=STRICT)

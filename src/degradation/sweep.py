@@ -87,7 +87,7 @@ def estimate_seconds(todo: list[Config], jobs: int) -> dict[str, float]:
     timings: dict[Any, Callable[[Architecture], float]] = {}
     seconds = {}
     for config in todo:
-        key = (config.protocol.batch_size, config.network.family, config.network.width)
+        key = (config.protocol.batch_size, config.network.family, config.network.width, config.data.crop)
         timings[key] = timings.get(key) or calibrate(config, jobs)
         protocol, (training, test, held_out) = config.protocol, sizes[config.data]
         evaluated = protocol.iterations // protocol.evaluate_every * (test + held_out) + training + 2 * test

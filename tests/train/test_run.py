@@ -20,7 +20,7 @@ from torch import Tensor
 
 from degradation.cli import EXIT_INPUT
 from degradation.config import Architecture, Config
-from degradation.ending import EXIT_FAILED, EXIT_STOPPED
+from degradation.ending import EXIT_FAILED, EXIT_STOPPED, Stop
 from degradation.net.network import Network
 from degradation.record import COLUMNS, Record, load_metrics, load_responses, load_runs
 from degradation.train.run import EXIT_BUDGET, EXIT_DIVERGED, Outcome, exit_status, train
@@ -251,6 +251,23 @@ def test_evaluation_leaves_no_trace_in_training(compose: Compose, tmp_path: Path
         train(compose(*TINY, *how, f"paths.results={results}"))
         metrics.append(metrics_of(record_of(results))[["iteration", "lr", "train_error", "train_loss"]])
     pd.testing.assert_frame_equal(*metrics)
+
+
+def test_streamed_batches_are_the_same_in_both_arms_and_after_a_stop(compose: Compose, tmp_path: Path) -> None:
+    streamed = [*TINY, "data.crop=16", "data.shorter_side=[18,24]", "data.colour=0.1", "data.validation_images=64"]
+    streamed += ["machine.iterations_per_step=1", "data.last_batch=keep"]
+    plain, residual = (
+        spied(compose(*streamed, f"network={arm}", f"paths.results={tmp_path / arm}")) for arm in ("plain", "residual")
+    )
+    assert all(torch.equal(x, x_twin) for (x, _), (x_twin, _) in zip(plain.batches, residual.batches, strict=True))
+    config = compose(*streamed, "network=plain", f"paths.results={tmp_path / 'again'}", "machine.workers=2")
+    asked = iter([False] * 9)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Stop, "now", classmethod(lambda cls: next(asked, True)))
+        assert train(config).status == "stopped"
+    assert (record_of(tmp_path / "again") / "checkpoint.ckpt").exists()
+    assert train(config).status == "finished"
+    assert_same_record(record_of(tmp_path / "again"), record_of(tmp_path / "plain"))
 
 
 def test_weight_decay_on_batchnorm_is_a_choice(tiny: Compose) -> None:

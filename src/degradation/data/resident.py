@@ -23,7 +23,7 @@ class Normalizer:
 
     def __init__(self, train: ImageSet, kind: Literal["pixel_mean", "channel"]):
         mean, square = torch.zeros(2, *train.images.shape[1:], dtype=torch.float64, device=train.images.device)
-        for part in train.images.split(5000):
+        for part in train.images.split(500):  # sums of integers, exact whatever the split
             mean += part.double().sum(0)
             square += part.double().square().sum(0)
         mean, square = mean / (255 * len(train)), square / (255**2 * len(train))
@@ -34,8 +34,14 @@ class Normalizer:
         self.mean = mean.float()
 
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 [N, 3, H, W] -> float32, normalised, un-augmented (the single view of section 4.2)."""
-        return (images.float() / 255 - self.mean) / self.std
+        """uint8 [N, 3, H, W] -> float32, normalised, un-augmented (the single view of section 4.2).
+
+        A mean image of another size is resized to that of the images.
+        """
+        mean, size = self.mean, images.shape[2:]
+        if mean.shape[1:] not in (size, (1, 1)):
+            mean = F.interpolate(mean[None], size, mode="bilinear", align_corners=False)[0]
+        return (images.float() / 255 - mean) / self.std
 
 
 class ChannelNormalizer(Normalizer):
@@ -45,8 +51,15 @@ class ChannelNormalizer(Normalizer):
         self.mean, self.std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (mean, std))
 
 
-def _draws(seed: int, stream: int, epoch: int) -> torch.Generator:
-    # One generator per (seed, stream, epoch), on the CPU: the same numbers on every device, and no state to save.
+def batches_per_epoch(images: int, batch_size: int, last_batch: Literal["drop", "keep"]) -> int:
+    """How many there are, the partial one at an epoch's end kept or not."""
+    if batch_size > images:
+        raise ValueError(f"batch_size={batch_size} is larger than the training set of {images} images")
+    return images // batch_size + (last_batch == "keep" and images % batch_size > 0)
+
+
+def draws(seed: int, stream: int, epoch: int) -> torch.Generator:
+    """One generator per (seed, stream, epoch), on the CPU: the same numbers on every device, and no state to save."""
     state = np.random.SeedSequence((seed, stream, epoch)).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]) >> 1)
 
@@ -69,11 +82,9 @@ class BatchStream:
         last_batch: Literal["drop", "keep"] = "drop",
         channels_last: bool = True,
     ):
-        if batch_size > len(train):
-            raise ValueError(f"batch_size={batch_size} is larger than the training set of {len(train)} images")
         self.labels, self.batch_size, self.seed = train.labels, batch_size, seed
         self.augmentation, self.channels_last, self.count = augmentation, channels_last, len(train)
-        self.batches_per_epoch = len(train) // batch_size + (last_batch == "keep" and len(train) % batch_size > 0)
+        self.batches_per_epoch = batches_per_epoch(len(train), batch_size, last_batch)
         self.size, device = train.images.shape[-1], train.images.device
         self.padded_size, pad = self.size + 2 * PADDING, (PADDING,) * 4
         # Pixels as rows of 3 channels, so that a crop is one gather and comes out in channels_last order.
@@ -93,9 +104,9 @@ class BatchStream:
         epoch, position = divmod(iteration, self.batches_per_epoch)
         if epoch != self.epoch:
             self.epoch = epoch
-            self.order.copy_(torch.randperm(self.count, generator=_draws(self.seed, 1, epoch)))
+            self.order.copy_(torch.randperm(self.count, generator=draws(self.seed, 1, epoch)))
             if self.augmentation == "crop_flip":
-                draw = _draws(self.seed, 2, epoch)
+                draw = draws(self.seed, 2, epoch)
                 self.offsets.copy_(torch.randint(0, 2 * PADDING + 1, (self.count, 2), generator=draw))
                 self.flips.copy_(torch.randint(0, 2, (self.count,), generator=draw, dtype=torch.bool))
         at = position * self.batch_size

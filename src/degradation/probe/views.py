@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
 
-from degradation.data.images import ImageSet
+from degradation.data.images import ImageSet, Pictures
 from degradation.data.resident import Normalizer
 from degradation.net.network import Network
 
@@ -32,7 +32,7 @@ class Views:
     Iterating gives batches: float32 [B, 3, H, W], normalised, and labels [B]; the last may be smaller.
     """
 
-    images: ImageSet  # on the device where networks are measured
+    images: ImageSet | Pictures  # on the device where networks are measured
     normalize: Normalizer
     batch_size: int = 500
     precision: str = "fp32"
@@ -43,11 +43,10 @@ class Views:
         return self.images.labels.device
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for start in range(0, len(self.images), self.batch_size):
-            batch = self.images[start : start + self.batch_size]
+        for batch in self.images.batches(self.batch_size):
             yield self.normalize(batch.images).contiguous(memory_format=layout(self.channels_last)), batch.labels
 
-    def of(self, images: ImageSet) -> "Views":
+    def of(self, images: ImageSet | Pictures) -> "Views":
         """Of another set, the rest the same."""
         return replace(self, images=images)
 

@@ -53,6 +53,8 @@ def resolve(config: MachineConfig, jobs: int = 1) -> MachineConfig:
         iterations_per_step=(50 if cuda else 10)
         if config.iterations_per_step == "auto"
         else config.iterations_per_step,
+        # On a CPU they would take the cores from the runs, and decoding costs a run little.
+        workers=(max(1, available_cores() // jobs - 1) if cuda else 0) if config.workers == "auto" else config.workers,
     )
 
 

@@ -17,8 +17,9 @@ import pytorch_lightning as pl
 import torch
 
 from degradation.config import Architecture, Config, ConfigError, MachineConfig, find_published
-from degradation.data.images import DataError, ImageSet, load, make_synthetic
+from degradation.data.images import DataError, Images, ImageSet, load, make_synthetic
 from degradation.data.resident import BatchStream, Normalizer
+from degradation.data.streamed import StreamedBatches
 from degradation.ending import EXIT_FAILED, EXIT_STOPPED, Stop, explain
 from degradation.net.foreign import CheckpointError, load_network
 from degradation.net.network import Network, multiply_adds, parameter_count
@@ -114,12 +115,12 @@ def _finished_before(config: Config) -> Outcome | None:
     return Outcome(config.run_id, "skipped", f"already in {config.folder}", summary["final"])
 
 
-def load_images(config: Config, device: str = "cpu") -> tuple[ImageSet, ImageSet, ImageSet | None]:
+def load_images(config: Config, device: str = "cpu", workers: int = 0) -> tuple[Images, Images, Images | None]:
     """The image sets of a config, see `load`; a ConfigError, too, where it asks for other images than these."""
-    train_set, test, validation = load(config.data, config.paths.data, device)
+    train_set, test, validation = load(config.data, config.paths.data, device, workers=workers)
     name = config.data.name
-    if (classes := int(train_set.labels.max()) + 1) > config.network.classes:
-        raise ConfigError(f"network.classes={config.network.classes} is fewer than the {classes} of {name}")
+    if (classes := int(train_set.labels.max()) + 1) != config.network.classes:
+        raise ConfigError(f"network.classes={config.network.classes}, but {name} has {classes} classes")
     if (size := config.protocol.batch_size) > len(train_set):
         raise ConfigError(f"protocol.batch_size={size} is more than the {len(train_set)} training images of {name}")
     return train_set, test, validation
@@ -133,17 +134,9 @@ def _train(config: Config, jobs: int, record: Record, say: Say, origin: dict[str
     # Seed and build. Everything drawn is a function of the seed: weights, batch order, augmentation.
     protocol = config.protocol
     network = Network(config.network, config.seed).to(machine.device, memory_format=layout(machine.channels_last))  # type: ignore[call-overload]
-    train_set, test, validation = load_images(config, str(machine.device))
-    normalize = Normalizer(train_set, config.data.normalization)
-    stream = BatchStream(
-        train_set,
-        normalize,
-        protocol.batch_size,
-        config.seed,
-        config.data.augmentation,
-        config.data.last_batch,
-        machine.channels_last,
-    )
+    train_set, test, validation = load_images(config, str(machine.device), int(machine.workers))
+    normalize = Normalizer(train_set.sample, config.data.normalization)
+    stream = open_stream(config, train_set, normalize, machine.channels_last)
     views = Views(train_set, normalize, config.machine.evaluation_batch, machine.precision, machine.channels_last)
     module = DegradationModule(network, stream, protocol, machine, config.warmup_lr)
     if config.network.parent_depth is not None and not record.checkpoint.exists():
@@ -152,7 +145,8 @@ def _train(config: Config, jobs: int, record: Record, say: Say, origin: dict[str
     def at_test() -> Network:
         if protocol.batchnorm == "moving":
             return network.twin()
-        return exact_batchnorm(network, replace(views, batch_size=protocol.batch_size))
+        group = -(-protocol.batch_size // protocol.batchnorm_groups)
+        return exact_batchnorm(network, replace(views, batch_size=group))
 
     def measure() -> dict[str, float]:
         subject, row = at_test(), {}
@@ -199,7 +193,7 @@ def _train(config: Config, jobs: int, record: Record, say: Say, origin: dict[str
             "warmup_ended_at": module.warmup_ended_at,
             "seconds": round(measured.seconds, 1),
             "parameters": parameter_count(network),
-            "multiply_adds": multiply_adds(config.network, train_set.images.shape[-1]),
+            "multiply_adds": multiply_adds(config.network, stream.size),
             **({"initial": json.loads(record.initial.read_text())} if record.initial.exists() else {}),
             **record.sessions()[-1],
         }
@@ -220,6 +214,15 @@ def _train(config: Config, jobs: int, record: Record, say: Say, origin: dict[str
         return Outcome(record.id, "finished", f"{errors} in {format_seconds(summary['seconds'])}", final)
     finally:
         tracker.close(0 if tracker.finished else 1)
+
+
+def open_stream(
+    config: Config, train: Images, normalize: Normalizer, channels_last: bool
+) -> BatchStream | StreamedBatches:
+    """The training batches of a config."""
+    data, batch_size = config.data, config.protocol.batch_size
+    rest = (normalize, batch_size, config.seed, data.augmentation, data.last_batch, channels_last)
+    return BatchStream(train, *rest) if isinstance(train, ImageSet) else StreamedBatches(train, *rest)
 
 
 def _construct(config: Config, network: Network, record: Record, train_views: Views, views: Views) -> str:
@@ -293,8 +296,8 @@ def calibrate(config: Config, jobs: int) -> Callable[[Architecture], float]:
     """
     machine = machines.resolve(config.machine, jobs)
     machines.apply(machine)
-    size, side = config.protocol.batch_size, 32
-    images = make_synthetic(max(512, size), 1)[0].to(machine.device)
+    size, side = config.protocol.batch_size, config.data.crop or 32
+    images = make_synthetic(max(512, size), 1, side)[0].to(machine.device)
     normalize = Normalizer(images, "pixel_mean")
     work, seconds = [], []
     for depth in (8, 20) if config.network.family == "cifar" else (18, 34):

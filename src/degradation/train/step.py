@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from degradation.config import MachineConfig, ProtocolConfig
 from degradation.data.resident import BatchStream
+from degradation.data.streamed import StreamedBatches
 from degradation.net.network import Network
 from degradation.probe.views import make_autocast
 
@@ -71,7 +72,7 @@ class DegradationModule(pl.LightningModule):
     def __init__(
         self,
         network: Network,
-        stream: BatchStream,
+        stream: BatchStream | StreamedBatches,
         protocol: ProtocolConfig,
         machine: MachineConfig,
         warmup_lr: float | None = None,
@@ -152,8 +153,9 @@ class DegradationModule(pl.LightningModule):
 
     def iterate(self, x: Tensor, y: Tensor, optimizer: torch.optim.Optimizer) -> None:
         """One iteration: forward, cross-entropy, backward, SGD step."""
+        # Groups as on so many devices: each has BN statistics of its own.
         with make_autocast(x.device.type, self.machine.precision):
-            logits = self.network(x)
+            logits = torch.cat([self.network(group) for group in x.chunk(self.protocol.batchnorm_groups)])
         loss = F.cross_entropy(logits.float(), y)
         optimizer.zero_grad()
         loss.backward()
