@@ -1,6 +1,7 @@
 """The shared training step: the same whichever way it is executed, and what a plain PyTorch loop would do."""
 
 import shutil
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -106,6 +107,29 @@ def test_recomputed_activations_change_no_weight_and_no_statistic(device: str, s
     # Exactly, where the arithmetic repeats itself; on CUDA the order of sums does not.
     assert again == (losses if device == "cpu" else pytest.approx(losses, rel=1e-3))
     assert_same(recomputed, weights, 0.0 if device == "cpu" else 1e-2)
+
+
+@pytest.mark.parametrize("groups", [2, 3])
+def test_groups_of_a_batch_have_bn_statistics_of_their_own(groups: int) -> None:
+    network = Network(Architecture.paper(8, "A"))
+    twin = network.twin()
+    machine, protocol = make_machine(), replace(PROTOCOL, batchnorm_groups=groups)
+    module = DegradationModule(network, make_stream(), protocol, machine)
+    module.step = module.make_step(module.configure_optimizers())
+    x, y = make_stream().batch(0)
+    module.run(0)
+    parts = list(zip(x.chunk(groups), y.chunk(groups), strict=True))
+    assert [len(part) for part, _ in parts] == [48 // groups] * groups
+    loss = torch.stack([F.cross_entropy(twin(part), labels) for part, labels in parts]).mean()  # parts of equal size
+    gradients = torch.autograd.grad(loss, list(twin.parameters()))
+    assert module.take_running()[1] == pytest.approx(loss.item(), rel=1e-5)
+    for ours, theirs in zip(network.parameters(), gradients, strict=True):
+        torch.testing.assert_close(ours.grad, theirs, rtol=1e-4, atol=1e-6)
+    for name, statistics in twin.named_buffers():  # of one group after the other
+        assert torch.equal(network.get_buffer(name), statistics)
+    whole = Network(Architecture.paper(8, "A"))
+    whole(x)
+    assert not torch.allclose(network.bn.running_var, whole.bn.running_var)
 
 
 def test_recomputing_keeps_less() -> None:
