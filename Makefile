@@ -5,7 +5,7 @@
 #   JOBS=auto                          runs at once
 #   ARGS="logger=none ..."             any further Hydra overrides
 .DEFAULT_GOAL := help
-.PHONY: help setup degradation-cifar claims figures bench test lint clean
+.PHONY: help setup degradation-cifar degradation-imagenet claims figures bench test lint clean
 PYTHON ?= python3
 VENV ?= .venv
 DATA_DIR ?= data
@@ -19,7 +19,7 @@ SWEEP = $(if $(PROTOCOL),protocol=$(PROTOCOL)) $(if $(DEPTHS),depth=$(DEPTHS)) $
 
 help: ## print this help
 	@awk '/^#/ {sub(/^# ?/, ""); print; next} {exit}' $(firstword $(MAKEFILE_LIST))
-	@echo; awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo; awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-21s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: $(VENV)/.installed ## make the environment in .venv (the other targets do it when it is missing)
 
@@ -30,7 +30,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 degradation-cifar: $(VENV)/.installed ## train plain and residual networks, then draw the figures
-	@status=0; $(VENV)/bin/python experiments/train.py experiment=degradation_cifar $(SWEEP) || status=$$?; \
+degradation-imagenet: $(VENV)/.installed ## the same with the ImageNet networks (DEPTHS=18,34)
+degradation-cifar degradation-imagenet:
+	@status=0; $(VENV)/bin/python experiments/train.py experiment=$(subst -,_,$@) $(SWEEP) || status=$$?; \
 	  test $$status -ne 2 || exit 2; \
 	  $(VENV)/bin/python experiments/report.py $(if $(findstring logger=none,$(ARGS)),,--wandb) || exit $$?; exit $$status
 

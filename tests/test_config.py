@@ -11,6 +11,7 @@ from pathlib import Path
 
 import hydra
 import pytest
+import torch
 from hydra.core.global_hydra import GlobalHydra
 
 from degradation.cli import choose_protocol, origin
@@ -31,6 +32,9 @@ CHANGES = {
     "data.normalization": "channel",
     "data.augmentation": "none",
     "data.last_batch": "keep",
+    "data.crop": "16",
+    "data.shorter_side": "[256,512]",
+    "data.colour": "0.1",
     "network.alpha": "0.5",
     "network.norm": "none",
     "network.parent_depth": "8",
@@ -51,6 +55,7 @@ CHANGES = {
     "protocol.warmup.until_error": "70",
     "protocol.warmup.window": "7",
     "protocol.batchnorm": "exact",
+    "protocol.batchnorm_groups": "2",
     "protocol.log_every": "3",
     "protocol.evaluate_every": "24",
     "seed": "1",
@@ -67,6 +72,7 @@ OTHERS = [
     "machine.evaluation_batch=9",
     "machine.checkpoint_seconds=1",
     "machine.progress_seconds=1",
+    "machine.workers=2",
     "logger=none",
     "logger.project=mine",
     "paths.data=elsewhere",
@@ -93,30 +99,32 @@ def test_the_groups_are_those_of_the_house() -> None:
 
 
 def test_every_combination_composes_to_what_was_asked() -> None:
-    groups = ["network", "data", "protocol", "machine", "logger"]
+    groups = ["network", "data", "protocol"]
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         ids = set()
         for names in product(*map(options, groups)):
             config = parse(hydra.compose("train", [f"{g}={name}" for g, name in zip(groups, names, strict=True)]))
-            assert (config.network.name, config.data.name, config.protocol.name) == names[:3]
-            assert config.logger.name == names[4]
+            assert (config.network.name, config.protocol.name) == (names[0], names[2])
+            assert config.data.name == {"imagenette": "imagenette2-160"}.get(names[1], names[1])  # that of its folder
             ids.add(config.run_id)
-        assert len(ids) == len(options("network")) * len(options("data")) * len(options("protocol"))
+        assert len(ids) == math.prod(len(options(group)) for group in groups)
+        for machine, logger in product(options("machine"), options("logger")):
+            assert parse(hydra.compose("train", [f"machine={machine}", f"logger={logger}"])).logger.name == logger
 
 
 @pytest.mark.parametrize("study", options("experiment"))
 def test_every_run_of_every_study_composes(study: str) -> None:
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        named = ["protocol=quick", f"experiment={study}"]
+        named = choose_protocol(["protocol=quick", f"experiment={study}"])
         params = hydra.compose("train", named, return_hydra_config=True).hydra.sweeper.params
         axes = [[f"{key}={value}" for value in str(values).split(",")] for key, values in params.items()]
         ids = set()
         for overrides in product(*axes):
             config = parse(hydra.compose("train", [*named, *overrides]))
             assert config.study == study
-            assert config.protocol.name == "quick"
+            assert config.protocol.name == ("imagenet_quick" if study.endswith("_imagenet") else "quick")
             ids.add(config.run_id)
         assert len(ids) == math.prod(map(len, axes))
 
@@ -126,6 +134,18 @@ def test_a_protocol_that_is_not_there_is_told_as_such(named: str) -> None:
     with pytest.raises(ConfigError, match=f"is not one of {', '.join(options('protocol'))}"):
         choose_protocol(["experiment=degradation_cifar", f"protocol={named}", "seed=0,1"])
     assert choose_protocol(["protocol=quick,smoke"]) == ["protocol=quick,smoke"]
+
+
+def test_a_study_of_imagenet_takes_the_protocols_of_imagenet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = "experiment=degradation_imagenet"
+    assert choose_protocol([study, "protocol=quick,smoke"])[1] == "protocol=imagenet_quick,imagenet_smoke"
+    assert choose_protocol([study, "protocol=imagenet_short"])[1] == "protocol=imagenet_short"
+    for cuda, images, chosen in ((False, True, "quick"), (True, False, "quick"), (True, True, "paper")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
+        if images:
+            (tmp_path / "imagenet" / "train").mkdir(parents=True, exist_ok=True)
+        where = tmp_path if images else tmp_path / "none"
+        assert choose_protocol([study, f"paths.data={where}"])[-1] == f"protocol=imagenet_{chosen}"
 
 
 @pytest.mark.parametrize("flip", options("flip"))
@@ -160,6 +180,20 @@ def test_the_paper_protocol_is_the_papers(compose: Callable[..., Config]) -> Non
     assert compose("protocol=paper", "depth=56").warmup_lr is None
     assert compose("protocol=short").protocol.iterations * 8 == p.iterations
     assert tuple(8 * m for m in compose("protocol=short").protocol.milestones) == p.milestones
+
+
+def test_the_paper_protocol_of_imagenet_is_the_papers(compose: Callable[..., Config]) -> None:
+    config = compose("protocol=imagenet_paper", "network=residual")
+    p, data, network = config.protocol, config.data, config.network
+    assert (p.iterations, p.milestones, p.batch_size, p.lr, p.decay) == (600_000, (150_000, 300_000), 256, 0.1, 0.1)
+    assert (p.momentum, p.weight_decay, p.batchnorm_groups) == (0.9, 1e-4, 8)
+    assert (data.crop, data.shorter_side, data.colour, data.normalization) == (224, (256, 480), 0.1, "pixel_mean")
+    assert (network.family, network.depth, network.width, network.classes) == ("imagenet", 34, 64, 1000)
+    assert config.warmup_lr is None
+    for name in ("quick", "short", "smoke"):  # the range in proportion to the crop
+        small = compose(f"protocol=imagenet_{name}").data
+        assert small.crop is not None
+        assert small.shorter_side == (round(small.crop * 256 / 224), round(small.crop * 480 / 224))
 
 
 def test_the_arms_differ_in_the_shortcut_alone(compose: Callable[..., Config]) -> None:
@@ -247,7 +281,18 @@ def test_a_run_id_reads_well_and_follows_from_the_record_alone(compose: Callable
         ("machine.precision=fp8", "machine.precision=fp8"),
         ("network.shortcut=D", "network.shortcut=D"),
         ("network.pad_side=start", "network.pad_side=start"),
-        ("data.name=mnist", "data.name=mnist"),
+        (
+            "data.name=mnist",
+            "data.name=mnist is not one of cifar10, cifar10_mini, synthetic, and others need data.crop",
+        ),
+        ("data.name=../mnist", r"data.name=\.\./mnist"),
+        ("data.crop=0", "data.crop=0"),
+        ("data.crop=300", r"data.shorter_side=\[256, 480\] must be a range from data.crop=300"),
+        ("data.shorter_side=[480,256]", r"data.shorter_side=\[480, 256\]"),
+        ("data.shorter_side=[480]", r"data.shorter_side=\[480\]"),
+        ("data.colour=-1", "data.colour=-1"),
+        ("protocol.batchnorm_groups=0", "protocol.batchnorm_groups=0"),
+        ("machine.workers=-1", "machine.workers=-1"),
         ("data.last_batch=repeat", "data.last_batch=repeat"),
         ("protocol.batchnorm=batch", "protocol.batchnorm=batch"),
         ("logger.name=csv", "logger.name=csv"),

@@ -103,22 +103,35 @@ def describe_settings() -> str:
 def choose_protocol(arguments: list[str]) -> list[str]:
     """Without a protocol on the command line: paper where a CUDA device is present, quick where not.
 
+    Those of the studies called ..._imagenet are imagenet_paper and so on, of which paper needs the images, too.
     One that there is not is told here: Hydra would complain of something else where an axis is swept, too.
     """
     known = sorted(path.stem for path in (find_conf() / "protocol").glob("*.yaml"))
+    half = "imagenet_" if any(re.fullmatch(r"\+?experiment=\w+_imagenet", a) for a in arguments) else ""
+    chosen = []
     for argument in arguments:
         if argument.startswith("protocol="):
-            for name in argument.removeprefix("protocol=").split(","):
-                if name not in known:
-                    raise ConfigError(f"protocol={name} is not one of {', '.join(known)}")
-    asks = any(a.startswith("-") and a not in ("-m", "--multirun") for a in arguments)  # --help, --cfg and the like
-    if asks or any(a.lstrip("+").startswith("protocol=") for a in arguments):
-        return arguments
+            names = argument.removeprefix("protocol=").split(",")
+            if unknown := [name for name in names if name not in known]:
+                raise ConfigError(f"protocol={unknown[0]} is not one of {', '.join(known)}")
+            names = [half + name if half + name in known else name for name in names]
+            argument = f"protocol={','.join(names)}"
+        chosen.append(argument)
+    asks = any(a.startswith("-") and a not in ("-m", "--multirun") for a in chosen)  # --help, --cfg and the like
+    if asks or any(a.lstrip("+").startswith("protocol=") for a in chosen):
+        return chosen
     import torch
 
-    name, a = ("paper", "a") if torch.cuda.is_available() else ("quick", "no")
-    print(f"no protocol named: {name}, {a} CUDA device is present", flush=True)
-    return [*arguments, f"protocol={name}"]
+    from degradation.data.folders import find_root
+
+    name, why = ("paper", "a") if torch.cuda.is_available() else ("quick", "no")
+    why += " CUDA device is present"
+    if half and name == "paper":
+        said = [a.removeprefix("paths.data=") for a in chosen if a.startswith("paths.data=")]
+        if find_root("imagenet", [os.environ.get("DATA_DIR", "data"), *said][-1]) is None:
+            name, why = "quick", "DATA_DIR does not hold ImageNet"
+    print(f"no protocol named: {half}{name}, {why}", flush=True)
+    return [*chosen, f"protocol={half}{name}"]
 
 
 def main() -> None:

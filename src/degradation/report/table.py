@@ -80,8 +80,8 @@ def conditions(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 
 
 def condition_folder(condition: str) -> str:
-    """A condition's name as a folder name: letters, digits and .=+- only."""
-    return "".join(c if c.isalnum() or c in ".=-" else "+" for c in condition).strip("+")
+    """A condition's name as a folder name: letters, digits and ._=+- only."""
+    return "".join(c if c.isalnum() or c in "._=-" else "+" for c in condition).strip("+")
 
 
 def select(table: pd.DataFrame, where: Filter, over: tuple[str, ...] = ()) -> pd.DataFrame:
