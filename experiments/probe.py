@@ -13,12 +13,12 @@ import tempfile
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from degradation.config import TABLE_1, Architecture, ConfigError, DataConfig, MachineConfig, plan
 from degradation.data.images import DataError, load
@@ -97,6 +97,11 @@ def parse() -> argparse.Namespace:
     return arguments
 
 
+def read_data(settings: dict[str, Any]) -> DataConfig:
+    """The data of a run, from its record."""
+    return TypeAdapter(DataConfig).validate_json(json.dumps(settings))  # in which a list is a tuple
+
+
 def spaced(most: int) -> list[int]:
     """0 and at most MOST_COUNTS whole numbers from 1 to `most`."""
     return [0, *sorted(set(np.linspace(1, most, min(most, MOST_COUNTS)).round().astype(int).tolist()))]
@@ -131,7 +136,7 @@ def probe_responses(network: Network, _train: Views, test: Views, _: argparse.Na
 
 
 def probe_gradients(network: Network, _train: Views, batch: Views, _: argparse.Namespace) -> Told:
-    table = pd.DataFrame(layer_gradients(network, batch.normalize(batch.images.images), batch.images.labels))
+    table = pd.DataFrame(layer_gradients(network, *next(iter(batch))))
     first, last = table.iloc[0], table.iloc[-1]
     of = {key: f"{first[key]:.3g} (stem) to {last[key]:.3g} (last layer)" for key in ("grad_response", "grad_weight")}
     said = f"norms at the responses {of['grad_response']}, at the weights {of['grad_weight']}"
@@ -183,10 +188,10 @@ def run(arguments: argparse.Namespace) -> None:
     if config:
         check_network(file.parent.resolve())
     network = load_network(file, **{key: getattr(arguments, key) for key in TOLD})
-    architecture, data = network.architecture, DataConfig(**config["data"]) if config else OTHERS
+    architecture, data = network.architecture, read_data(config["data"]) if config else OTHERS
     if arguments.data not in (None, data.name):
         data = replace(data, name=arguments.data, validation_images=0)
-    if architecture.classes != 10:
+    if architecture.classes != 10 and not data.crop:
         shown = f"{data.name} has 10, of 32x32 pixels"
         raise CheckpointError(f"{file}: the network has {architecture.classes} classes, and {shown}")
     try:
@@ -203,7 +208,7 @@ def run(arguments: argparse.Namespace) -> None:
     machine = MachineConfig(device, "fp32", True, torch.get_num_threads(), 1, "eager", False, 500, 0.0, 0.0)
     machines.apply(machine)
     normalization = arguments.normalization or data.normalization
-    normalize = Normalizer(train, normalization)
+    normalize = Normalizer(train.sample, normalization)
     if arguments.mean:
         normalization, normalize = "given mean and std", ChannelNormalizer(arguments.mean, arguments.std, device)
     described = f"{name}: depth {architecture.depth}, shortcut {architecture.shortcut}"
