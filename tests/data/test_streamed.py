@@ -1,5 +1,8 @@
 """Streamed batches: every draw a function of (seed, iteration, position), and what the draws are."""
 
+import multiprocessing
+import os
+import signal
 from dataclasses import replace
 from itertools import islice, product
 from pathlib import Path
@@ -133,6 +136,22 @@ def test_a_broken_file_ends_training_in_one_line(tmp_path: Path, workers: int) -
     with pytest.raises(DataError, match=f"^{path} cannot be read") as told:
         take(stream, range(2))
     assert "\n" not in str(told.value)
+
+
+def test_workers_leave_signals_to_the_run_and_end_with_the_stream(tree: Path) -> None:
+    stream, expected = make_stream(tree, workers=2), take(make_stream(tree), range(12))
+    before = take(stream, range(1))
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    for worker in workers:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(worker.pid or 0, number)
+    for (x, _), (x_expected, _) in zip([*before, *take(stream, range(1, 12))], expected, strict=True):
+        assert torch.equal(x, x_expected)
+    del stream
+    for worker in workers:
+        worker.join(10)
+        assert worker.exitcode == 0
 
 
 def test_the_single_view_of_the_training_set_gives_the_normalisation(tree: Path) -> None:

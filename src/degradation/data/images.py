@@ -5,6 +5,7 @@ CIFAR-10: A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images"
 
 import hashlib
 import io
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -61,12 +62,19 @@ def read_ahead(read: Callable[[Any], Any], keys: Iterable[Any], workers: int) ->
         batch_size=None,
         sampler=keys,
         num_workers=workers,
+        worker_init_fn=_leave_signals,
         pin_memory=torch.cuda.is_available(),
     )
     for item in loader:
         if isinstance(item, DataError):
             raise item
         yield item
+
+
+def _leave_signals(_worker: int) -> None:
+    # A signal to the whole group is the run's to answer, with a checkpoint: it ends its workers when it is done.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Reader(Dataset[Any]):
