@@ -101,6 +101,9 @@ class Architecture:
     family: Family = "cifar"  # section 4.2, or Table 1
     stride_in: Literal["1x1", "3x3"] = "1x1"  # the convolution of a bottleneck that has its stride
     pool: Literal["ceil", "padded"] = "ceil"  # the stem's max pool: unpadded as the authors', or torchvision's
+    bn_eps: Positive = 1e-5
+    bn_momentum: Annotated[float, Field(gt=0, le=1)] = 0.1  # the share of a new batch in BN's moving averages
+    head: Literal["he", "uniform"] = "he"  # initial weights: He's normal ones, or PyTorch's own uniform ones
 
     @model_validator(mode="after")
     def _check(self) -> "Architecture":
@@ -111,8 +114,8 @@ class Architecture:
             raise ValueError(f"network.alpha={self.alpha} is the strength of a shortcut, and a plain network has none")
         if self.parent_depth is not None:
             plan(self.family, self.parent_depth)
-            if self.parent_depth >= self.depth:
-                raise ValueError(f"network.parent_depth={self.parent_depth} must be below depth={self.depth}")
+            if self.parent_depth > self.depth:  # the same depth is a restart of the parent
+                raise ValueError(f"network.parent_depth={self.parent_depth} must be at most depth={self.depth}")
             if self.norm != "batch" or self.alpha != 1:
                 raise ValueError(
                     "network.parent_depth needs norm=batch and alpha=1: added layers are identities only then"
@@ -138,6 +141,7 @@ class DataConfig:
     normalization: Literal["pixel_mean", "channel"]
     augmentation: Literal["crop_flip", "none"]
     last_batch: Literal["drop", "keep"]
+    scale: Positive = 1.0  # images are in [0, scale] before the mean is subtracted
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -163,6 +167,12 @@ class ProtocolConfig:
     batchnorm: Literal["moving", "exact"]
     log_every: Count
     evaluate_every: Count
+    # Where the rate stands: PyTorch's v = m v + g, w = w - lr v, or Caffe's v = m v + lr g, w = w - v.
+    momentum_rate: Literal["outside", "inside"] = "outside"
+    # Against an explosion in the first steps, one by one (conf/experiment/first_steps.yaml).
+    ramp: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of the iterations in which the rate rises to what it is
+    clip: Positive | None = None  # the norm at which the gradient of all parameters is clipped
+    hold_norms: bool = False  # every convolution's weights keep the norm that they begin with
 
     @model_validator(mode="after")
     def _check(self) -> "ProtocolConfig":
@@ -178,6 +188,11 @@ class ProtocolConfig:
         """Its iterations so many times over, its milestones moved along."""
         milestones = tuple(times * milestone for milestone in self.milestones)
         return replace(self, iterations=times * self.iterations, milestones=milestones)
+
+    def faster(self, times: float) -> "ProtocolConfig":
+        """Its rate so many times over, and that of its warm-up."""
+        lr, warmup = (float(f"{times * rate:.12g}") for rate in (self.lr, self.warmup.lr))  # as one would write them
+        return replace(self, lr=lr, warmup=replace(self.warmup, lr=warmup))
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -219,6 +234,7 @@ class Config:
     paths: PathsConfig
     depth: int
     length: Count
+    rate: Positive
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     study: Name
     budget_minutes: Fraction | None
@@ -226,7 +242,12 @@ class Config:
     @property
     def science(self) -> dict[str, Any]:
         """What the result depends on, as plain data; the younger settings only where they are not at their default."""
-        return TypeAdapter(Config).dump_python(self, mode="json", include=set(SCIENCE), exclude_defaults=True)
+        science = TypeAdapter(Config).dump_python(self, mode="json", include=set(SCIENCE), exclude_defaults=True)
+        if self.warmup_lr is None:
+            # A warm-up that the network does not have has no effect: its rate is written as the first records have it,
+            # so that they keep their names whatever the protocol's has become (quick's was half its rate at first).
+            science["protocol"]["warmup"]["lr"] = 0.01
+        return science
 
     @property
     def run_id(self) -> str:
@@ -318,4 +339,5 @@ def parse(cfg: DictConfig) -> Config:
     except ValidationError as error:
         raise ConfigError(_explain(error, values)) from None
     refuse_published(config.paths.results)
-    return config if config.length == 1 else replace(config, protocol=config.protocol.longer(config.length))
+    longer = config.protocol if config.length == 1 else config.protocol.longer(config.length)
+    return replace(config, protocol=longer if config.rate == 1 else longer.faster(config.rate))
