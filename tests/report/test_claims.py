@@ -340,8 +340,8 @@ def test_the_page_says_which_protocol_it_judges(worlds: dict[bool, Path]) -> Non
     (row,) = (line for line in page.splitlines() if line.startswith("| C1: A deeper plain network"))
     assert "points per 10 layers, n = 3 | **supported (quick)** |" in row
     assert "Not run" not in page
-    assert "| plain-20 | 56 | 3 | 1.2e-06 | yes | 500 |" in page
-    assert "| plain-20 | 110 | 3 | 1.2e-06 | no | 500 |" in page
+    assert "| plain-20 | 56 | 3 | 1.0e-06 | yes | 500 |" in page
+    assert "| plain-20 | 110 | 3 | 1.0e-06 | no | 500 |" in page
     assert write_claims(worlds[False], load_table(worlds[False])).read_text().count("**refuted (quick)**") == len(
         load_claims()
     )

@@ -104,8 +104,8 @@ def describe_warmup(runs: pd.DataFrame) -> str:
     """The schedule that deep networks really had: when the warm-up of each ended, if it did."""
     warmed = runs[(runs["depth"] >= runs["protocol.warmup.min_depth"]) & (runs["iterations"] > 1)]
     ends = warmed["warmup_ended_at"].map(lambda at: "never ended" if pd.isna(at) else f"ended at iteration {at:,.0f}")
-    told = (warmed["label"] + " seed " + warmed["seed"].astype(str) + " " + ends).drop_duplicates()
-    return f"warm-up of {', '.join(told)}" if len(told) else ""
+    told = [f"{label} {' or '.join(sorted(set(part)))}" for label, part in ends.groupby(warmed["label"])]
+    return f"warm-up of {', '.join(told)}" if told else ""
 
 
 def left_out(table: pd.DataFrame) -> str:

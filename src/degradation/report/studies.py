@@ -6,6 +6,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -499,7 +500,6 @@ def draw_information(table: pd.DataFrame) -> Figure | None:
     parts = [rows.assign(row=row, value=rows[row], column=rows["network"] + " networks") for row in texts]
     both = pd.concat(parts).assign(line=lambda rows: rows["label"])
     figure, axes = draw_facets(both, "layer", "value", ("layer index", texts), (4.4, 2.4), "row")
-    for ax in axes:
     told = "test images, averages over four quadrants, exact BN statistics, float32; mean and range over seeds"
     return write_caption(figure, describe(rows, told))
 

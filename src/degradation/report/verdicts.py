@@ -147,6 +147,8 @@ def decide(claim: Claim, effects: pd.Series | pd.DataFrame, shared: np.ndarray |
     """
     ratio, share = claim.statistic in RATIOS, isinstance(effects, pd.DataFrame)
     rows = pd.DataFrame(effects).sort_index().replace([np.inf, -np.inf], np.nan).dropna()
+    if share:
+        rows = rows[rows["whole"] != 0]  # of nothing there is no share
     each = rows["part"] / rows["whole"] if isinstance(effects, pd.DataFrame) else rows.iloc[:, 0]
     values = {str(pair): float(value) for pair, value in each.items()}
     if not values:
@@ -154,7 +156,7 @@ def decide(claim: Claim, effects: pd.Series | pd.DataFrame, shared: np.ndarray |
     scale, back = (lambda value: math.log(max(value, LEAST_RATIO)), math.exp) if ratio else (float, float)
     numbers = rows.to_numpy(dtype=float) if share else np.array([[scale(value)] for value in values.values()])
     middle = numbers.mean(0)
-    mean = float(middle[0] / middle[1] if share else middle[0])
+    mean = float(middle[0] if not share else middle[0] / middle[1] if middle[1] else math.nan)
     spread = np.atleast_2d(np.cov(numbers, rowvar=False)) if len(numbers) > 1 else np.zeros((1, 1))
     if len(numbers) < 2 or spread[0, 0] <= (1e-9 * middle[0]) ** 2:
         alike = ("no spread over seeds, so no interval",) if len(numbers) > 1 else ()
