@@ -499,7 +499,7 @@ def draw_information(table: pd.DataFrame) -> Figure | None:
     texts = {"cosine": "mean cosine", "rank": "effective rank", "probe_error": "error of a linear probe (%)"}
     parts = [rows.assign(row=row, value=rows[row], column=rows["network"] + " networks") for row in texts]
     both = pd.concat(parts).assign(line=lambda rows: rows["label"])
-    figure, axes = draw_facets(both, "layer", "value", ("layer index", texts), (4.4, 2.4), "row")
+    figure, _ = draw_facets(both, "layer", "value", ("layer index", texts), (4.4, 2.4), "row")
     told = "test images, averages over four quadrants, exact BN statistics, float32; mean and range over seeds"
     return write_caption(figure, describe(rows, told))
 
