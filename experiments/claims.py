@@ -93,7 +93,7 @@ def main() -> int:
         if done in (EXIT_INPUT, EXIT_BUDGET, EXIT_STOPPED):
             return done
     try:
-        if {"lesions", "constructed_solution"} & set(chosen):
+        if {"lesions", "path_length", "constructed_solution"} & set(chosen):
             name = protocol[-1].removeprefix("protocol=")
             probed = probe_networks(Path(arguments.results), name, arguments.overrides)
             status = worse(status, probed)

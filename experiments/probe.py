@@ -143,8 +143,9 @@ def probe_gradients(network: Network, _train: Views, batch: Views, _: argparse.N
     return table, f"{said}, on {len(batch.images)} training images"
 
 
-def probe_lesions(network: Network, _train: Views, test: Views, arguments: argparse.Namespace) -> Told:
-    one = delete_each(network, test)
+def probe_lesions(network: Network, train: Views, test: Views, arguments: argparse.Namespace) -> Told:
+    few = train.images[:: max(1, len(train.images) // arguments.lesion_images)]  # spaced: sets may be sorted by class
+    one = delete_each(network, test, replace(train.of(few), batch_size=min(GRADIENT_BATCH, len(few))))
     blocks, pairs = len(deletable(network)), len(swappable(network))
     deletions, swaps = spaced(blocks), spaced(min(blocks, pairs))
     several = lesion_random("delete", network, test, deletions, arguments.draws, arguments.seed)
@@ -152,10 +153,12 @@ def probe_lesions(network: Network, _train: Views, test: Views, arguments: argpa
     table = pd.DataFrame([*one, *several, *swapped]).astype({"stage": "Int64"})  # of single deletions alone
     error = table.groupby(["kind", "count"])["error"].mean()
     worst = max(one, key=lambda row: row["error"])
+    error_recalibrated = table["error_recalibrated"].mean()
     said = (
         f"intact {error['delete', 0]:.2f} %; one block deleted {error['delete_one', 1]:.2f} % on average and "
         f"{worst['error']:.2f} % at worst ({worst['blocks']})"
     )
+    said += f", {error_recalibrated:.2f} % with BN recalibrated"
     for kind, most, what in (("delete", deletions[-1], "blocks deleted"), ("swap", swaps[-1], "pairs swapped")):
         if most > 1:
             said += f"; {most} {what} {error[kind, most]:.2f} %"

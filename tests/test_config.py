@@ -35,12 +35,16 @@ CHANGES = {
     "data.crop": "16",
     "data.shorter_side": "[256,512]",
     "data.colour": "0.1",
+    "data.scale": "255.0",
     "network.alpha": "0.5",
     "network.norm": "none",
     "network.parent_depth": "8",
     "network.family": "imagenet",
     "network.stride_in": "3x3",
     "network.pool": "padded",
+    "network.bn_eps": "1.0e-3",
+    "network.bn_momentum": "0.01",
+    "network.head": "uniform",
     "protocol.name": "mine",
     "protocol.iterations": "25",
     "protocol.batch_size": "33",
@@ -48,6 +52,10 @@ CHANGES = {
     "protocol.milestones": "[12,19]",
     "protocol.decay": "0.2",
     "protocol.momentum": "0.8",
+    "protocol.momentum_rate": "inside",
+    "protocol.ramp": "0.05",
+    "protocol.clip": "1.0",
+    "protocol.hold_norms": "true",
     "protocol.weight_decay": "2.0e-4",
     "protocol.decay_batchnorm": "false",
     "protocol.warmup.min_depth": "8",
@@ -168,6 +176,23 @@ def test_settings_younger_than_the_first_records_leave_their_identity(compose: C
         assert compose("protocol=quick", "depth=20", override).run_id != compose("protocol=quick", "depth=20").run_id
 
 
+def test_a_warmup_that_a_network_does_not_have_is_not_in_its_identity(compose: Callable[..., Config]) -> None:
+    for arm, depth, seed, published in (("plain", 20, 0, "bb13397b"), ("residual", 56, 1, "7c3ca54d")):
+        usual = ("protocol=quick", f"network={arm}", f"depth={depth}", f"seed={seed}")
+        assert compose(*usual).run_id == f"{arm}-{depth}-quick-s{seed}-{published}"
+    deep = ("protocol=quick", "depth=110")
+    assert compose(*deep).warmup_lr == compose(*deep).protocol.lr / 10 == 0.002
+    assert compose(*deep).run_id != compose(*deep, "protocol.warmup.lr=0.01").run_id
+    cold = (*deep, "protocol.warmup.min_depth=111")
+    assert compose(*cold).run_id == "residual-110-quick-s0-be0c3f78"
+
+
+def test_a_rate_is_a_factor_on_the_protocols(compose: Callable[..., Config]) -> None:
+    slow, named = compose("protocol=quick", "rate=0.25"), compose("protocol=quick", "protocol.lr=0.005")
+    assert slow.run_id == named.run_id != compose("protocol=quick").run_id
+    assert compose("protocol=quick", "depth=110", "rate=0.5").warmup_lr == 0.001
+
+
 def test_the_paper_protocol_is_the_papers(compose: Callable[..., Config]) -> None:
     config = compose("protocol=paper", "network=residual", "depth=110")
     p = config.protocol
@@ -204,7 +229,8 @@ def test_the_arms_differ_in_the_shortcut_alone(compose: Callable[..., Config]) -
 
 
 def test_every_scientific_setting_changes_the_run_id(compose: Callable[..., Config]) -> None:
-    usual = ("protocol=smoke", "data=synthetic", "depth=50")  # a depth of both families
+    # A depth of both families, and deep enough to be warmed up.
+    usual = ("protocol=smoke", "data=synthetic", "depth=50", "protocol.warmup.min_depth=50")
     base = compose(*usual)
     assert set(CHANGES) == set(flatten(complete(base.science)))  # a new setting needs its line here
     ids = [compose(*usual, f"{key}={value}").run_id for key, value in CHANGES.items()]
@@ -249,7 +275,7 @@ def test_a_run_id_reads_well_and_follows_from_the_record_alone(compose: Callable
         ("network.width=-16", "network.width=-16"),
         ("network.alpha=-1", "network.alpha=-1"),
         ("network.norm=layer", "network.norm=layer"),
-        ("network.parent_depth=20", "network.parent_depth=20 must be below depth=20"),
+        ("depth=14 network.parent_depth=20", "network.parent_depth=20 must be at most depth=14"),
         ("network.parent_depth=9", "depth=9"),
         ("length=0", "length=0"),
         ("network.classes=0", "network.classes=0"),

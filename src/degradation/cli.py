@@ -33,12 +33,13 @@ def origin(config: Config) -> dict[str, Any]:
         usual = flatten(complete(parse(hydra.compose("train", named)).science))
     except (HydraException, ConfigError):  # a protocol or network of the user's own making is its own base
         usual = ours
+    idle = {"protocol.warmup.lr"} if config.warmup_lr is None else set()  # of a warm-up that there is not
     made = []
     if (path := find_conf() / "experiment" / f"{config.study}.yaml").is_file():
         study = yaml.safe_load(path.read_text())
         made = [*flatten({group: study.get(group) or {} for group in SCIENCE}), *study["hydra"]["sweeper"]["params"]]
     return {
-        "varied": {key: value for key, value in ours.items() if usual.get(key) != value},
+        "varied": {key: value for key, value in ours.items() if usual.get(key) != value and key not in idle},
         "made_by_study": sorted(key for key in made if key in ours),
     }
 

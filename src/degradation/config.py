@@ -102,6 +102,9 @@ class Architecture:
     family: Family = "cifar"  # section 4.2, or Table 1
     stride_in: Literal["1x1", "3x3"] = "1x1"  # the convolution of a bottleneck that has its stride
     pool: Literal["ceil", "padded"] = "ceil"  # the stem's max pool: unpadded as the authors', or torchvision's
+    bn_eps: Positive = 1e-5
+    bn_momentum: Annotated[float, Field(gt=0, le=1)] = 0.1  # the share of a new batch in BN's moving averages
+    head: Literal["he", "uniform"] = "he"  # initial weights: He's normal ones, or PyTorch's own uniform ones
 
     @model_validator(mode="after")
     def _check(self) -> "Architecture":
@@ -112,8 +115,8 @@ class Architecture:
             raise ValueError(f"network.alpha={self.alpha} is the strength of a shortcut, and a plain network has none")
         if self.parent_depth is not None:
             plan(self.family, self.parent_depth)
-            if self.parent_depth >= self.depth:
-                raise ValueError(f"network.parent_depth={self.parent_depth} must be below depth={self.depth}")
+            if self.parent_depth > self.depth:  # the same depth is a restart of the parent
+                raise ValueError(f"network.parent_depth={self.parent_depth} must be at most depth={self.depth}")
             if self.norm != "batch" or self.alpha != 1:
                 raise ValueError(
                     "network.parent_depth needs norm=batch and alpha=1: added layers are identities only then"
@@ -139,11 +142,9 @@ class DataConfig:
     normalization: Literal["pixel_mean", "channel"]
     augmentation: Literal["crop_flip", "none"]
     last_batch: Literal["drop", "keep"]
+    scale: Positive = 1.0  # images are in [0, scale] before the mean is subtracted
     crop: Count | None = None  # side of what is shown of images of any size (section 3.4); None: they are 32x32
-    shorter_side: tuple[Count, ...] = (
-        256,
-        480,
-    )  # range in which that of a training image is drawn; tested at the least
+    shorter_side: tuple[Count, ...] = (256, 480)  # range of that of a training image; tested at the least
     colour: Fraction = 0.0  # std of the colour augmentation's draws: 0.1 in AlexNet's
 
     @model_validator(mode="after")
@@ -179,6 +180,12 @@ class ProtocolConfig:
     log_every: Count
     evaluate_every: Count
     batchnorm_groups: Count = 1  # parts of a batch over which BN takes its statistics: the devices of the paper
+    # Where the rate stands: PyTorch's v = m v + g, w = w - lr v, or Caffe's v = m v + lr g, w = w - v.
+    momentum_rate: Literal["outside", "inside"] = "outside"
+    # Against an explosion in the first steps, one by one (conf/experiment/first_steps.yaml).
+    ramp: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of the iterations in which the rate rises to what it is
+    clip: Positive | None = None  # the norm at which the gradient of all parameters is clipped
+    hold_norms: bool = False  # every convolution's weights keep the norm that they begin with
 
     @model_validator(mode="after")
     def _check(self) -> "ProtocolConfig":
@@ -194,6 +201,11 @@ class ProtocolConfig:
         """Its iterations so many times over, its milestones moved along."""
         milestones = tuple(times * milestone for milestone in self.milestones)
         return replace(self, iterations=times * self.iterations, milestones=milestones)
+
+    def faster(self, times: float) -> "ProtocolConfig":
+        """Its rate so many times over, and that of its warm-up."""
+        lr, warmup = (float(f"{times * rate:.12g}") for rate in (self.lr, self.warmup.lr))  # as one would write them
+        return replace(self, lr=lr, warmup=replace(self.warmup, lr=warmup))
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -236,6 +248,7 @@ class Config:
     paths: PathsConfig
     depth: int
     length: Count
+    rate: Positive
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     study: Name
     budget_minutes: Fraction | None
@@ -243,7 +256,12 @@ class Config:
     @property
     def science(self) -> dict[str, Any]:
         """What the result depends on, as plain data; the younger settings only where they are not at their default."""
-        return TypeAdapter(Config).dump_python(self, mode="json", include=set(SCIENCE), exclude_defaults=True)
+        science = TypeAdapter(Config).dump_python(self, mode="json", include=set(SCIENCE), exclude_defaults=True)
+        if self.warmup_lr is None:
+            # A warm-up that the network does not have has no effect: its rate is written as the first records have it,
+            # so that they keep their names whatever the protocol's has become (quick's was half its rate at first).
+            science["protocol"]["warmup"]["lr"] = 0.01
+        return science
 
     @property
     def run_id(self) -> str:
@@ -335,4 +353,5 @@ def parse(cfg: DictConfig) -> Config:
     except ValidationError as error:
         raise ConfigError(_explain(error, values)) from None
     refuse_published(config.paths.results)
-    return config if config.length == 1 else replace(config, protocol=config.protocol.longer(config.length))
+    longer = config.protocol if config.length == 1 else config.protocol.longer(config.length)
+    return replace(config, protocol=longer if config.rate == 1 else longer.faster(config.rate))

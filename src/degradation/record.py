@@ -4,7 +4,7 @@ results/runs/<run id>/
     config.yaml     the scientific config: network, data, protocol, seed
     sessions.jsonl  one line per process that worked on the run: hardware, versions, commit, first iteration
     metrics.csv     one row per `log_every` iterations, evaluated errors where there are any
-    gradients.csv   one row per layer at iteration 0 and about ten times more: forward std and gradient norms
+    gradients.csv   one row per layer at iteration 0, after the first steps, and about ten times more
     initial.json    of a network deepened from a trained one alone: its parent, and how equal they are
     responses.csv   one row per layer (Fig. 7)
     summary.json    final numbers; written last and atomically: its presence marks a finished run, and its seal, the
@@ -382,6 +382,11 @@ def load_runs(results: str | Path) -> pd.DataFrame:
     summaries, replaced = [summary for _, summary in both], {"varied": None, "seal": None}
     runs = pd.json_normalize([{**config, **complete(config), **summary, **replaced} for config, summary in both])
     varied = [read_varied(summary) for summary in summaries]
+    for (config, _), found in zip(both, varied, strict=True):
+        protocol, warmup = config["protocol"], config["protocol"]["warmup"]
+        # Quick's warm-up was at half its rate before it was at a tenth: such a run is not of the protocol any more.
+        if (protocol["name"], warmup["lr"]) == ("quick", 0.01) and config["network"]["depth"] >= warmup["min_depth"]:
+            found.setdefault("protocol.warmup.lr", 0.01)
     made = [summary.get("made_by_study", list(keys)) for summary, keys in zip(summaries, varied, strict=True)]
     sealed = ["seal" in summary for summary in summaries]
     return runs.drop(columns="seal", errors="ignore").assign(
@@ -402,11 +407,18 @@ def load_metrics(folder: Path) -> pd.DataFrame:
 
 
 def load_responses(folder: Path) -> pd.DataFrame:
-    """The layer responses of one run: layer (from 1), name, stage, std, gamma_rms."""
+    """The layer responses of one run: layer (from 1), name, stage, std, gamma_rms.
+
+    Since they are recorded, std_exact (BN statistics averaged over the training set, float32) and, of what leaves the
+    stem and every block, cosine, rank and probe_error (see probe.information), too.
+    """
     return pd.read_csv(folder / "responses.csv")
 
 
 def load_gradients(folder: Path) -> pd.DataFrame:
-    """The signals of one run: iteration, layer (from 1), name, stage, std, grad_response, grad_weight; none if old."""
+    """The signals of one run: iteration, layer (from 1), name, stage, std, grad_response, grad_weight; none if old.
+
+    Since they are recorded, weight_norm and lr (of the step that follows), too.
+    """
     path = folder / "gradients.csv"
     return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["iteration", "layer", "stage"])

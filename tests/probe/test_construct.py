@@ -80,7 +80,7 @@ def test_a_difference_is_seen() -> None:
         (cifar(14, "none"), replace(cifar(20, "none"), width=2), "differ in more than depth: width is 4 and 2"),
         (cifar(14, "none"), cifar(20, "A"), "differ in more than depth: shortcut is none and A"),
         (cifar(14, "none"), imagenet(18, "none"), "differ in more than depth: family is cifar and imagenet"),
-        (cifar(14, "none"), cifar(14, "none"), "depth 14 is not deeper"),
+        (cifar(14, "none"), cifar(8, "none"), "depth 8 is less than depth 14"),
         (cifar(8, "none", norm="none"), cifar(14, "none", norm="none"), "only with norm=batch"),
         (cifar(8, "A", alpha=0.5), cifar(14, "A", alpha=0.5), "and alpha=1"),
         (imagenet(34, "A"), imagenet(50, "A"), "depth 50 is made of other blocks than depth 34"),
@@ -132,3 +132,9 @@ def test_a_run_starts_from_its_trained_parent(tiny: Compose, tmp_path: Path, net
     assert initial["test_error"] == initial["parent_test_error"]
     assert initial["train_error_eval"] == initial["parent_train_error_eval"]
     assert summary["final"]["train_error"] != initial["train_error_eval"]
+    for control in (["depth=8"], ["depth=20", "rate=0.01"], ["depth=8", "rate=0.01"]):  # all have the same parent
+        again = tiny(f"network={network}", "network.parent_depth=8", *control)
+        assert train(again).status == "finished"
+        initial = json.loads((tmp_path / "runs" / again.run_id / "summary.json").read_text())["initial"]
+        assert initial["parent"] == parent.run_id
+        assert initial["largest_difference"] < 1e-4

@@ -82,6 +82,7 @@ def test_layer_gradients_are_those_of_autograd(architecture: Architecture, views
         assert row["std"] == pytest.approx(outputs[layer.name].std(correction=0).item(), rel=1e-5)
         assert layer.convolution.weight.grad is not None
         assert row["grad_weight"] == pytest.approx(layer.convolution.weight.grad.norm().item(), rel=1e-4)
+        assert row["weight_norm"] == pytest.approx(layer.convolution.weight.square().sum().sqrt().item(), rel=1e-6)
 
 
 def test_the_gradient_at_a_response_is_what_moving_it_does(views: Views) -> None:

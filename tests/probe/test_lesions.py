@@ -1,6 +1,7 @@
 """Deleted and swapped blocks, against forward passes written out by hand."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -114,7 +115,7 @@ def test_deleting_or_swapping_nothing_is_evaluate(architecture: Architecture, vi
 @pytest.mark.parametrize("architecture", [cifar("A", 20), *(imagenet(*kind) for kind in IMAGENET)], ids=named)
 def test_rows_are_those_of_evaluate_on_the_network_without_the_blocks(architecture: Architecture, views: Views) -> None:
     network = settle(architecture, views)
-    rows = delete_each(network, views)
+    rows = delete_each(network, views, replace(views, batch_size=len(views.images)))
     assert [row["blocks"] for row in rows] == deletable(network)
     assert [f"stage{row['stage']}" for row in rows] == [name.split(".")[0] for name in deletable(network)]
     several = lesion_random("delete", network, views, [2, 4], draws=2)
@@ -129,6 +130,13 @@ def test_rows_are_those_of_evaluate_on_the_network_without_the_blocks(architectu
         assert len(set(names)) == row["count"]
         assert names == [name for name in network.blocks() if name in names]
         assert (row["error"], row["loss"]) == evaluate(lesioned(network, names), views)
+    for row in rows:
+        twin = lesioned(network, [str(row["blocks"])]).train()
+        for norm in (module for module in twin.modules() if isinstance(module, nn.BatchNorm2d)):
+            norm.momentum = 1.0  # of the one batch that all images are
+        with torch.no_grad():
+            twin(x_of(views))
+        assert row["error_recalibrated"] == evaluate(twin, views)[0]
     for row in lesion_random("swap", network, views, [1, 2] if len(swappable(network)) > 1 else [1], draws=2):
         names = str(row["blocks"]).split("+")
         pairs = list(zip(names[::2], names[1::2], strict=True))
@@ -158,11 +166,15 @@ def test_draws_are_those_of_published_records(views: Views) -> None:
 def test_the_network_is_as_it_was_afterwards(training: bool, views: Views) -> None:
     network = settle(cifar("A"), views).train(training)
     blocks, values = network.blocks(), tensors_of(network)
-    delete_each(network, views)
+    delete_each(network, views, views)
     lesion_random("delete", network, views, [2])
     lesion_random("swap", network, views, [1])
     wrong = views.of(ImageSet(views.images.images[:, :2], views.images.labels))
-    for fail in (delete_each, lambda *a: lesion_random("delete", *a, [2]), lambda *a: lesion_random("swap", *a, [1])):
+    for fail in (
+        lambda *a: delete_each(*a, views),
+        lambda *a: lesion_random("delete", *a, [2]),
+        lambda *a: lesion_random("swap", *a, [1]),
+    ):
         with pytest.raises(RuntimeError):
             fail(network, wrong)  # type: ignore[operator]
     assert list(network.blocks().items()) == list(blocks.items())

@@ -5,19 +5,28 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from degradation.record import write_summary
 from degradation.report.figures import FIGURES
 from degradation.report.forest import deviations, section_of, standardise
 from degradation.report.pages import write_claims
-from degradation.report.statistics import contrast, growth_per_layer, iterations_to_error, level, slope_in_depth
-from degradation.report.table import conditions, load_table, select
-from degradation.report.verdicts import Claim, ClaimError, Verdict, decide, judge, load_claims
+from degradation.report.statistics import (
+    at_rate_of_others,
+    contrast,
+    growth_per_layer,
+    iterations_to_error,
+    level,
+    slope_in_depth,
+)
+from degradation.report.table import conditions, load_table, select, settled_error
+from degradation.report.verdicts import Claim, ClaimError, Verdict, decide, judge, load_claims, shared_images
 from tests.conftest import ROOT
 from tests.report.conftest import Put
 
@@ -27,35 +36,59 @@ CLAIM = Claim("X", "it is so", "level", "points", "study", above=0.0)
 
 def build_world(put: Put, results: Path, right: bool) -> None:
     """Records for every claim: as the paper says, or the other way round."""
-    plain = {20: 10.0, 56: 30.0, 110: 70.0} if right else {20: 30.0, 56: 10.0, 110: 20.0}
-    residual = {20: 9.0, 56: 7.0, 110: 6.5, 1202: -1.0} if right else {20: 35.0, 56: 45.0, 110: 50.0, 1202: 5.0}
+    # In both the residual networks are trained as far as the claims need them to be.
+    plain = {20: 10.0, 56: 30.0, 110: 70.0} if right else {20: 1.5, 56: 1.0, 110: 0.8}
+    residual = {20: 1.8, 56: 1.2, 110: 1.0, 1202: 0.01} if right else {20: 1.7, 56: 1.8, 110: 1.9, 1202: 5.0}
     gradient = 1.02 if right else 0.8
     near = 0.2 if right else 9.0
     apart = 1e-6 if right else 0.1
     hurt = {"plain": 60.0, "residual": 5.0} if right else {"plain": 1.0, "residual": 9.0}
+    pace = {"plain": 1.0 if right else 3.0, "residual": 1.0}
+    more = {"kept": 0.3, "lost": -20.0, "grown": 100.0} if right else {"kept": 0.9, "lost": 20.0, "grown": 2.0}
     for seed in SEEDS:
         for name, errors in (("plain", plain), ("residual", residual)):
             for depth, error in errors.items():
                 size = (2.0 if name == "plain" else 1.0 - depth / 1000) if right else (0.5 + depth / 1000)
                 size *= 1.0 if right or name == "plain" else 3.0
                 arm = [f"network={name}", f"depth={depth}"]
-                overfit = {"test": 8.0} if right and depth == 1202 else {}
-                told = {**overfit, "response": size, "gradient": gradient, "hurt": hurt[name], "apart": apart}
+                tests = {20: 1.8, 56: 1.2, 110: 0.1, 1202: 8.0} if right else {20: 5.0, 56: 15.0, 110: 25.0, 1202: 1.0}
+                overfit = {"test": tests[depth]} if name == "residual" else {}
+                told = {**overfit, **more, "response": size, "gradient": gradient, "hurt": hurt[name], "apart": apart}
+                told["pace"] = pace[name]
                 put(results, seed, *arm, error=error, **told)
         deep, shallow = plain[56], plain[20]
         child = ["network=plain", "depth=56", "network.parent_depth=20"]
-        put(results, seed, *child, error=9.0 if right else 40.0, initial={"largest_difference": apart})
+        put(
+            results,
+            seed,
+            *child,
+            error=9.0 if right else 40.0,
+            initial={"largest_difference": apart * (1 + seed / 100)},
+        )
+        put(results, seed, *child, "rate=0.01", rate=0.01, error=9.5 if right else 5.0)
+        restarted = ["network=plain", "depth=20", "network.parent_depth=20"]
+        put(results, seed, *restarted, error=10.5 if right else 1.4)
+        put(results, seed, "network=plain", "depth=56", "length=2", error=29.0 if right else 1.0)
         for depth, size in ((20, 2.0), (56, 1.0 if right else 3.0)):
             undecayed = ["network=residual", f"depth={depth}", "protocol.decay_batchnorm=false"]
             put(results, seed, *undecayed, error=5.0, response=size)
-        put(results, seed, "network=plain", "network.norm=none", error=shallow + (40 if right else -5))
+        for rate in ("0.02", "0.05"):
+            without = ["network=plain", "network.norm=none", f"protocol.lr={rate}"]
+            put(results, seed, *without, error=shallow + (40 if right else -1))
+        for rate in ("0.02", "0.002"):
+            cold = ["network=plain", "depth=110", "protocol.warmup.min_depth=111", f"protocol.lr={rate}"]
+            put(results, seed, *cold, error=65.0 if right else 5.0, gradient=gradient)
+        for cure in ("protocol.ramp=0.05", "protocol.hold_norms=true", "protocol.clip=1.0"):
+            put(results, seed, "network=plain", "depth=20", cure, error=shallow)
+            put(results, seed, "network=plain", "depth=56", cure, error=11.0 if right else 1.05)
         for option in "BC":
             put(results, seed, "network=residual", f"network.shortcut={option}", error=residual[20] + near)
         for depth, error in ((20, shallow), (56, deep)):
             put(results, seed, "network=plain", f"depth={depth}", "length=3", error=error)
-            put(results, seed, "network=plain", f"depth={depth}", "protocol.lr=0.05", error=error - 2)
+            put(results, seed, "network=plain", f"depth={depth}", "protocol.lr=0.05", error=0.9 * error)
         late = ["network=residual", "depth=110", "protocol.warmup.min_depth=111"]
-        put(results, seed, *late, error=residual[110] + near, pace=0.5 if right else 2.0)
+        told = {"test": 0.1 if right else 11.0, "pace": 0.5 if right else 5.0}
+        put(results, seed, *late, error=residual[110] + near, **told)
         put(results, seed, "network=residual", "depth=56", "network.alpha=0.5", error=8.0 if right else 60.0)
         for depth in (20, 56):
             grid = ["experiment=gradients", "network=plain", f"depth={depth}"]
@@ -121,15 +154,15 @@ def test_claims_cover_the_papers_on_cifar() -> None:
         ([5.0], "undecided", None),
         ([5.0, 5.1, 4.9], "supported", None),
         ([-5.0, -5.1, -4.9], "refuted", None),
-        ([5.0, -4.0, 2.0], "undecided", 167),
+        ([5.0, -4.0, 2.0], "undecided", (74, 1567)),
         ([0.0, 0.0, 0.0], "undecided", None),
-        ([5.0, 5.0, 5.0], "supported", None),
-        ([5.0, 5.0], "undecided", 3),
-        ([10.0, 12.0], "undecided", 3),
+        ([5.0, 5.0, 5.0], "undecided", None),  # no spread, no interval: such numbers are coarse, or made up
+        ([5.0, 5.0], "undecided", None),
+        ([10.0, 12.0], "undecided", (3, 11)),
         ([5.0, 5.1, float("nan"), 4.9], "supported", None),
     ],
 )
-def test_verdicts_follow_the_interval(effects: list[float], verdict: str, needed: int | None) -> None:
+def test_verdicts_follow_the_interval(effects: list[float], verdict: str, needed: tuple[int, int] | None) -> None:
     found = decide(CLAIM, pd.Series(dict(enumerate(effects)), dtype=float))
     assert found.verdict == verdict
     assert found.seeds_needed == needed
@@ -165,6 +198,8 @@ def test_a_selection_takes_no_variant_unasked(worlds: dict[bool, Path]) -> None:
     assert len(select(table, {"network": "plain", "depth": 56})) == len(SEEDS)
     swept = select(table, {"network": "plain", "depth": 56}, ("protocol.lr",))
     assert sorted(swept["protocol.lr"].unique()) == [0.02, 0.05]
+    slow = select(table, {"network": "plain", "depth": 56, "network.parent_depth": 20, "rate": 0.01})
+    assert slow["protocol.lr"].unique().tolist() == [0.0002]
     assert len(select(table, {"network": "plain", "depth": 56, "length": 3})) == len(SEEDS)
 
 
@@ -200,7 +235,7 @@ def test_slopes_are_over_the_same_depths_for_every_seed(worlds: dict[bool, Path]
     apart = plain[(plain["depth"] == 20) & (plain["seed"] == 0) | (plain["depth"] == 56) & (plain["seed"] == 1)]
     assert slope_in_depth(apart, "plain").empty
     ragged = plain[(plain["depth"] < 110) | (plain["seed"] == 0)]
-    assert slope_in_depth(ragged, "plain").tolist() == pytest.approx([10 * 20 / 36] * 3)
+    assert slope_in_depth(ragged, "plain").tolist() == pytest.approx([10 * 20 / 36] * 3, rel=1e-2)
     odd = plain[(plain["seed"] > 0) | (plain["depth"] != 56)]
     assert len(slope_in_depth(odd, "plain")) == 3  # all have 20 and 110
     odd = plain[(plain["depth"] < 110) & (plain["seed"] > 0) | (plain["depth"] > 20) & (plain["seed"] == 0)]
@@ -213,7 +248,7 @@ def test_a_diverged_run_counts_as_guessing(worlds: dict[bool, Path], tmp_path: P
         summary = json.loads(path.read_text())
         write_summary(path.parent, {**summary, "outcome": "diverged", "final": None})
     found = level(load_table(tmp_path), {"network": "plain", "depth": 110})
-    assert found.tolist() == pytest.approx([90.0, 70.1, 70.2])
+    assert found.tolist() == pytest.approx([90.0, 70.0, 70.0], abs=0.06)
 
 
 def test_a_network_that_diverged_never_converged(worlds: dict[bool, Path]) -> None:
@@ -305,8 +340,8 @@ def test_the_page_says_which_protocol_it_judges(worlds: dict[bool, Path]) -> Non
     (row,) = (line for line in page.splitlines() if line.startswith("| C1: A deeper plain network"))
     assert "points per 10 layers, n = 3 | **supported (quick)** |" in row
     assert "Not run" not in page
-    assert "| plain-20 | 56 | 3 | 1.2e-06 | yes | 500 |" in page
-    assert "| plain-20 | 110 | 3 | 1.2e-06 | no | 500 |" in page
+    assert "| plain-20 | 56 | 3 | 1.0e-06 | yes | 500 |" in page
+    assert "| plain-20 | 110 | 3 | 1.0e-06 | no | 500 |" in page
     assert write_claims(worlds[False], load_table(worlds[False])).read_text().count("**refuted (quick)**") == len(
         load_claims()
     )
@@ -339,3 +374,113 @@ def test_malformed_claims_are_named(tmp_path: Path, entry: str, told: str) -> No
     (tmp_path / "experiment" / "mine.yaml").write_text(f"claims:\n  C1: {entry}\n")
     with pytest.raises(ClaimError, match=told):
         load_claims(tmp_path)
+
+
+def test_the_interval_of_a_share_is_fiellers() -> None:
+    claim = Claim("X", "it is so", "share_of_gain", "of it", "study", within=0.5)
+    shares = pd.DataFrame({"part": [1.0, 2.0, 3.0, 2.0], "whole": [10.0, 11.0, 9.0, 12.0]})
+    found = decide(claim, shares)
+    assert found.mean == pytest.approx(8 / 42)
+    for edge in (found.low, found.high):  # there, and only there, part - edge whole is just off zero
+        apart = (shares["part"] - edge * shares["whole"]).to_numpy()
+        assert stats.ttest_1samp(apart, 0.0).pvalue == pytest.approx(0.05, rel=1e-6)
+    assert found.verdict == "supported"
+    nothing = decide(claim, shares.assign(whole=[10.0, -11.0, 9.0, -12.0]))  # a share of what may be nothing
+    assert nothing.verdict == "undecided"
+    assert np.isnan(nothing.low)
+
+
+def test_test_images_shared_by_all_seeds_widen_the_interval(worlds: dict[bool, Path]) -> None:
+    table = load_table(worlds[True])
+    of = {
+        "first": {"network": "plain", "depth": 56},
+        "second": {"network": "plain", "depth": 20},
+        "column": "test_error",
+    }
+    claim = Claim("X", "it is so", "contrast", "points", "study", above=0.0, of=of)
+    errors = [select(table, of[kind])["test_error"].mean() for kind in ("first", "second")]
+    variance = float(np.squeeze(shared_images(claim, table)))
+    assert variance == pytest.approx(sum(p * (100 - p) for p in errors) / 10_000, rel=1e-3)
+    alone, shared = decide(claim, contrast(table, **of)), judge([claim], table)[0]
+    reach = np.hypot((alone.high - alone.low) / 2, 1.959964 * np.sqrt(variance))
+    assert shared.high - shared.mean == pytest.approx(reach, rel=1e-6)
+    at_its_edge = replace(claim, above=shared.low)
+    assert decide(at_its_edge, contrast(table, **of), variance).p == pytest.approx(0.05, rel=1e-6)
+    trained = Claim("X", "it is so", "contrast", "points", "study", above=0.0, of={**of, "column": "train_error"})
+    assert shared_images(trained, table) == 0.0
+    both = Claim("C8", "it is so", "share_of_gain", "", "study", within=0.25, of={**of, "plain": {"network": "plain"}})
+    assert np.shape(shared_images(both, table)) == (2, 2)
+
+
+def test_what_a_protocol_does_not_reach_is_not_testable(worlds: dict[bool, Path]) -> None:
+    table = load_table(worlds[True])
+    (claim,) = (claim for claim in load_claims() if claim.id == "C2")
+    assert judge([claim], table)[0].verdict == "supported"
+    residual = (table["network"] == "residual") & (table["depth"] == 20)
+    table.loc[residual, "train_error_eval"] = 2.5
+    found = judge([claim], table)[0]
+    assert (found.verdict, found.notes) == ("not testable", ("residual-20 under 2 % training error",))
+    assert judge([claim], table[~residual])[0].verdict == "not testable"
+
+
+def test_eval_mode_that_disagrees_is_told(worlds: dict[bool, Path]) -> None:
+    table = load_table(worlds[True])
+    (claim,) = (claim for claim in load_claims() if claim.id == "C1")
+    assert judge([claim], table)[0].notes == ()
+    table["train_error_eval"] = -table["train_error_eval"]
+    assert judge([claim], table)[0].notes[0].startswith("by eval-mode training error refuted (-")
+
+
+def test_all_but_primary_claims_are_corrected_for_being_many() -> None:
+    table = pd.DataFrame({"pair": ["0 a", "1 a", "2 a"], "train_error": [5.0, 7.0, 6.0], "network": "plain"})
+    table = table.assign(train_error_eval=table["train_error"], varied=[{}] * 3, protocol="quick")
+    ones = [Claim(f"X{n}", "it is so", "level", "%", "s", above=2.5, of={"where": {}}) for n in range(3)]
+    assert [v.verdict for v in judge(ones[:1], table)] == ["supported"]
+    many = judge(ones, table)
+    assert {v.verdict for v in many} == {"undecided"}
+    assert many[0].notes[0].startswith("supported alone, not as one of 3 (Holm: p = ")
+    assert judge([replace(ones[0], primary=True), *ones[1:]], table)[0].verdict == "supported"
+
+
+def test_what_was_seen_is_exploratory_until_new_seeds_confirm_it() -> None:
+    table = pd.DataFrame({"pair": ["0 a", "1 a", "2 a", "3 a"], "train_error": [5.0, 5.1, 4.9, 5.2]})
+    table = table.assign(train_error_eval=table["train_error"], varied=[{}] * 4, protocol="quick")
+    claim = Claim("X", "it is so", "level", "%", "s", above=0.0, of={"where": {}}, seen={"quick": [0, 1]})
+    assert judge([claim], table)[0].notes == ("confirmed on new seeds",)
+    assert judge([claim], table.iloc[:3])[0].notes == ("exploratory: written after these seeds were seen",)
+    assert judge([claim], table.assign(protocol="paper"))[0].notes == ()
+
+
+def test_the_rate_is_chosen_on_other_seeds() -> None:
+    errors = {"0 a": [10.0, 30.0], "1 a": [40.0, 20.0], "2 a": [40.0, 30.0]}
+    rows = [
+        {"pair": pair, "protocol.lr": lr, "error": e, "varied": {}}
+        for pair, both in errors.items()
+        for lr, e in zip((0.1, 0.2), both, strict=True)
+    ]
+    # Seed 0 would choose 0.1, the two others together choose 0.2; and so on.
+    assert at_rate_of_others(pd.DataFrame(rows), {}, "error").to_dict() == {"0 a": 30.0, "1 a": 40.0, "2 a": 40.0}
+
+
+def test_the_last_rows_are_averaged() -> None:
+    metrics = pd.DataFrame({"iteration": [25, 50, 75, 100], "train_error": [9.0, 3.0, 1.0, 2.0]})
+    assert settled_error(metrics, 50) == 1.5
+
+
+def test_records_without_the_younger_measures_say_nothing_of_them(worlds: dict[bool, Path], tmp_path: Path) -> None:
+    shutil.copytree(worlds[True], tmp_path, dirs_exist_ok=True)
+    for path, columns in (
+        ("responses", ["std_exact", "cosine", "rank", "probe_error"]),
+        ("gradients", ["weight_norm", "lr"]),
+    ):
+        for file in tmp_path.glob(f"runs/*/{path}.csv"):
+            pd.read_csv(file).drop(columns=columns).to_csv(file, index=False)
+    for file in tmp_path.glob("runs/*/summary.json"):
+        write_summary(file.parent, json.loads(file.read_text()))
+    verdicts = {v.claim.id: v.verdict for v in judge(load_claims(), load_table(tmp_path))}
+    younger = {"C5 (trained)", "C5 (update)", "C5 (trained, 110)", "C5 (cold, 110)", "C5 (forward)", "Explosion (56)"}
+    younger |= {"C6", "C7", "C7 (110)", "C7 (no decay)"}
+    assert {name for name, verdict in verdicts.items() if verdict == "not run"} == younger
+    ((_, table),) = conditions(load_table(tmp_path))
+    drawn = {name for name, drawing in FIGURES.items() if drawing(table) is not None}
+    assert set(FIGURES) - drawn == {"first_steps", "weight_norms", "information", "fig7_statistics"}

@@ -22,7 +22,7 @@ from degradation.cli import EXIT_INPUT
 from degradation.config import Architecture, Config
 from degradation.ending import EXIT_FAILED, EXIT_STOPPED, Stop
 from degradation.net.network import Network
-from degradation.record import COLUMNS, Record, load_metrics, load_responses, load_runs
+from degradation.record import COLUMNS, Record, load_gradients, load_metrics, load_responses, load_runs
 from degradation.train.run import EXIT_BUDGET, EXIT_DIVERGED, Outcome, exit_status, train
 from degradation.train.step import DegradationModule, warmup_ends
 from tests.conftest import TINY, Compose, Start
@@ -132,8 +132,11 @@ def test_the_record_of_a_run(tiny: Compose) -> None:
         "sessions.jsonl",
         "summary.json",
     }
-    metrics, summary = load_metrics(folder), summary_of(folder)
+    metrics, summary, signals = load_metrics(folder), summary_of(folder), load_gradients(folder)
     assert list(metrics) == COLUMNS
+    assert signals["iteration"].unique().tolist() == [0, 1, 2, 4, 8, 12, 24]  # the first steps, then about ten
+    assert signals.groupby("iteration")["lr"].first().tolist() == pytest.approx([0.1] * 5 + [0.01, 0.001])
+    assert (signals["weight_norm"] > 0).all()
     assert metrics["iteration"].tolist() == [4, 8, 12, 16, 20, 24]
     assert metrics["lr"].tolist() == pytest.approx([0.1] * 3 + [0.01, 0.001, 0.001])
     assert metrics["train_error"].notna().all()
@@ -147,7 +150,11 @@ def test_the_record_of_a_run(tiny: Compose) -> None:
     assert summary["varied"] == {"protocol.lr": 0.1}
     assert summary["made_by_study"] == ["protocol.lr"]
     assert summary["iteration"] == 24
-    assert load_responses(folder)["layer"].tolist() == list(range(1, 8))
+    layers = load_responses(folder)
+    assert layers["layer"].tolist() == list(range(1, 8))
+    assert (layers["std_exact"] > 0).all()
+    known = layers.dropna(subset=["probe_error"])["name"].tolist()
+    assert known == ["stem", *(f"stage{n}.block1.conv2" for n in (1, 2, 3))]
 
 
 def test_the_running_error_counts_every_image_since_the_last_row(tiny: Compose) -> None:

@@ -36,6 +36,12 @@ def test_a_warmup_that_ended_at_once_is_none() -> None:
     assert rates(0.01, 0) == rates()
 
 
+def test_a_ramp_rises_linearly_and_ends() -> None:
+    protocol = replace(PROTOCOL, lr=0.1, milestones=(), iterations=1000, ramp=0.05)
+    module = DegradationModule(Network(Architecture.paper(8, "A")), None, protocol, make_machine())  # type: ignore[arg-type]
+    assert [module.lr_at(n) for n in (0, 25, 50, 999)] == pytest.approx([1e-5, 0.1 * (1e-4 + 0.9999 / 2), 0.1, 0.1])
+
+
 @pytest.mark.parametrize(("errors", "ends"), [(10_239, True), (10_240, False), (10_241, False), (0, True)])
 def test_warmup_ends_strictly_below_its_error(errors: int, ends: bool) -> None:
     assert warmup_ends(errors, 12_800, 80.0) is ends

@@ -54,12 +54,13 @@ def run(
     recompute: bool = False,
     iterations: int = ITERATIONS,
     stream: BatchStream | None = None,
+    protocol: ProtocolConfig = PROTOCOL,
 ) -> tuple[list[float], dict[str, Tensor]]:
     """The loss of every iteration, and the final weights and BN statistics."""
     architecture = Architecture.paper(depth, shortcut)
     network = Network(architecture).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     machine = make_machine(execution, device, recompute)
-    module = DegradationModule(network, stream or make_stream(device), PROTOCOL, machine).to(device)
+    module = DegradationModule(network, stream or make_stream(device), protocol, machine).to(device)
     module.step = module.make_step(module.configure_optimizers())
     losses = []
     for iteration in range(iterations):
@@ -97,6 +98,51 @@ def test_an_iteration_is_that_of_a_plain_pytorch_loop(device: str, shortcut: Sho
     ours, weights = run(device=device, shortcut=shortcut)
     assert ours == pytest.approx(losses, rel=1e-5)
     assert_same(weights, network.state_dict(), 1e-4)
+
+
+def naive(velocity_has_rate: bool = False, clip: float | None = None) -> dict[str, Tensor]:
+    """Final weights of residual-14, every step written out."""
+    network = Network(Architecture.paper(14, "A")).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    velocity = {p: torch.zeros_like(p) for p in network.parameters()}
+    stream = make_stream()
+    for iteration in range(ITERATIONS):
+        x, y = stream.batch(iteration)
+        rate = 0.05 * 0.1 ** ((iteration >= 5) + (iteration >= 9))
+        gradients = torch.autograd.grad(F.cross_entropy(network(x), y), list(velocity))
+        norm = sum(g.square().sum() for g in gradients).sqrt()  # type: ignore[union-attr]
+        factor = min(1.0, clip / norm.item()) if clip else 1.0
+        with torch.no_grad():
+            for p, g in zip(velocity, gradients, strict=True):
+                step = factor * g + 1e-4 * p
+                velocity[p] = 0.9 * velocity[p] + (rate * step if velocity_has_rate else step)
+                p -= velocity[p] if velocity_has_rate else rate * velocity[p]
+    return network.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("settings", "same"),
+    [
+        ({"momentum_rate": "inside"}, {"velocity_has_rate": True}),
+        ({"clip": 0.5}, {"clip": 0.5}),
+    ],
+    ids=str,
+)
+def test_other_ways_of_a_step_are_what_they_say(settings: dict[str, Any], same: dict[str, Any]) -> None:
+    _, weights = run(protocol=replace(PROTOCOL, **settings))
+    assert_same(weights, naive(**same), 0.02)  # twelve steps make much of the last digits
+    with pytest.raises(AssertionError):
+        assert_same(weights, naive(), 0.02)  # and not what they usually are
+
+
+def test_held_norms_stay_and_others_do_not() -> None:
+    first, (_, free), (_, held) = (
+        Network(Architecture.paper(14, "A")).state_dict(),
+        run(),
+        run(protocol=replace(PROTOCOL, hold_norms=True)),
+    )
+    for name in (key for key in first if key.endswith(("stem.weight", "conv1.weight", "conv2.weight"))):
+        assert held[name].norm().item() == pytest.approx(first[name].norm().item(), rel=1e-5)
+        assert free[name].norm().item() != pytest.approx(first[name].norm().item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("device", DEVICES)

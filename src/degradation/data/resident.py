@@ -18,10 +18,11 @@ PADDING = 4
 class Normalizer:
     """What is subtracted from, and divides, an image in [0, 1]: computed on the training set alone.
 
-    `pixel_mean` (section 4.2) subtracts a mean image [3, H, W]; `channel` standardises each of the 3 channels.
+    `pixel_mean` (section 4.2) subtracts a mean image [3, H, W]; `channel` standardises each of the 3 channels. With a
+    scale of 255 the result is that of images in [0, 255].
     """
 
-    def __init__(self, train: ImageSet, kind: Literal["pixel_mean", "channel"]):
+    def __init__(self, train: ImageSet, kind: Literal["pixel_mean", "channel"], scale: float = 1.0):
         mean, square = torch.zeros(2, *train.images.shape[1:], dtype=torch.float64, device=train.images.device)
         for part in train.images.split(500):  # sums of integers, exact whatever the split
             mean += part.double().sum(0)
@@ -31,7 +32,7 @@ class Normalizer:
         if kind == "channel":
             mean, square = mean.mean((1, 2), keepdim=True).expand_as(mean), square.mean((1, 2), keepdim=True)
             self.std = (square - mean[:, :1, :1].square()).sqrt().float()
-        self.mean = mean.float()
+        self.mean, self.std = mean.float(), self.std / scale
 
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 [N, 3, H, W] -> float32, normalised, un-augmented (the single view of section 4.2).

@@ -5,6 +5,7 @@ ImageNet networks of Table 1, plain or with shortcut option A, B or C (section 3
 """
 
 import copy
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
@@ -32,11 +33,13 @@ class ZeroPadShortcut(nn.Module):
 
 
 def convolve(
-    in_width: int, out_width: int, kernel: int, stride: int, norm: str = "batch"
+    in_width: int, out_width: int, kernel: int, stride: int, architecture: Architecture, norm: str = "batch"
 ) -> tuple[nn.Conv2d, nn.Module]:
     """A convolution and what normalises it. Where nothing does, the convolution has the bias that BN had."""
     convolution = nn.Conv2d(in_width, out_width, kernel, stride, kernel // 2, bias=norm == "none")
-    return convolution, nn.BatchNorm2d(out_width) if norm == "batch" else nn.Identity()
+    if norm == "none":
+        return convolution, nn.Identity()
+    return convolution, nn.BatchNorm2d(out_width, architecture.bn_eps, architecture.bn_momentum)
 
 
 class Projection(nn.Sequential):
@@ -57,7 +60,8 @@ class Block(nn.Module):
         into, self.count, self.recompute = in_width, len(layers), False
         for k, (kernel, multiple) in enumerate(layers):
             out = multiple * width
-            convolution, norm = convolve(into, out, kernel, stride if k == strided else 1, architecture.norm)
+            placed = stride if k == strided else 1
+            convolution, norm = convolve(into, out, kernel, placed, architecture, architecture.norm)
             self.add_module(f"conv{k + 1}", convolution)
             self.add_module(f"bn{k + 1}", norm)
             into = out
@@ -71,7 +75,7 @@ class Block(nn.Module):
             case "A":
                 self.shortcut = ZeroPadShortcut(in_width, into, stride, architecture.pad_side)
             case "B" | "C":
-                self.shortcut = Projection(*convolve(in_width, into, 1, stride))
+                self.shortcut = Projection(*convolve(in_width, into, 1, stride, architecture))
 
     @property
     def layers(self) -> list[tuple[nn.Conv2d, nn.Module]]:
@@ -131,7 +135,7 @@ class Network(nn.Module):
         super().__init__()
         self.architecture = architecture
         plan, width = architecture.plan, architecture.width
-        self.stem, self.bn = convolve(3, width, *plan.stem, architecture.norm)
+        self.stem, self.bn = convolve(3, width, *plan.stem, architecture, architecture.norm)
         padded = architecture.pool == "padded"
         self.pool = nn.MaxPool2d(3, 2, padding=int(padded), ceil_mode=not padded) if plan.pool else nn.Identity()
         self.stages: Any = nn.ModuleList()  # of Sequential of Block, which torch's types cannot say
@@ -152,6 +156,8 @@ class Network(nn.Module):
         for _, layer in sorted(layers, key=lambda named: ".shortcut." in named[0]):
             mode = self.architecture.fan_mode if isinstance(layer, nn.Conv2d) else "fan_in"
             nn.init.kaiming_normal_(layer.weight, mode=mode, nonlinearity="relu", generator=generator)
+            if layer is self.head and self.architecture.head == "uniform":
+                nn.init.kaiming_uniform_(layer.weight, math.sqrt(5), generator=generator)
             if layer.bias is not None:
                 layer.bias.zero_()
 

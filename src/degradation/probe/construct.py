@@ -56,7 +56,7 @@ def check(parent: Architecture, child: Architecture) -> None:
     """Whether a deeper network can be made to compute what a shallower one computes.
 
     Raises:
-        ConstructionError: the two differ in more than depth, the child is not the deeper, or no block can be an exact
+        ConstructionError: the two differ in more than depth, the child is the shallower, or no block can be an exact
             identity: without BN, with shortcuts of another strength than 1, or plain bottlenecks.
     """
     for key, value in asdict(child).items():
@@ -64,8 +64,8 @@ def check(parent: Architecture, child: Architecture) -> None:
             raise ConstructionError(f"the networks differ in more than depth: {key} is {other} and {value}")
     if child.norm != "batch" or child.alpha != 1:
         raise ConstructionError("added layers are identities only with norm=batch and alpha=1")
-    if child.depth <= parent.depth:
-        raise ConstructionError(f"depth {child.depth} is not deeper than depth {parent.depth}")
+    if child.depth < parent.depth:  # of equal depth it is a copy
+        raise ConstructionError(f"depth {child.depth} is less than depth {parent.depth}")
     if child.plan.layers != parent.plan.layers:
         raise ConstructionError(f"depth {child.depth} is made of other blocks than depth {parent.depth}")
     if len(child.plan.layers) == 3 and child.shortcut == "none":

@@ -81,8 +81,10 @@ def layer_gradients(network: Network, x: Tensor, y: Tensor) -> Rows:
 
     Returns:
         One row per layer in order of depth: layer (from 1, the stem), name, stage (0 for the stem), std of the layer's
-        response (after BN, before ReLU or addition), and the L2 norms of the gradient of the mean cross-entropy with
-        respect to that response (grad_response) and to the layer's weights (grad_weight).
+        response (after BN, before ReLU or addition), the L2 norms of the gradient of the mean cross-entropy with
+        respect to that response (grad_response) and to the layer's weights (grad_weight), and of these (weight_norm).
+        Before BN the scale of weights means nothing, and their gradient goes as its inverse: what compares is
+        grad_weight times weight_norm, and the relative update, rate times grad_weight over weight_norm.
     """
     twin = network.twin().train()
     layers, outputs = twin.layers(), list[Tensor]()
@@ -102,6 +104,7 @@ def layer_gradients(network: Network, x: Tensor, y: Tensor) -> Rows:
             "std": output.detach().double().std(correction=0).item(),
             "grad_response": response.double().norm().item(),
             "grad_weight": weight.double().norm().item(),
+            "weight_norm": layer.convolution.weight.detach().double().norm().item(),
         }
         for number, (layer, output, response, weight) in enumerate(
             zip(layers, outputs, found[: len(layers)], found[len(layers) :], strict=True), 1

@@ -1,7 +1,7 @@
 """What a trained network still does when blocks are deleted or change places.
 
 Veit, Wilber, Belongie, "Residual Networks Behave Like Ensembles of Relatively Shallow Networks" (arXiv 1605.06431),
-section 4. Nothing is trained again, and BN keeps its averages.
+section 4. Nothing is trained again, and BN keeps its averages, but where it says otherwise.
 
 A deleted residual block is its shortcut alone; a deleted plain block passes its input on. Blocks that change the shape
 (the first of most stages) stay, in place, in both arms: nothing in a plain network could stand for them.
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from degradation.net.network import Block, Network
 from degradation.probe.layers import Rows, by_stage
-from degradation.probe.views import Views, evaluate
+from degradation.probe.views import Views, evaluate, exact_batchnorm
 
 
 class DeletedBlock(nn.Module):
@@ -68,17 +68,20 @@ def _row(kind: str, count: int, draw: int, names: Iterable[str], network: Networ
     return {"kind": kind, "count": count, "draw": draw, "blocks": "+".join(names), "error": error, "loss": loss}
 
 
-def delete_each(network: Network, views: Views) -> Rows:
+def delete_each(network: Network, views: Views, train: Views) -> Rows:
     """Delete one block at a time, in order of depth (Veit et al., section 4.1).
 
     Returns:
-        One row per block: kind "delete_one", count 1, draw 0, blocks, error (percent), loss, stage (from 1).
+        One row per block: kind "delete_one", count 1, draw 0, blocks, error (percent), loss, stage (from 1), and
+        error_recalibrated: with BN statistics that are averages over `train` without the block, no weight trained.
     """
-    return [
-        {**_row("delete_one", 1, 0, [name], lesioned(network, [name]), views), "stage": stage}
-        for stage, names in enumerate(_deletable(network), 1)
-        for name in names
-    ]
+    rows = []
+    for stage, names in enumerate(_deletable(network), 1):
+        for name in names:
+            twin = lesioned(network, [name])
+            row = {**_row("delete_one", 1, 0, [name], twin, views), "stage": stage}
+            rows.append({**row, "error_recalibrated": evaluate(exact_batchnorm(twin, train), views)[0]})
+    return rows
 
 
 def lesion_random(

@@ -93,10 +93,19 @@ def describe(runs: pd.DataFrame, what: str = "") -> str:
         f"protocol {condition}{trained if len(lengths) < 3 else ''} on {' and '.join(sorted(runs['data'].unique()))}",
         f"n = {n} seed{'s' if counts.max() > 1 else ''} each",
         f"{diverged} diverged (their error is that of guessing)" if diverged else "",
+        describe_warmup(runs),
         what,
     ]
     note = PROTOCOLS.get(condition.split(" ")[0], "")
     return ", ".join(part for part in parts if part) + (f" ({note})" if note else "")
+
+
+def describe_warmup(runs: pd.DataFrame) -> str:
+    """The schedule that deep networks really had: when the warm-up of each ended, if it did."""
+    warmed = runs[(runs["depth"] >= runs["protocol.warmup.min_depth"]) & (runs["iterations"] > 1)]
+    ends = warmed["warmup_ended_at"].map(lambda at: "never ended" if pd.isna(at) else f"ended at iteration {at:,.0f}")
+    told = [f"{label} {' or '.join(sorted(set(part)))}" for label, part in ends.groupby(warmed["label"])]
+    return f"warm-up of {', '.join(told)}" if told else ""
 
 
 def left_out(table: pd.DataFrame) -> str:

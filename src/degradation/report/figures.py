@@ -39,6 +39,13 @@ FIGURES: dict[str, Callable[[pd.DataFrame], Figure | None]] = {
     "without_bn": studies.draw_without_bn,
     "lesions": studies.draw_lesion_study,
     "lesions_by_block": studies.draw_lesions_by_block,
+    "first_steps": studies.draw_first_steps,
+    "weight_norms": studies.draw_weight_norms,
+    "information": studies.draw_information,
+    "fig7_statistics": studies.draw_response_statistics,
+    "constructed_controls": studies.draw_constructed_controls,
+    "lesions_recalibrated": studies.draw_recalibrated,
+    "first_steps_cures": studies.draw_cures,
     "deviations": forest.draw_deviations,
     "verdicts": forest.draw_verdicts,
 }

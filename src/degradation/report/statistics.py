@@ -1,7 +1,8 @@
 """What claims are judged by: each statistic gives one number per pair (seed and precision), from a protocol's runs.
 
-Every function takes a protocol's part of the table of load_table and returns a Series indexed by `pair`; pairs that
-lack a run, or whose run diverged and left nothing to measure, are missing or NaN. Errors are in percent.
+Every function takes a protocol's part of the table of load_table and returns a Series indexed by `pair`, or of shares
+a DataFrame, so indexed, of `part` and `whole`; pairs that lack a run, or whose run diverged and left nothing to
+measure, or whose record is older than what is asked, are missing or NaN. Errors are in percent.
 """
 
 from collections.abc import Callable
@@ -56,19 +57,79 @@ def _shared(found: dict[str, frozenset[Any]]) -> tuple[list[Any], list[str]]:
     return sorted(best), including(best)
 
 
+def _share(part: pd.Series, whole: pd.Series) -> pd.DataFrame:
+    return pd.DataFrame({"part": part, "whole": whole}, dtype=float).dropna()
+
+
 def share_of_gain(
     table: pd.DataFrame, first: Filter, second: Filter, plain: Filter, column: str = "test_error"
-) -> pd.Series:
+) -> pd.DataFrame:
     """The first kind of run minus the second, as a share of what the second gains over a plain network.
 
     A scale of its own for every protocol: in Table 3, options B and C are 0.15 and 0.24 of the gain better than A.
     """
-    return contrast(table, first, second, column) / contrast(table, plain, second, column)
+    return _share(contrast(table, first, second, column), contrast(table, plain, second, column))
 
 
-def level(table: pd.DataFrame, where: Filter, column: str = "train_error") -> pd.Series:
-    """A final number."""
-    return _by_pair(select(table, where), column)
+def at_rate_of_others(table: pd.DataFrame, where: Filter, column: str) -> pd.Series:
+    """A final number at the learning rate that is best, in the mean, for the other seeds of this precision.
+
+    So no seed chooses its own; of rates that all of these seeds were run at. One seed alone says nothing.
+    """
+    rows = select(table, where, ("protocol.lr",))
+    found: dict[str, float] = {}
+    for _, runs in rows.groupby(rows["pair"].str.split(" ").str[-1]):
+        errors = runs.pivot_table(column, "pair", "protocol.lr").dropna(axis=1)
+        for pair in errors.index if len(errors) > 1 and errors.size else ():
+            found[pair] = errors.loc[pair, errors.drop(index=pair).mean().idxmin()]
+    return pd.Series(found, dtype=float)
+
+
+def share_cured(
+    table: pd.DataFrame,
+    shallow: Filter,
+    deep: Filter,
+    remedy: dict[str, Any],
+    column: str = "train_error_eval",
+) -> pd.DataFrame:
+    """How much of the gap between a deep kind of run and a shallow one is gone where both have a remedy.
+
+    Every kind at the best rate of the other seeds (at_rate_of_others); 1 where no gap is left.
+    """
+    gaps = [
+        at_rate_of_others(table, {**deep, **cure}, column) - at_rate_of_others(table, {**shallow, **cure}, column)
+        for cure in ({}, remedy)
+    ]
+    return _share(gaps[0] - gaps[1], gaps[0])
+
+
+def share_closed(
+    table: pd.DataFrame, first: Filter, start: Filter, end: Filter, column: str = "train_error_eval"
+) -> pd.DataFrame:
+    """How far the first kind of run is from `start` toward `end`: 0 as the one, 1 as the other."""
+    return _share(contrast(table, start, first, column), contrast(table, start, end, column))
+
+
+def level(table: pd.DataFrame, where: Filter, column: str = "train_error", over: str | None = None) -> pd.Series:
+    """A final number; with `over`, that at the best value of that setting, of two or more."""
+    rows = select(table, where, (over,) if over else ())
+    if over:
+        rows = rows[rows.groupby("pair")[over].transform("nunique") > 1]
+    return _by_pair(rows, column)
+
+
+def applied_decay(table: pd.DataFrame, where: Filter) -> pd.Series:
+    """Sum over a run's iterations of rate times weight decay, of the rates that it had.
+
+    Decay alone leaves exp(-sum) of a parameter; what it shapes, such as BN's gamma, is as it began where that is 1.
+    """
+    decay = table.set_index("folder")["protocol.weight_decay"]
+
+    def total(folder: Path) -> float:
+        metrics = load_metrics(folder)
+        return decay[folder] * (metrics["lr"] * metrics["iteration"].diff().fillna(metrics["iteration"])).sum()
+
+    return _of_runs(table, where, total)
 
 
 def slope_in_depth(table: pd.DataFrame, network: str, column: str = "train_error") -> pd.Series:
@@ -101,24 +162,59 @@ def iterations_to_error(table: pd.DataFrame, first: Filter, second: Filter, erro
     return ratio.dropna()[lambda pairs: pairs.index.isin([*reached[0].index, *reached[1].index])]
 
 
+def iterations_to_share(table: pd.DataFrame, first: Filter, second: Filter, share: float) -> pd.Series:
+    """First over second: the ratio of the iterations in which a network goes such a share of its own way.
+
+    From the error of guessing to its own final one (running training errors): a lower end alone is no faster start.
+    """
+    guessing = table.set_index("folder")["guessing"]
+    final = table.set_index("folder")["train_error"]
+
+    def reach(folder: Path) -> int | None:
+        return first_below(load_metrics(folder), guessing[folder] + share * (final[folder] - guessing[folder]))
+
+    ours, theirs = (_of_runs(table, where, reach) for where in (first, second))
+    return (ours / theirs).dropna()
+
+
 def first_below(metrics: pd.DataFrame, error: float) -> int | None:
     """The first iteration at which the running training error is under `error` percent; None if it never is."""
     under = metrics.loc[metrics["train_error"] < error, "iteration"]
     return int(under.iloc[0]) if len(under) else None
 
 
-def response_ratio(table: pd.DataFrame, depth: int) -> pd.Series:
-    """Median over layers of the std of a residual network's response over its plain twin's (Fig. 7)."""
+def response_ratio(table: pd.DataFrame, depth: int, column: str = "std_exact") -> pd.Series:
+    """Median over layers of the std of a residual network's response over its plain twin's (Fig. 7).
+
+    With BN statistics that are averages over the training set (std_exact), or as the network is evaluated (std).
+    """
     folders = [select(table, {"network": n, "depth": depth, "outcome": "finished"}) for n in ("plain", "residual")]
     plain, residual = (rows.set_index("pair")["folder"].map(load_responses) for rows in folders)
-    pairs = plain.index.intersection(residual.index)
-    return pd.Series({p: (residual[p]["std"] / plain[p]["std"]).median() for p in pairs}, dtype=float)
+    pairs = [p for p in plain.index.intersection(residual.index) if column in plain[p] and column in residual[p]]
+    return pd.Series({p: (residual[p][column] / plain[p][column]).median() for p in pairs}, dtype=float)
 
 
-def response_change(table: pd.DataFrame, shallow: int, deep: int) -> pd.Series:
+def response_change(
+    table: pd.DataFrame, shallow: int, deep: int, column: str = "mean_response_exact", **where: Any
+) -> pd.Series:
     """Mean std of the layer responses of a deep residual network over that of a shallow one (Fig. 7)."""
-    ours, theirs = (level(table, {"network": "residual", "depth": d}, "mean_response") for d in (deep, shallow))
+    kinds = [{"network": "residual", **where, "depth": depth} for depth in (deep, shallow)]
+    ours, theirs = (level(table, kind, column) for kind in kinds)
     return ours / theirs
+
+
+def probe_gain(table: pd.DataFrame, where: Filter) -> pd.Series:
+    """Error of a linear probe on what leaves the last block minus that on what leaves the stem (points).
+
+    Negative where the layers between pass on, and sort, what the images show: the forward signal of section 4.1.
+    """
+
+    def gain(folder: Path) -> float | None:
+        rows = load_responses(folder)
+        errors = rows.get("probe_error", pd.Series(dtype=float)).dropna()
+        return errors.iloc[-1] - errors.iloc[0] if len(errors) > 1 else None
+
+    return _of_runs(table, where, gain)
 
 
 def growth_per_layer(rows: pd.DataFrame) -> float:
@@ -132,13 +228,20 @@ def growth_per_layer(rows: pd.DataFrame) -> float:
     return float(np.exp(-stats.linregress(centred["layer"], centred["log"]).slope))
 
 
+def _first_over_last(value: pd.Series) -> float:
+    return value.iloc[0] / value.iloc[-1]
+
+
 SIGNALS: dict[str, Callable[[pd.DataFrame], float]] = {
     "gradient_growth": growth_per_layer,
     # The norm of the first layer's weight gradient over the last 3x3 layer's: far below 1 where gradients vanish.
-    "gradient_ratio": lambda rows: rows["grad_weight"].iloc[0] / rows["grad_weight"].iloc[-1],
-    # The smallest std of any layer's response in training mode: near 0 where forward signals die out (section 4.1).
-    "least_signal": lambda rows: rows["std"].min(),
+    "gradient_ratio": lambda rows: _first_over_last(rows["grad_weight"]),
+    # The same of norm times norm of the weights, which their scale before BN does not change.
+    "scaled_gradient_ratio": lambda rows: _first_over_last(rows["grad_weight"] * rows["weight_norm"]),
+    # And of the share of the weights that a step without momentum replaces: below 1 the first layer is the slower one.
+    "relative_update_ratio": lambda rows: _first_over_last(rows["lr"] * rows["grad_weight"] / rows["weight_norm"]),
 }
+NEEDS = {"scaled_gradient_ratio": "weight_norm", "relative_update_ratio": "weight_norm"}
 
 
 def _of_signals(name: str, table: pd.DataFrame, where: Filter, iteration: str = "first") -> pd.Series:
@@ -146,9 +249,24 @@ def _of_signals(name: str, table: pd.DataFrame, where: Filter, iteration: str = 
     def read(folder: Path) -> float | None:
         rows = load_gradients(folder)
         rows = rows[rows["iteration"] == (0 if iteration == "first" else rows["iteration"].max())]
-        return SIGNALS[name](rows) if len(rows) else None
+        return SIGNALS[name](rows) if len(rows) and NEEDS.get(name, "layer") in rows else None
 
     return _of_runs(table, where, read)
+
+
+def weight_growth(table: pd.DataFrame, where: Filter, until: int) -> pd.Series:
+    """The factor by which the norm of the first layer's weights grows in so many iterations from the start."""
+
+    def grown(folder: Path) -> float | None:
+        rows = load_gradients(folder)
+        rows = rows[rows["layer"] == 1].set_index("iteration")
+        return (
+            rows["weight_norm"][until] / rows["weight_norm"][0]
+            if until in rows.index and "weight_norm" in rows
+            else None
+        )
+
+    return _of_runs(table, where, grown)
 
 
 def constructed_difference(table: pd.DataFrame, network: str, shallow: int, deep: int) -> pd.Series:
@@ -164,28 +282,44 @@ def constructed_difference(table: pd.DataFrame, network: str, shallow: int, deep
     return _of_runs(table, {"network": network, "depth": shallow}, largest)
 
 
-def lesion_difference(table: pd.DataFrame, depth: int) -> pd.Series:
+def lesion_difference(table: pd.DataFrame, depth: int, column: str = "error") -> pd.Series:
     """Share of a network's advantage over guessing that is lost with one block, mean over blocks: plain minus residual.
 
-    A share, because a network that barely learned has little error left to gain.
+    A share, because a network that barely learned has little error left to gain. With column error_recalibrated, of
+    networks whose BN statistics are those that they have without the block.
     """
     guessing = table.set_index("folder")["guessing"]
 
     def lost(folder: Path) -> float | None:
         rows = load_probe(folder, "lesions")
-        if rows.empty:
+        if column not in rows:
             return None
         intact = rows.loc[rows["count"] == 0, "error"].iloc[0]
-        risen = rows.loc[rows["kind"] == "delete_one", "error"].mean() - intact
+        risen = rows.loc[rows["kind"] == "delete_one", column].mean() - intact
         return risen / (guessing[folder] - intact) if intact < guessing[folder] else np.nan
 
     plain, residual = (_of_runs(table, {"network": n, "depth": depth}, lost) for n in ("plain", "residual"))
     return plain - residual
 
 
-_DIFFERENCES = (contrast, share_of_gain, level, slope_in_depth, constructed_difference, lesion_difference)
-_FACTORS = (iterations_to_error, response_ratio, response_change)
+def lesion_recovery(table: pd.DataFrame, network: str, depth: int) -> pd.DataFrame:
+    """Of the advantage over guessing that is lost with one block, the share that comes back with recalibrated BN."""
+
+    def rise(column: str, folder: Path) -> float | None:
+        rows = load_probe(folder, "lesions")
+        if "error_recalibrated" not in rows:
+            return None
+        return rows.loc[rows["kind"] == "delete_one", column].mean() - rows.loc[rows["count"] == 0, "error"].iloc[0]
+
+    where = {"network": network, "depth": depth}
+    lost, left = (_of_runs(table, where, partial(rise, column)) for column in ("error", "error_recalibrated"))
+    return _share(lost - left, lost)
+
+
+_SHARES = (share_of_gain, share_cured, share_closed, lesion_recovery)
+_DIFFERENCES = (contrast, level, slope_in_depth, constructed_difference, lesion_difference, probe_gain, applied_decay)
+_FACTORS = (iterations_to_error, iterations_to_share, response_ratio, response_change, weight_growth)
 # Ratios and scales spread by factors, not by differences: their means and intervals are those of their logarithms.
 RATIOS = {*SIGNALS, *(statistic.__name__ for statistic in _FACTORS)}
-STATISTICS: dict[str, Callable[..., pd.Series]] = {f.__name__: f for f in (*_DIFFERENCES, *_FACTORS)}
+STATISTICS: dict[str, Callable[..., Any]] = {f.__name__: f for f in (*_SHARES, *_DIFFERENCES, *_FACTORS)}
 STATISTICS |= {name: partial(_of_signals, name) for name in SIGNALS}

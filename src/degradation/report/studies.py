@@ -6,6 +6,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 from degradation.record import load_gradients, load_metrics, load_responses
 from degradation.report import draw
 from degradation.report.draw import NEUTRAL, describe, draw_facets, left_out, with_n, write_caption
-from degradation.report.statistics import first_below, growth_per_layer
+from degradation.report.statistics import at_rate_of_others, first_below, growth_per_layer
 from degradation.report.table import ARMS, ERRORS, finished, gather, load_probe, probed_images, select
 
 LESIONS = {"delete": "blocks deleted", "swap": "pairs of blocks swapped"}
@@ -288,7 +289,7 @@ def _signals_in_training(table: pd.DataFrame, column: str, ylabel: str) -> Figur
     parts = []
     for _, part in gather(rows, load_gradients).groupby("title", sort=False):
         moments = sorted(part["iteration"].unique())
-        chosen = [moments[round(share * (len(moments) - 1))] for share in (0, 0.1, 0.5, 1)]
+        chosen = [min(moments, key=lambda at: abs(at - share * moments[-1])) for share in (0, 0.1, 0.5, 1)]
         parts.append(part.assign(style=part["iteration"].map({at: n for n, at in enumerate(chosen)})))
     signals = pd.concat(parts).dropna(subset=["style"])
     signals["line"] = signals["iteration"].map("iteration {:,}".format)
@@ -431,3 +432,180 @@ def draw_lesions(rows: pd.DataFrame, caption: str) -> Figure:
     draw.mark_stages(axes[0], _stages(one))
     axes[0].set_ylim(0, 100)  # so that figures of two networks compare
     return write_caption(figure, caption)
+
+
+def _with_column(rows: pd.DataFrame, column: str, load: Any) -> pd.DataFrame:
+    # What `load` reads of the finished runs whose records have a column; earlier ones lack the younger measures.
+    rows = rows[rows["outcome"] == "finished"].sort_values(["depth", "network"])
+    read = gather(rows, load) if len(rows) else pd.DataFrame()
+    return read.dropna(subset=[column]) if column in read else pd.DataFrame()
+
+
+def draw_first_steps(table: pd.DataFrame) -> Figure | None:
+    """The first steps: norms of the weights (beyond the paper)
+
+    Weights before BN have no scale of their own, and gradients go as the inverse of their norm: a layer whose weights
+    explode at the first step hardly moves afterwards. Each layer a line, from the stem (lightest) to the last.
+    """
+    signals = _with_column(select(table, {}), "weight_norm", load_gradients)
+    if signals.empty:
+        return None
+    regular = signals["iteration"].max() / 10
+    signals = signals[signals["iteration"] <= regular]
+    few = {depth: set(np.linspace(1, depth - 1, 8).round()) for depth in signals["depth"].unique()}
+    signals = signals[[row.layer in few[row.depth] for row in signals.itertuples()]]
+    share = signals["layer"] / signals["depth"]
+    signals = signals.assign(row=signals["depth"], column=signals["network"], title=signals["label"])
+    signals = signals.assign(line="layer " + signals["layer"].astype(str), style=share.round(2))
+    signals["step"] = np.log2(signals["iteration"] + 1)
+    styles = {place: {"color": str(round(0.75 * (1 - place), 3))} for place in signals["style"].unique()}
+    figure, axes = draw_facets(signals, "step", "weight_norm", ("iteration", "norm of weights"), styles=styles)
+    for ax in axes:
+        ax.set_yscale("log")
+        ticks = [2**n for n in range(0, int(regular).bit_length(), 2)]
+        ax.set_xticks([0, *np.log2(np.array(ticks) + 1)], ["0", *map(str, ticks)])
+    return write_caption(figure, describe(signals, "mean and range over seeds"))
+
+
+def draw_weight_norms(table: pd.DataFrame) -> Figure | None:
+    """Gradients after training, whatever the scale of the weights (section 4.1)
+
+    Top, the norm of each layer's weight gradient times that of its weights, which their scale does not change; bottom,
+    the share of the weights that a step without momentum replaces. Vanishing gradients would fall to the left.
+    """
+    signals = _with_column(select(table, {}), "weight_norm", load_gradients)
+    if signals.empty:
+        return None
+    last = signals[signals["iteration"] == signals.groupby("folder")["iteration"].transform("max")]
+    texts = {"scaled": "gradient norm x weight norm", "update": "rate x gradient norm / weight norm"}
+    values = (last["grad_weight"] * last["weight_norm"], last["lr"] * last["grad_weight"] / last["weight_norm"])
+    both = [last.assign(row=row, value=value) for row, value in zip(texts, values, strict=True)]
+    rows = pd.concat(both).assign(column=lambda rows: rows["network"] + " networks", line=lambda rows: rows["label"])
+    figure, axes = draw_facets(rows, "layer", "value", ("layer index", texts), (4.4, 2.8), "row")
+    for ax in axes:
+        ax.set_yscale("log")
+    return write_caption(figure, describe(last, "after the last iteration, mean and range over seeds"))
+
+
+def draw_information(table: pd.DataFrame) -> Figure | None:
+    """What layers know of their images (section 4.1: the forward signal)
+
+    Of what leaves the stem and every block of the trained networks: the mean cosine between images, the effective rank
+    and the error of a linear classifier on it. A signal that dies out has cosine 1, rank 0 and the error of guessing.
+    """
+    rows = _with_column(select(table, {}), "cosine", load_responses)
+    if rows.empty:
+        return None
+    texts = {"cosine": "mean cosine", "rank": "effective rank", "probe_error": "error of a linear probe (%)"}
+    parts = [rows.assign(row=row, value=rows[row], column=rows["network"] + " networks") for row in texts]
+    both = pd.concat(parts).assign(line=lambda rows: rows["label"])
+    figure, _ = draw_facets(both, "layer", "value", ("layer index", texts), (4.4, 2.4), "row")
+    told = "test images, averages over four quadrants, exact BN statistics, float32; mean and range over seeds"
+    return write_caption(figure, describe(rows, told))
+
+
+def draw_response_statistics(table: pd.DataFrame) -> Figure | None:
+    """Fig. 7 with either BN statistics: averages over the training set, and moving averages
+
+    Moving averages lag behind weights that move fast, and their lag adds up over layers. The claims are judged on the
+    averages over the training set (float32).
+    """
+    rows = _with_column(select(table, {}), "std_exact", load_responses)
+    if rows.empty:
+        return None
+    names = {"std_exact": "averages over the training set, float32", "std": "as evaluated"}
+    parts = [
+        rows.assign(row=rows["depth"], column=rows["network"], title=rows["label"], line=name, style=n, value=rows[key])
+        for n, (key, name) in enumerate(names.items())
+    ]
+    styles = {n: {**NEUTRAL[n], "marker": None} for n in range(len(names))}
+    figure, axes = draw_facets(pd.concat(parts), "layer", "value", ("layer index", "std"), (4, 2.6), "all", styles)
+    axes[0].set_yscale("log")
+    return write_caption(figure, describe(rows, "mean and range over seeds"))
+
+
+def draw_constructed_controls(table: pd.DataFrame) -> Figure | None:
+    """The constructed solution against its budget (section 1): restarts, twice the iterations, a hundredth of the rate
+
+    The child has had its parent's iterations and a restart before its own: here beside networks that had as much.
+    Points are runs; filled and dashed training error, open and solid test error.
+    """
+    built = select(table, {}, ("network.parent_depth",)).groupby(["network", "depth", "network.parent_depth"]).groups
+    parts = []
+    for network, deep, parent in built:
+        shallow, child = int(parent), {"depth": deep, "network.parent_depth": parent}
+        for kind, where in (
+            (f"{shallow}", {"depth": shallow}),
+            (f"{shallow}, restarted", {**child, "depth": shallow}),
+            (f"{deep} from it", child),
+            ("rate / 100", {**child, "rate": 0.01}),
+            (f"{deep} from scratch", {"depth": deep}),
+            ("twice as long", {"depth": deep, "length": 2}),
+        ):
+            if shallow < deep:
+                runs = select(table, {"network": network, **where})
+                parts.append(runs.assign(kind_of=kind, column=f"{network} networks"))
+    rows = pd.concat(parts) if parts else pd.DataFrame({"kind_of": []})
+    kinds = {kind: kind for kind in rows["kind_of"].unique()}
+    if len(kinds) < 4:
+        return None
+    figure, axes = draw.draw_errors(rows.assign(line=rows["network"]), "kind_of", "", kinds)
+    for ax in axes:
+        ax.tick_params(axis="x", rotation=30)
+    return write_caption(figure, describe(rows))
+
+
+def draw_recalibrated(table: pd.DataFrame) -> Figure | None:
+    """Lesions with BN recalibrated: path length or statistics? (beyond the paper)
+
+    Error with each block deleted, with the BN statistics of the whole network and with those measured without the
+    block (no weight is trained); dotted, the intact network. What comes back is BN's.
+    """
+    lesions = _with_column(select(table, {}), "error_recalibrated", lambda folder: load_probe(folder, "lesions"))
+    if lesions.empty:
+        return None
+    lesions = lesions.assign(place=lesions.groupby("folder").cumcount() + 1, row=lesions["depth"])
+    names = {"error": "BN statistics as they were", "error_recalibrated": "recalibrated without the block"}
+    parts = [
+        lesions.assign(column=lesions["network"], title=lesions["label"], line=name, style=n, value=lesions[key])
+        for n, (key, name) in enumerate(names.items())
+    ]
+    labels = ("which block", "test error (%)")
+    styles = {n: {**NEUTRAL[n], "markersize": 4} for n in range(len(names))}
+    figure, axes = draw_facets(pd.concat(parts), "place", "value", labels, (4, 2.6), styles=styles)
+    for ax in axes:
+        ax.set_ylim(0, 100)
+    return write_caption(figure, describe(lesions, "mean and range over seeds"))
+
+
+def draw_cures(table: pd.DataFrame) -> Figure | None:
+    """Is degradation the first steps' explosion? Final training error with each remedy (beyond the paper)
+
+    Eval mode, every run a point, each kind at the rate that is best for the other seeds; the claim is about the
+    distance between plain-20 and plain-56.
+    """
+    remedies: dict[str, dict[str, Any]] = {
+        "as it is": {},
+        "rate ramped": {"protocol.ramp": 0.05},
+        "norms held": {"protocol.hold_norms": True},
+        "clipped": {"protocol.clip": 1.0},
+    }
+    parts = []
+    for (network, depth), runs in table.groupby(["network", "depth"]):
+        for name, cure in remedies.items():
+            where = {"network": network, "depth": depth, **cure}
+            errors = at_rate_of_others(runs, where, "train_error_eval")
+            shown = select(runs, where, ("protocol.lr",)).drop_duplicates("pair").set_index("pair", drop=False)
+            shown = shown.loc[shown.index.intersection(errors.index)].assign(place=list(remedies).index(name))
+            parts.append(shown.assign(value=errors.reindex(shown.index).to_numpy()))
+    rows = pd.concat(parts) if parts else pd.DataFrame({"place": []})
+    rows = rows[rows.groupby(["network", "depth"])["place"].transform("nunique") > 1] if len(rows) else rows
+    if rows.empty:
+        return None
+    rows = rows.assign(column=rows["network"] + " networks", line=rows["label"])
+    labels = ("", "training error, eval mode (%)")
+    figure, axes = draw_facets(rows, "place", "value", labels, (4.4, 3), plot=draw.draw_points)
+    for ax in axes:
+        ax.set_xticks(range(len(remedies)), list(remedies))
+    draw.from_zero(axes)
+    return write_caption(figure, describe(rows))

@@ -8,13 +8,20 @@ Each file in conf/experiment/ states the claims that its runs decide, as data:
         statistic: a name in statistics.STATISTICS; `of:` holds its arguments
         above: 0.0      (or below:, or within: for "at most so far from zero", of ratios "at most this factor from 1")
                         the threshold, in the statistic's unit
+        primary: true   one of the few that the study was made for; all others are corrected for being many (Holm)
+        seen: {quick: [0, 1]}  seeds that were known when the claim was written: exploratory until others confirm it
+        testable:       what a protocol must reach before its runs say anything of the claim: a list of
+          - {sentence: what must be so, statistic: ..., of: ..., above: (or below:) ...}
+                        judged on the mean over seeds
 
-Every statistic gives one number per seed, so that the interval over seeds is that of a mean.
+Every statistic gives one number per seed, so that the interval over seeds is that of a mean; shares give two, a part
+and a whole, and their interval is Fieller's.
 """
 
+import inspect
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +29,8 @@ import numpy as np
 import pandas as pd
 import yaml
 from scipy import stats
+from scipy.optimize import brentq
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
 from degradation.report.statistics import RATIOS, STATISTICS
@@ -29,6 +38,8 @@ from degradation.report.statistics import RATIOS, STATISTICS
 CONF = Path(__file__).parents[3] / "conf"
 LEVEL, POWER = 0.95, 0.8
 LEAST_RATIO = 1e-30  # in place of 0, which has no logarithm
+LEAST_LOG = math.log(1e-30)  # of a p value
+TEST_IMAGES = {"cifar10": 10_000, "cifar10_mini": 1000, "synthetic": 256}
 
 
 class ClaimError(Exception):
@@ -49,6 +60,9 @@ class Claim:
     within: float | None = None
     of: dict[str, Any] = field(default_factory=dict)
     figure: str = ""
+    primary: bool = False
+    seen: dict[str, list[int]] = field(default_factory=dict)
+    testable: tuple["Claim", ...] = ()
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -69,7 +83,11 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the records say of a claim; `effects` holds the statistic of every seed (and precision)."""
+    """What the records say of a claim: not run, supported, refuted, undecided or not testable.
+
+    `effects` holds the statistic of every seed (and precision), `p` the two-sided p value at the threshold,
+    `seeds_needed` a range, and `notes` what else is to be known of the verdict, in words.
+    """
 
     claim: Claim
     verdict: str
@@ -77,7 +95,9 @@ class Verdict:
     mean: float = np.nan
     low: float = np.nan
     high: float = np.nan
-    seeds_needed: int | None = None
+    seeds_needed: tuple[int, int] | None = None
+    p: float = np.nan
+    notes: tuple[str, ...] = ()
 
 
 def list_studies(conf: Path = CONF) -> list[str]:
@@ -88,6 +108,18 @@ def list_studies(conf: Path = CONF) -> list[str]:
     return sorted(names, key=lambda name: name != "degradation_cifar")
 
 
+def _read_claim(parts: dict[str, Any], where: str, name: str, study: str) -> Claim:
+    try:
+        claim = Claim(id=name, study=study, **parts)
+    except TypeError as error:
+        raise ClaimError(f"{where}: {error}") from None
+    if claim.statistic not in STATISTICS:
+        raise ClaimError(f"{where}: {claim.statistic} is not one of {', '.join(STATISTICS)}")
+    if sum(value is not None for value in (claim.above, claim.below, claim.within)) != 1:
+        raise ClaimError(f"{where}: state one of above, below and within")
+    return claim
+
+
 def load_claims(conf: Path = CONF) -> list[Claim]:
     """The claims of every study file, in the order of their numbers.
 
@@ -96,58 +128,167 @@ def load_claims(conf: Path = CONF) -> list[Claim]:
     found = []
     for path in (conf / "experiment" / f"{name}.yaml" for name in list_studies(conf)):
         for name, entry in (yaml.safe_load(path.read_text()).get("claims") or {}).items():
-            try:
-                claim = Claim(id=name, study=path.stem, **entry)
-            except TypeError as error:
-                raise ClaimError(f"{path}, claim {name}: {error}") from None
-            if claim.statistic not in STATISTICS:
-                raise ClaimError(f"{path}, claim {name}: {claim.statistic} is not one of {', '.join(STATISTICS)}")
-            if sum(value is not None for value in (claim.above, claim.below, claim.within)) != 1:
-                raise ClaimError(f"{path}, claim {name}: state one of above, below and within")
-            found.append(claim)
+            where = f"{path}, claim {name}"
+            needed = [_read_claim({"unit": "", **part}, where, name, path.stem) for part in entry.get("testable", ())]
+            found.append(_read_claim({**entry, "testable": tuple(needed)}, where, name, path.stem))
     return sorted(found, key=lambda claim: int(m[1]) if (m := re.match(r"C(\d+)", claim.id)) else len(found) + 100)
 
 
-def decide(claim: Claim, effects: pd.Series) -> Verdict:
-    """The verdict from one number per seed; those that are not finite say nothing.
+def decide(claim: Claim, effects: pd.Series | pd.DataFrame, shared: np.ndarray | float = 0.0) -> Verdict:
+    """The verdict from one number per seed, or a part and a whole; those that are not finite say nothing.
 
-    Supported where the whole interval over seeds is on the claimed side of the threshold, refuted where all of it is on
-    the other, else undecided, with the seeds at which a t-test of power 0.8 would decide (statsmodels). The mean of
-    ratios is geometric, and their interval is of factors.
+    Supported where the whole 95 % interval over seeds is on the claimed side of the threshold, refuted where all of it
+    is on the other, else undecided, with the seeds at which a t-test of power 0.8 would decide (statsmodels): as few
+    and as many as the spread's own 80 % interval allows. Student's interval, of ratios on a logarithmic scale; of
+    shares Fieller's. Seeds that agree to the last digit have no spread to make an interval of.
+
+    Args:
+        shared: variance of the mean that more seeds do not lessen (see shared_images); of shares, covariance [2, 2].
     """
-    ratio = claim.statistic in RATIOS
-    values = {str(pair): float(value) for pair, value in effects.sort_index().items() if np.isfinite(value)}
+    ratio, share = claim.statistic in RATIOS, isinstance(effects, pd.DataFrame)
+    rows = pd.DataFrame(effects).sort_index().replace([np.inf, -np.inf], np.nan).dropna()
+    if share:
+        rows = rows[rows["whole"] != 0]  # of nothing there is no share
+    each = rows["part"] / rows["whole"] if isinstance(effects, pd.DataFrame) else rows.iloc[:, 0]
+    values = {str(pair): float(value) for pair, value in each.items()}
     if not values:
         return Verdict(claim, "not run", values)
     scale, back = (lambda value: math.log(max(value, LEAST_RATIO)), math.exp) if ratio else (float, float)
-    numbers = np.array([scale(value) for value in values.values()])
-    mean = float(numbers.mean())
-    if len(numbers) < 2:
-        return Verdict(claim, "undecided", values, back(mean))
-    low = high = mean
-    if np.ptp(numbers) > 1e-9 * abs(mean):
-        interval = stats.ttest_1samp(numbers, 0.0).confidence_interval(LEVEL)
-        low, high = float(interval.low), float(interval.high)
-    elif len(numbers) < 3:  # two equal numbers may be coarse ones, such as iterations between log rows
-        return Verdict(claim, "undecided", values, back(mean), seeds_needed=3)
-    told = (back(mean), back(low), back(high))
+    numbers = rows.to_numpy(dtype=float) if share else np.array([[scale(value)] for value in values.values()])
+    middle = numbers.mean(0)
+    mean = float(middle[0] if not share else middle[0] / middle[1] if middle[1] else math.nan)
+    spread = np.atleast_2d(np.cov(numbers, rowvar=False)) if len(numbers) > 1 else np.zeros((1, 1))
+    if len(numbers) < 2 or spread[0, 0] <= (1e-9 * middle[0]) ** 2:
+        alike = ("no spread over seeds, so no interval",) if len(numbers) > 1 else ()
+        return Verdict(claim, "undecided", values, back(mean), notes=alike)
+    own, shared = spread / len(numbers), np.zeros_like(spread) + shared
     lower, upper = (scale(edge) if math.isfinite(edge) else edge for edge in claim.bounds)
-    if lower < low and high < upper:
-        return Verdict(claim, "supported", values, *told)
-    if high < lower or low > upper:
-        return Verdict(claim, "refuted", values, *told)
-    distance = min(abs(mean - edge) for edge in (lower, upper) if math.isfinite(edge))
-    return Verdict(claim, "undecided", values, *told, _seeds_needed(distance, numbers))
+    edges = [edge for edge in (lower, upper) if math.isfinite(edge)]
+
+    def margin(p: float) -> np.ndarray:  # squared: Student's of the seeds, and the normal one of the images
+        return stats.t.isf(p / 2, len(numbers) - 1) ** 2 * own + stats.norm.isf(p / 2) ** 2 * shared
+
+    def p_of(edge: float) -> float:  # two-sided, of the mean being there
+        along = np.array([1.0, -edge]) if share else np.ones(1)
+        distance = abs(along @ middle - (0 if share else edge))
+        if not shared.any():
+            return float(2 * stats.t.sf(distance / math.sqrt(along @ own @ along), len(numbers) - 1))
+
+        def beyond(logarithm: float) -> float:
+            return math.sqrt(along @ margin(math.exp(logarithm)) @ along) - distance
+
+        return math.exp(brentq(beyond, LEAST_LOG, 0)) if beyond(LEAST_LOG) > 0 else 0.0
+
+    reach = math.sqrt(margin(1 - LEVEL)[0, 0])
+    low, high = _fieller(middle, margin(1 - LEVEL)) if share else (mean - reach, mean + reach)
+    inside = lower < mean < upper
+    p = max(map(p_of, edges)) if inside else p_of(lower if mean <= lower else upper)
+    told = (back(mean), back(low), back(high))
+    if p < 1 - LEVEL and math.isfinite(low):
+        return Verdict(claim, "supported" if inside else "refuted", values, *told, p=p)
+    near = min(edges, key=lambda edge: abs(mean - edge))
+    single, along = (numbers @ [1.0, -near], np.array([1.0, -near])) if share else (numbers[:, 0] - near, np.ones(1))
+    if single.mean() ** 2 < stats.norm.isf((1 - LEVEL) / 2) ** 2 * (along @ shared @ along):
+        return Verdict(claim, "undecided", values, *told, p=p, notes=("too few test images for any number of seeds",))
+    return Verdict(claim, "undecided", values, *told, _seeds_needed(single), p)
 
 
-def _seeds_needed(distance: float, numbers: np.ndarray) -> int | None:
-    spread = float(numbers.std(ddof=1))
-    if not distance or not spread:
+def _fieller(middle: np.ndarray, margin: np.ndarray) -> tuple[float, float]:
+    # The shares r at which the mean of part - r whole is not significantly off zero (Fieller 1954): between the roots
+    # of a r^2 - 2 b r + c. NaN where the whole itself is not: then no share is excluded.
+    c, b, _, a = (np.outer(middle, middle) - margin).ravel()
+    root = b * b - a * c
+    return ((b - math.sqrt(root)) / a, (b + math.sqrt(root)) / a) if a > 0 and root >= 0 else (math.nan, math.nan)
+
+
+def _seeds_needed(numbers: np.ndarray) -> tuple[int, int] | None:
+    freedom, distance = len(numbers) - 1, abs(float(numbers.mean()))
+    if not distance:
         return None
-    effect = min(distance / spread, 5.0)  # the solver fails far out
-    return max(len(numbers) + 1, int(np.ceil(TTestPower().solve_power(effect, power=POWER, alpha=1 - LEVEL))))
+    spreads = numbers.std(ddof=1) * np.sqrt(freedom / stats.chi2.isf([0.1, 0.9], freedom))
+    counts = []
+    for spread in spreads:
+        effect = min(max(distance / spread, 0.01), 5.0)  # the solver fails far out
+        needed = int(np.ceil(TTestPower().solve_power(effect, power=POWER, alpha=1 - LEVEL)))
+        counts.append(max(len(numbers) + 1, needed))
+    return counts[0], counts[1]
+
+
+def _column(claim: Claim) -> str | None:
+    # The final number that a statistic is of, if it is of one.
+    known = inspect.signature(STATISTICS[claim.statistic]).parameters
+    return claim.of.get("column", known["column"].default if "column" in known else None)
+
+
+def _named(of: Any, key: str) -> list[Any]:
+    # All values of a key in a claim's filters.
+    if not isinstance(of, dict):
+        return []
+    return [found for name, value in of.items() for found in ([value] if name == key else _named(value, key))]
+
+
+def shared_images(claim: Claim, table: pd.DataFrame) -> np.ndarray | float:
+    """The variance that a mean over seeds owes to the choice of the N test images, which all seeds share.
+
+    Sum over kinds of run of g^2 p (100 - p) / N, in points squared: p is a kind's mean test error (percent), g the
+    derivative of the statistic by it; kinds are taken to err independently, which bounds that of a difference of two
+    that err alike. The half-width of an interval is the root of t^2 s^2 / n + z^2 of this, t being Student's for the
+    n seeds and z the normal quantile. 0 where the statistic is of no test error.
+    """
+    if _column(claim) != "test_error" or table.empty:
+        return 0.0
+    step, statistic = 0.01, STATISTICS[claim.statistic]
+    base, total = np.atleast_1d(statistic(table, **claim.of).mean()), 0.0
+    used = table
+    for key in ("network", "depth"):
+        used = used[used[key].isin(_named(claim.of, key) or used[key])]
+    for _, runs in used.groupby(["network", "depth", "variation"]):
+        moved = table.assign(test_error=table["test_error"] + step * table.index.isin(runs.index))
+        slope = (np.atleast_1d(statistic(moved, **claim.of).mean()) - base) / step
+        if slope.any():
+            p = runs["test_error"].mean()
+            total = total + np.outer(slope, slope) * p * (100 - p) / TEST_IMAGES.get(runs["data"].iloc[0], 10_000)
+    return total
+
+
+def _judge(claim: Claim, table: pd.DataFrame) -> Verdict:
+    effects = STATISTICS[claim.statistic](table, **claim.of)
+    found = decide(claim, effects, shared_images(claim, table))
+    if not found.effects:
+        return found
+    unmet = [need for need in claim.testable if not _is_met(need, table)]
+    if unmet:
+        return replace(found, verdict="not testable", notes=tuple(need.sentence for need in unmet), seeds_needed=None)
+    notes = list(found.notes)
+    if _column(claim) == "train_error":
+        beside = decide(claim, STATISTICS[claim.statistic](table, **{**claim.of, "column": "train_error_eval"}))
+        if beside.verdict != found.verdict:
+            notes.append(f"by eval-mode training error {beside.verdict} ({beside.mean:.3g})")
+    if seen := claim.seen.get(table["protocol"].iloc[0]):
+        new = effects[[int(str(pair).split(" ")[0]) not in seen for pair in effects.index]]
+        confirmed = decide(claim, new).verdict == found.verdict != "undecided"
+        notes.append("confirmed on new seeds" if confirmed else "exploratory: written after these seeds were seen")
+    return replace(found, notes=tuple(notes))
+
+
+def _is_met(need: Claim, table: pd.DataFrame) -> bool:
+    # On the mean over seeds; what was not run is not shown to be met.
+    mean = STATISTICS[need.statistic](table, **need.of).mean()
+    return need.bounds[0] < mean < need.bounds[1]
 
 
 def judge(claims: list[Claim], table: pd.DataFrame) -> list[Verdict]:
-    """Every claim's verdict from the runs of one protocol."""
-    return [decide(claim, STATISTICS[claim.statistic](table, **claim.of)) for claim in claims]
+    """Every claim's verdict from the runs of one protocol; all but the primary ones corrected by Holm's method.
+
+    One that is decided alone but not among so many is undecided, and says so.
+    """
+    verdicts = [_judge(claim, table) for claim in claims]
+    many = [n for n, found in enumerate(verdicts) if found.p == found.p and not found.claim.primary]
+    many = [n for n in many if verdicts[n].verdict != "not testable"]
+    corrected = multipletests([verdicts[n].p for n in many], method="holm")[1] if many else ()
+    for n, p in zip(many, corrected, strict=True):
+        found = verdicts[n]
+        if found.verdict != "undecided" and p >= 1 - LEVEL:
+            note = f"{found.verdict} alone, not as one of {len(many)} (Holm: p = {p:.2g})"
+            verdicts[n] = replace(found, verdict="undecided", notes=(note, *found.notes))
+    return verdicts

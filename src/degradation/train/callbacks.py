@@ -8,7 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from degradation.config import Config
+from degradation.config import Config, ProtocolConfig
 from degradation.ending import Stop
 from degradation.record import Record, sign
 from degradation.train.step import DegradationModule
@@ -32,8 +32,21 @@ def format_seconds(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def signals_every(protocol: ProtocolConfig) -> int:
+    """The iterations between measurements of the signals of layers: about ten in all."""
+    return protocol.evaluate_every * max(1, protocol.iterations // (10 * protocol.evaluate_every))
+
+
+def first_steps(protocol: ProtocolConfig) -> tuple[int, ...]:
+    """The powers of two before the first of them: what explodes does so in the first steps."""
+    first = min(signals_every(protocol), protocol.iterations)
+    return tuple(2**n for n in range((first - 1).bit_length()))
+
+
 class Measure(pl.Callback):
-    """Writes rows of metrics, and of layer signals (at iteration 0 and about ten times more), to the record."""
+    """Writes rows of metrics, and of layer signals (at iteration 0, after the first steps, and about ten times more),
+    to the record.
+    """
 
     def __init__(
         self,
@@ -62,12 +75,11 @@ class Measure(pl.Callback):
         self.before, self.row, self.written = measured["seconds"], measured["row"], measured.get("written")
 
     def on_train_start(self, trainer: pl.Trainer, module: DegradationModule) -> None:  # type: ignore[override]
-        protocol = module.protocol
-        self.signals_every = protocol.evaluate_every * max(1, protocol.iterations // (10 * protocol.evaluate_every))
+        self.every, self.first = signals_every(module.protocol), first_steps(module.protocol)
         self.record.rewind(module.iteration, self.written)
         self.began = time.monotonic()
         if not module.iteration:
-            self.record.append_gradients(0, self.signals())
+            self._write_signals(module)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: DegradationModule, *_: Any) -> None:  # type: ignore[override]
         protocol, iteration = module.protocol, module.iteration
@@ -82,8 +94,12 @@ class Measure(pl.Callback):
             self.row = {**row, "seconds": self.seconds}
             self.record.append(self.row)
             self.tracker.log(self.row)
-        if iteration % self.signals_every == 0 or last:
-            self.record.append_gradients(iteration, self.signals())
+        if iteration % self.every == 0 or iteration in self.first or last:
+            self._write_signals(module)
+
+    def _write_signals(self, module: DegradationModule) -> None:
+        rate = module.lr_at(module.iteration)  # of the step that these gradients would make
+        self.record.append_gradients(module.iteration, [{**row, "lr": rate} for row in self.signals()])
 
 
 class Progress(pl.Callback):

@@ -24,11 +24,12 @@ from degradation.ending import EXIT_FAILED, EXIT_STOPPED, Stop, explain
 from degradation.net.foreign import CheckpointError, load_network
 from degradation.net.network import Network, multiply_adds, parameter_count
 from degradation.probe.construct import ConstructionError, deepen, largest_difference, stage_statistics
+from degradation.probe.information import information
 from degradation.probe.layers import layer_gradients, layer_responses
 from degradation.probe.views import Views, evaluate, exact_batchnorm, layout
 from degradation.record import Record, RecordError, check_network, is_signed, read_summary
 from degradation.train import machine as machines
-from degradation.train.callbacks import BEGAN, Checkpoint, Measure, Progress, budget_spent, format_seconds
+from degradation.train.callbacks import BEGAN, Checkpoint, Measure, Progress, budget_spent, first_steps, format_seconds
 from degradation.train.step import Chunks, DegradationModule, DivergedError
 from degradation.train.tracking import Tracker
 
@@ -135,7 +136,7 @@ def _train(config: Config, jobs: int, record: Record, say: Say, origin: dict[str
     protocol = config.protocol
     network = Network(config.network, config.seed).to(machine.device, memory_format=layout(machine.channels_last))  # type: ignore[call-overload]
     train_set, test, validation = load_images(config, str(machine.device), int(machine.workers))
-    normalize = Normalizer(train_set.sample, config.data.normalization)
+    normalize = Normalizer(train_set.sample, config.data.normalization, config.data.scale)
     stream = open_stream(config, train_set, normalize, machine.channels_last)
     views = Views(train_set, normalize, config.machine.evaluation_batch, machine.precision, machine.channels_last)
     module = DegradationModule(network, stream, protocol, machine, config.warmup_lr)
@@ -170,7 +171,7 @@ def _train(config: Config, jobs: int, record: Record, say: Say, origin: dict[str
         trainer = _trainer(machine, [measured, progress, Checkpoint(record, config.machine.checkpoint_seconds)])
         cadences = [protocol.log_every, protocol.evaluate_every]
         cadences += [protocol.warmup.window] if module.warmup_lr is not None else []
-        chunks = Chunks(module, int(machine.iterations_per_step), tuple(cadences))
+        chunks = Chunks(module, int(machine.iterations_per_step), tuple(cadences), first_steps(protocol))
         resume = _check_checkpoint(record) if record.checkpoint.exists() else None
         diverged = ""
         try:
@@ -188,6 +189,7 @@ def _train(config: Config, jobs: int, record: Record, say: Say, origin: dict[str
             "run_id": record.id,
             "study": config.study,
             "length": config.length,
+            "rate": config.rate,
             **origin,
             "iteration": module.iteration,
             "warmup_ended_at": module.warmup_ended_at,
@@ -204,7 +206,9 @@ def _train(config: Config, jobs: int, record: Record, say: Say, origin: dict[str
         say(f"trained; measuring training error in eval mode, and responses, on {len(train_set) + len(test):,} images")
         subject = at_test()
         eval_error, eval_loss = evaluate(subject, views)
-        record.write_table("responses.csv", layer_responses(subject, views.of(test)))
+        record.write_table(
+            "responses.csv", _describe_layers(subject, network, protocol.batch_size, views, views.of(test))
+        )
         final = {key: value for key, value in measured.row.items() if key not in ("iteration", "lr", "seconds")}
         final |= {"train_error_eval": eval_error, "train_loss_eval": eval_loss}
         record.write(record.network, partial(torch.save, network.state_dict()))
@@ -225,11 +229,28 @@ def open_stream(
     return BatchStream(train, *rest) if isinstance(train, ImageSet) else StreamedBatches(train, *rest)
 
 
+def _describe_layers(
+    subject: Network, network: Network, batch_size: int, train: Views, views: Views
+) -> list[dict[str, Any]]:
+    # The responses as the network is evaluated; beside them, as moving averages lag and half precision is coarse, those
+    # with BN statistics averaged over the training set, in float32, and what these tell of the images.
+    train, exact_views = (replace(part, precision="fp32") for part in (train, views))
+    exact = exact_batchnorm(network, replace(train, batch_size=batch_size))
+    told, rows = information(exact, train, exact_views), layer_responses(exact, exact_views)
+    return [
+        {**row, "std_exact": other["std"], **told.get(str(row["name"]), dict.fromkeys(told["stem"]))}
+        for row, other in zip(layer_responses(subject, views), rows, strict=True)
+    ]
+
+
 def _construct(config: Config, network: Network, record: Record, train_views: Views, views: Views) -> str:
     # Deepens the finished run that differs in depth alone, and records how equal the two are before training.
     depth, device = config.network.parent_depth, views.images.labels.device
     assert depth is not None
-    parent_config = replace(config, network=replace(config.network, depth=depth, parent_depth=None))
+    own = config.protocol.faster(1 / config.rate)  # the parent's, whatever the child's
+    parent_config = replace(
+        config, protocol=own, rate=1.0, network=replace(config.network, depth=depth, parent_depth=None)
+    )
     folder, published = parent_config.folder, find_published() / "runs" / parent_config.run_id
     if not (folder / "network.pt").exists() and (published / "network.pt").exists():
         folder = published

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from degradation.config import MachineConfig, ProtocolConfig
@@ -13,6 +13,8 @@ from degradation.data.resident import BatchStream
 from degradation.data.streamed import StreamedBatches
 from degradation.net.network import Network
 from degradation.probe.views import make_autocast
+
+RAMP_FROM = 1e-4
 
 
 def warmup_ends(errors: float, images: int, until_error: float) -> bool:
@@ -93,6 +95,9 @@ class DegradationModule(pl.LightningModule):
         self.register_buffer("lr", torch.zeros(()), persistent=False)
         self.lr_set = math.nan
         self.step: Callable[[int], None] | None = None
+        self.velocities: Callable[[], list[Tensor]] = list
+        held = [m.weight for m in network.modules() if isinstance(m, nn.Conv2d)] if protocol.hold_norms else []
+        self.held = [(weight, weight.detach().norm().item()) for weight in held]  # as drawn, before any is loaded
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         p, parameters = self.protocol, list(self.network.parameters())
@@ -104,10 +109,14 @@ class DegradationModule(pl.LightningModule):
     def lr_at(self, iteration: int) -> float:
         """The rate used at an iteration, counted from 0, of which `decay` takes its part at each milestone.
 
-        Section 4.2: 110 layers start at 0.01 (`warmup_lr`) "until the training error is below 80%".
+        Section 4.2: 110 layers start at 0.01 (`warmup_lr`) "until the training error is below 80%". With a `ramp` the
+        rate rises linearly, from RAMP_FROM of it.
         """
         warming = self.warmup_ended_at is None or iteration < self.warmup_ended_at
         base = self.warmup_lr if warming and self.warmup_lr is not None else self.protocol.lr
+        if self.protocol.ramp:
+            risen = min(1.0, iteration / (self.protocol.ramp * self.protocol.iterations))
+            base *= RAMP_FROM + (1 - RAMP_FROM) * risen
         return base * self.protocol.decay ** sum(iteration >= milestone for milestone in self.protocol.milestones)
 
     def transfer_batch_to_device(self, batch: range, *_: object) -> range:
@@ -122,6 +131,7 @@ class DegradationModule(pl.LightningModule):
         """The whole iteration on a batch of the given size, as the execution asks: augmentation to SGD step."""
         for group in optimizer.param_groups:
             group["lr"] = self.lr
+        self.velocities = lambda: [state["momentum_buffer"] for state in optimizer.state.values() if state]
 
         def step(size: int) -> None:
             self.iterate(*self.stream.draw(size), optimizer)
@@ -134,6 +144,10 @@ class DegradationModule(pl.LightningModule):
         if (rate := self.lr_at(iteration)) != self.lr_set:
             self.lr.fill_(rate)
             self.lr_set = rate
+            if self.protocol.momentum_rate == "inside" and iteration and (before := self.lr_at(iteration - 1)) != rate:
+                # Caffe's velocity is PyTorch's times the rate: it keeps its size where the rate changes.
+                for velocity in self.velocities():
+                    velocity.mul_(before / rate)
         assert self.step is not None
         self.step(self.stream.seek(iteration))
 
@@ -159,7 +173,12 @@ class DegradationModule(pl.LightningModule):
         loss = F.cross_entropy(logits.float(), y)
         optimizer.zero_grad()
         loss.backward()
+        if self.protocol.clip is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.protocol.clip)
         optimizer.step()
+        with torch.no_grad():
+            for weight, norm in self.held:
+                weight.mul_(norm / weight.norm())
         wrong = (logits.detach().argmax(1) != y).sum()
         images = torch.full_like(wrong, len(y))
         self.running += torch.stack([loss.detach() * len(y), wrong, images, wrong, images])
@@ -179,14 +198,17 @@ class DegradationModule(pl.LightningModule):
 
 
 class Chunks:
-    """The iterations that remain, as ranges that end at every multiple of the given cadences, and at the last one."""
+    """The iterations that remain, as ranges that end at every multiple of the given cadences, at those named in
+    `also`, and at the last one.
+    """
 
-    def __init__(self, module: DegradationModule, length: int, cadences: tuple[int, ...]):
-        self.module, self.length, self.cadences = module, length, cadences
+    def __init__(self, module: DegradationModule, length: int, cadences: tuple[int, ...], also: tuple[int, ...] = ()):
+        self.module, self.length, self.cadences, self.also = module, length, cadences, also
 
     def __iter__(self) -> Iterator[range]:
         start, end = self.module.iteration, self.module.protocol.iterations
         while start < end:
-            stop = min(start + self.length, end, *(start - start % cadence + cadence for cadence in self.cadences))
+            ends = [start - start % cadence + cadence for cadence in self.cadences]
+            stop = min(start + self.length, end, *ends, *(at for at in self.also if at > start))
             yield range(start, stop)
             start = stop
