@@ -15,7 +15,7 @@ from report import report
 from reproductions import write_page
 
 from degradation.config import ConfigError, find_published, refuse_published
-from degradation.record import RecordError, check_identity, read_summary, read_varied
+from degradation.record import RecordError, check_identity, read_summary, read_varied, seal
 from degradation.report.table import find_results, load_table, probes_folder
 from degradation.report.verdicts import ClaimError, list_studies
 
@@ -55,6 +55,8 @@ def publish_run(folder: Path) -> None:
     config, summary, target = check_identity(folder), read_summary(folder), find_published() / "runs" / folder.name
     kept = {"network.pt"} if has_weights(summary, config) else set()
     copy(folder, target, tuple(name for name in ASIDE if name not in kept))
+    if "seal" not in summary:
+        seal(target)
     if (probed := probes_folder(folder)).is_dir():
         copy(probed, probes_folder(target), ())
 

@@ -24,6 +24,11 @@ MADE = {*FIGURES, *TABLES, "comparison", "matched_pair"}
 MOST_TOLD = 12  # networks of a protocol that are compared on the screen; the gallery has all
 
 
+def is_ours(path: Path) -> bool:
+    """Whether this script makes files of that name."""
+    return path.stem in MADE or path.stem.startswith("by_")
+
+
 @contextmanager
 def replaced(folders: list[Path]) -> Iterator[None]:
     """Figures and tables that were in the folders go when the new are there, and come back when none could be made."""
@@ -41,7 +46,7 @@ def replaced(folders: list[Path]) -> Iterator[None]:
                 old.rename(folder)
         raise
     for folder, old in aside.items():
-        for path in [path for path in old.rglob("*") if path.is_file() and path.stem not in MADE]:
+        for path in [path for path in old.rglob("*") if path.is_file() and not is_ours(path)]:
             kept = folder / path.relative_to(old)  # not ours
             kept.parent.mkdir(parents=True, exist_ok=True)
             path.rename(kept)

@@ -15,7 +15,15 @@ from degradation.config import find_published
 from degradation.record import write_atomically
 from degradation.report import draw, forest, studies
 from degradation.report.diagram import draw_matched_pair
-from degradation.report.table import TABLES, condition_folder, conditions, find_results, load_table
+from degradation.report.table import (
+    TABLES,
+    by_name,
+    condition_folder,
+    conditions,
+    find_results,
+    load_table,
+    own_settings,
+)
 
 FIGURES: dict[str, Callable[[pd.DataFrame], Figure | None]] = {
     "fig1": draw.draw_figure1,
@@ -72,6 +80,9 @@ def write_figures(results: Path, table: pd.DataFrame) -> None:
         for name, drawing in FIGURES.items():
             if (figure := drawing(runs)) is not None:
                 draw.save(figure, results / "figures" / folder, name)
+        for settings in own_settings(runs):
+            if (figure := studies.draw_by_settings(runs, settings)) is not None:
+                draw.save(figure, results / "figures" / folder, by_name(settings))
         (results / "tables" / folder).mkdir(parents=True, exist_ok=True)
         for name, make in TABLES.items():
             text = make(runs).to_csv(index=False, float_format="%.2f")

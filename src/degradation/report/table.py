@@ -12,17 +12,25 @@ from degradation.record import load_metrics, load_responses, load_runs
 
 # Table 6, test error (%) of residual networks (option A); 110 layers: the best of five, mean 6.61 +- 0.16.
 PAPER_RESIDUAL = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.43, 1202: 7.93}
-# In the order in which they are shown; those of a user's making follow quick.
+# In the order in which they are shown; those of a user's making stand before the smoke tests.
 PROTOCOLS = {
     "paper": "the paper's protocol",
+    "imagenet_paper": "the paper's protocol",
     "short": "the paper's schedule shrunk eightfold: not the paper's protocol; deep plain networks are not trained yet"
     " (converged ones of 56 layers are 3 to 5 points behind 20)",
+    "imagenet_short": "ten classes at 112 pixels: not the paper's protocol",
     "quick": "5,000 embedded images: not the paper's protocol",
+    "imagenet_quick": "2,000 embedded images of ten classes, half the width: not the paper's protocol",
     "smoke": "a smoke test: its errors mean nothing",
+    "imagenet_smoke": "a smoke test: its errors mean nothing",
 }
 ARMS = ("plain", "residual")
 ERRORS = ("train_error", "train_error_eval", "test_error")
-OWN = ("single", "degradation_cifar")  # what these vary is of the user's making, and has figures of its own
+OWN = (
+    "single",
+    "degradation_cifar",
+    "degradation_imagenet",
+)  # what these vary is of the user's making, and has figures of its own
 LENGTH_SETTINGS = {"protocol.iterations", "protocol.milestones"}
 _SHORT = {name: f"{name}.name" for name in ("network", "protocol", "data")}
 _SHORT |= {"depth": "network.depth", "iterations": "protocol.iterations"}
@@ -94,13 +102,23 @@ def conditions(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     `condition`, and names its figures.
     """
     order = {name: place for place, name in enumerate(PROTOCOLS)}
-    for protocol in sorted(table["protocol"].unique(), key=lambda name: (order.get(name, 2), name)):
+    for protocol in sorted(table["protocol"].unique(), key=lambda name: (order.get(name, order["smoke"] - 0.5), name)):
         runs = table[table["protocol"] == protocol]
         yield protocol, runs.assign(condition=protocol)
         for variation, part in runs[runs["study"].isin(OWN) & (runs["variation"] != "")].groupby("variation"):
             if (part.groupby("network")["depth"].nunique().reindex(ARMS) > 1).all():
                 name = f"{protocol} ({variation})"
                 yield name, part.assign(condition=name, varied=[{}] * len(part))
+
+
+def own_settings(table: pd.DataFrame) -> list[tuple[str, ...]]:
+    """The settings, alone or several at once, that runs of the user's making vary."""
+    return sorted({tuple(sorted(varied)) for varied in table.loc[table["study"].isin(OWN), "varied"] if varied})
+
+
+def by_name(settings: tuple[str, ...]) -> str:
+    """Of the figure and the table that compare their values."""
+    return "by_" + "_".join(setting.split(".", 1)[-1] for setting in settings)
 
 
 def condition_folder(condition: str) -> str:

@@ -72,6 +72,11 @@ class Claim:
         return (-math.inf if self.above is None else self.above, math.inf if self.below is None else self.below)
 
     @property
+    def family(self) -> str:
+        """Of the networks that it is about."""
+        return "imagenet" if self.study.endswith("_imagenet") else "cifar"
+
+    @property
     def threshold(self) -> str:
         """In words, with the unit."""
         if self.within is not None:
@@ -251,8 +256,18 @@ def shared_images(claim: Claim, table: pd.DataFrame) -> np.ndarray | float:
     return total
 
 
+def per_seed(claim: Claim, effects: pd.Series) -> pd.Series:
+    """One number per seed, and so per draw: where a seed was computed in several precisions, their mean."""
+    if effects.empty:
+        return effects
+    seeds = effects.groupby(effects.index.astype(str).str.split(" ").str[0])
+    one = seeds.transform("size") == 1
+    means = seeds.agg(lambda found: np.exp(np.log(found).mean()) if claim.statistic in RATIOS else found.mean())
+    return pd.concat([effects[one], means[seeds.size() > 1]]).sort_index()
+
+
 def _judge(claim: Claim, table: pd.DataFrame) -> Verdict:
-    effects = STATISTICS[claim.statistic](table, **claim.of)
+    effects = per_seed(claim, STATISTICS[claim.statistic](table, **claim.of))
     found = decide(claim, effects, shared_images(claim, table))
     if not found.effects:
         return found
@@ -278,11 +293,12 @@ def _is_met(need: Claim, table: pd.DataFrame) -> bool:
 
 
 def judge(claims: list[Claim], table: pd.DataFrame) -> list[Verdict]:
-    """Every claim's verdict from the runs of one protocol; all but the primary ones corrected by Holm's method.
+    """The verdict of every claim about the networks that were run, at one protocol.
 
-    One that is decided alone but not among so many is undecided, and says so.
+    All but the primary ones are corrected by Holm's method; one that is decided alone but not among so many is
+    undecided, and says so.
     """
-    verdicts = [_judge(claim, table) for claim in claims]
+    verdicts = [_judge(claim, table) for claim in claims if claim.family in set(table["network.family"])]
     many = [n for n, found in enumerate(verdicts) if found.p == found.p and not found.claim.primary]
     many = [n for n in many if verdicts[n].verdict != "not testable"]
     corrected = multipletests([verdicts[n].p for n in many], method="holm")[1] if many else ()
