@@ -331,7 +331,7 @@ def test_every_claim_of_the_paper_has_its_section() -> None:
 
 def test_the_page_says_which_protocol_it_judges(worlds: dict[bool, Path]) -> None:
     page = write_claims(worlds[True], load_table(worlds[True])).read_text()
-    assert "## Protocol quick (5,000 embedded images: not the paper's protocol)" in page
+    assert "## Protocol quick\n\n5,000 embedded images: not the paper's protocol." in page
     assert "**supported (quick)**" in page
     assert "**supported**" not in page
     assert page.index("What the records say: protocol quick") < page.index("## Protocol quick") < page.index("judged")

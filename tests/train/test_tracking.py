@@ -48,7 +48,8 @@ def test_an_offline_run_reads_back_with_wandbs_own_tools(start: Start, tmp_path:
 
     summary = json.loads(ask_wandb("leet", "inspect", "--summary", "--json", str(folder)))
     assert (summary["state"], summary["exit_code"]) == ("finished", 0)
-    assert (summary["name"], summary["run_id"], summary["project"]) == ("plain-8 seed 0", run["run_id"], "degradation")
+    name = "plain-8 data=synthetic width=2 seed 0"
+    assert (summary["name"], summary["run_id"], summary["project"]) == (name, run["run_id"], "degradation")
     assert summary["config"]["network"]["shortcut"] == "none"
     assert summary["config"]["protocol"]["iterations"] == 24
     assert summary["summary"]["final/test_error"] == run["final.test_error"]

@@ -350,14 +350,12 @@ def write_claims(results: Path, table: pd.DataFrame) -> Path:
         judged = [verdict for verdict in verdicts if verdict.effects]
         if condition not in runs["protocol"].to_numpy() or condition.endswith("smoke") or not judged:
             continue
-        name = f"protocol {condition}" + (
-            "" if condition == "paper" else f" ({PROTOCOLS.get(condition, 'of your own')})"
-        )
+        name, note = f"protocol {condition}", PROTOCOLS.get(condition, "a protocol of your own")
         several = [verdict for verdict in judged if len(verdict.effects) > 1]
         single = _single([verdict for verdict in judged if len(verdict.effects) == 1])
-        parts.append(f"## P{name[1:]}")
+        parts.append(f"## P{name[1:]}\n\n{note[0].upper()}{note[1:]}.")
         if several:
-            scores.append(f"## What the records say: {name}\n\n{_scoreboard(judged)}")
+            scores.append(f"## What the records say: {name}\n\n{note[0].upper()}{note[1:]}.\n\n{_scoreboard(judged)}")
             if (results / "figures" / condition / "verdicts.png").exists():
                 parts.append(f"![every claim's distance from its threshold](figures/{condition}/verdicts.png)")
             parts.append(markdown_table(verdict_table(several, condition, results)))
