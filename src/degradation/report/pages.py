@@ -107,9 +107,9 @@ def _anchor(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
-def _pictures(results: Path, folder: str) -> Iterable[str]:
+def _pictures(results: Path, folder: str, table: pd.DataFrame) -> Iterable[str]:
     bearing: dict[str, list[str]] = {}
-    for claim in load_claims():
+    for claim in (claim for claim in load_claims() if claim.family in set(table["network.family"])):
         bearing.setdefault(claim.figure, []).append(claim.id)
     for name in FIGURES:
         picture = f"figures/{folder}/{name}"
@@ -140,7 +140,7 @@ def _section(results: Path, condition: str, table: pd.DataFrame, compared: pd.Da
         parts += [f"{describe(runs)}.", f"Reproduce: `{command}`"]
     if compared is not None:
         parts.append(_comparison(results, folder, compared, others))
-    parts += _pictures(results, folder)
+    parts += _pictures(results, folder, table)
     parts += _by_settings(results, folder, table)
     note = "" if protocol == "paper" else f" Theirs are of the paper's schedule, not of protocol {protocol}."
     if len(error_by_depth(table)):
