@@ -1,6 +1,7 @@
 """Composed configs, tiny runs of a second, and the command line in a real process."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -53,6 +54,12 @@ def tiny(compose: Compose, tmp_path: Path) -> Compose:
     return lambda *overrides: compose(*TINY, f"paths.results={tmp_path}", *overrides)
 
 
+def heed_signals() -> None:
+    """In a child, whatever the parent ignores: under nohup, and in the background of a script, these are."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     """(overrides, environment) -> a running experiments/train.py of the same tiny run; ended with the test."""
@@ -69,6 +76,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
             text=True,
             cwd=tmp_path,
             env={**inherited, "WANDB_MODE": "offline", **environment},
+            preexec_fn=heed_signals,
         )
         started.append(process)
         return process

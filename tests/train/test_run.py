@@ -396,7 +396,7 @@ def test_a_crash_after_the_last_iteration_loses_nothing(
 @pytest.fixture
 def interrupted(tiny: Compose) -> Config:
     """A run that stopped at a checkpoint, at iteration 12 of 24."""
-    config, spent = tiny(), iter([False, False, True])
+    config, spent = tiny(), iter([False] * 4 + [True])  # asked at iterations 1, 2, 4, 8 and 12, where it measures
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("degradation.train.callbacks.budget_spent", lambda *_: next(spent))
         assert train(config).exit_status == EXIT_BUDGET
