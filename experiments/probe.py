@@ -178,7 +178,7 @@ PROBES = {
     "lesions": probe_lesions,
     "constructed": probe_constructed,
 }
-MADE = {f"{probe}.{kind}" for probe in PROBES for kind in ("csv", "png", "svg")} | {"probe.json"}
+MADE = {f"{probe}.{kind}" for probe in PROBES for kind in ("csv", "png", "svg", "pdf")} | {"probe.json"}
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -342,9 +342,8 @@ def test_the_page_says_which_protocol_it_judges(worlds: dict[bool, Path]) -> Non
     assert "Not run" not in page
     assert "| plain-20 | 56 | 3 | 1.0e-06 | yes | 500 |" in page
     assert "| plain-20 | 110 | 3 | 1.0e-06 | no | 500 |" in page
-    assert write_claims(worlds[False], load_table(worlds[False])).read_text().count("**refuted (quick)**") == len(
-        load_claims()
-    )
+    page = write_claims(worlds[False], load_table(worlds[False])).read_text()
+    assert page.count("**refuted (quick)**") == sum(claim.family == "cifar" for claim in load_claims())
 
 
 def test_one_seed_is_a_line_and_what_is_not_run_a_list(put_record: Put, tmp_path: Path) -> None:
