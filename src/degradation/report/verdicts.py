@@ -298,7 +298,8 @@ def judge(claims: list[Claim], table: pd.DataFrame) -> list[Verdict]:
     All but the primary ones are corrected by Holm's method; one that is decided alone but not among so many is
     undecided, and says so.
     """
-    verdicts = [_judge(claim, table) for claim in claims if claim.family in set(table["network.family"])]
+    families = set(table.get("network.family", ["cifar"]))
+    verdicts = [_judge(claim, table) for claim in claims if claim.family in families]
     many = [n for n, found in enumerate(verdicts) if found.p == found.p and not found.claim.primary]
     many = [n for n in many if verdicts[n].verdict != "not testable"]
     corrected = multipletests([verdicts[n].p for n in many], method="holm")[1] if many else ()
