@@ -90,7 +90,7 @@ def estimate_seconds(todo: list[Config], jobs: int) -> dict[str, float]:
         key = (config.protocol.batch_size, config.network.family, config.network.width, config.data.crop)
         timings[key] = timings.get(key) or calibrate(config, jobs)
         protocol, (training, test, held_out) = config.protocol, sizes[config.data]
-        evaluated = protocol.iterations // protocol.evaluate_every * (test + held_out) + training + 2 * test
+        evaluated = protocol.iterations // protocol.evaluate_every * (test + held_out) + 2 * training + 7 * test
         steps = protocol.iterations + EVALUATION * evaluated / protocol.batch_size
         seconds[config.run_id] = steps * timings[key](config.network)
     return seconds
