@@ -1,7 +1,7 @@
 # The front door. `make` alone prints this help. Variables, as in `make degradation-cifar PROTOCOL=smoke`:
 #   PROTOCOL=paper|short|quick|smoke   default: paper where a CUDA device is present, quick where not
-#   DEPTHS=20,56   SEEDS=0             the grid: any depths 6n+2, any seeds
-#   DATA_DIR=data  RESULTS_DIR=results where CIFAR-10 is (or is downloaded to), where records and figures go
+#   DEPTHS=20,56   SEEDS=0             the grid: any depths 6n+2 (ImageNet: 18, 34, 50, 101, 152), any seeds
+#   DATA_DIR=data  RESULTS_DIR=results where the images are (or are downloaded to), where records and figures go
 #   JOBS=auto                          runs at once
 #   ARGS="logger=none ..."             any further Hydra overrides
 .DEFAULT_GOAL := help
@@ -40,7 +40,7 @@ claims: $(VENV)/.installed ## train what the paper's claims still need beside th
 	@$(VENV)/bin/python experiments/claims.py $(if $(PROTOCOL),--protocol $(PROTOCOL)) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
 
 figures: $(VENV)/.installed ## rebuild every figure, table and page in results/ from your records
-	@$(VENV)/bin/python experiments/report.py
+	@$(VENV)/bin/python experiments/report.py $(ARGS)
 
 bench: $(VENV)/.installed ## measure training speed against the usual recipe, into results/bench/
 	@$(VENV)/bin/python experiments/bench.py $(ARGS)

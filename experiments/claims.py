@@ -89,7 +89,9 @@ def main() -> int:
     for number, study in enumerate(chosen, 1):
         print(f"\nstudy {number} of {len(chosen)}: {study}", flush=True)
         common = [f"seed={arguments.seeds}", *protocol, f"paths.results={arguments.results}"]
-        common += [f"paths.published={find_published()}"] * arguments.with_published
+        # The grid is trained here whatever is published: constructed solutions and lesions need its weights.
+        spared = arguments.with_published and study != "degradation_cifar"
+        common += [f"paths.published={find_published()}"] * spared
         done = run([str(HERE / "train.py"), "-m", f"experiment={study}", *common, *arguments.overrides])
         status = worse(status, done)
         if done in (EXIT_INPUT, EXIT_BUDGET, EXIT_STOPPED):

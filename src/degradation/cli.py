@@ -81,7 +81,7 @@ def _fail(error: BaseException) -> int:
 HELP = """Train plain and residual networks, matched in everything but the shortcut.
 
   python experiments/train.py network=plain depth=56 seed=0           one network
-  python experiments/train.py -m network=plain,residual depth=20,56   a sweep; -m comes first
+  python experiments/train.py -m network=plain,residual depth=20,56   a sweep
   python experiments/train.py experiment=degradation_cifar            the study behind make degradation-cifar
 
 Any setting is an override, `protocol.lr=0.05` or `network.shortcut=B`; `--cfg job` prints what they come to.
