@@ -1,9 +1,10 @@
 """The degradation problem of deep networks (He et al., arXiv 1512.03385), as matched and recorded experiments.
 
 How data travel: a command line becomes a `config.Config` (cli, sweep), which says everything there is to know of a run.
-`train.run.train` seeds and builds from it a `net.network.Network` and a `data.resident.BatchStream` (of larger
-images, a `data.streamed.StreamedBatches`), fits, measures through `probe`, and writes a `record` under results/runs/. `report` reads records (and the claims that conf/experiment
-states): one table of them feeds statistics, verdicts, figures and pages.
+`train.run.train` seeds and builds from it a `net.network.Network` and a `data.resident.BatchStream` (of larger images,
+a `data.streamed.StreamedBatches`), fits, measures through `probe`, and writes a `record` under results/runs/. `report`
+reads records (and the claims that conf/experiment states): one table of them feeds statistics, verdicts, figures and
+pages.
 
     config    the schema of conf/: Architecture, Data, Protocol, Machine; the identity of a run         (no torch)
     record    the folder of a run: write, seal, skip, resume, load                                      (no torch)
