@@ -30,37 +30,37 @@ def is_ours(path: Path) -> bool:
 
 
 @contextmanager
-def replaced(folders: list[Path]) -> Iterator[None]:
-    """Figures and tables that were in the folders go when the new are there, and come back when none could be made."""
-    aside = {folder: folder.with_name(f".{folder.name}.before") for folder in folders}
-    for folder, old in aside.items():
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            folder.rename(old)
+def drawn_aside(results: Path) -> Iterator[Path]:
+    """A folder to draw into, whose files then take their places, one by one; what was drawn before and is not now goes.
+
+    Whatever ends it early leaves what there was, and files of others stay in any case.
+    """
+    aside = results / ".report"
+    shutil.rmtree(aside, ignore_errors=True)
     try:
-        yield
-    except BaseException:
-        for folder, old in aside.items():
-            shutil.rmtree(folder, ignore_errors=True)
-            if old.exists():
-                old.rename(folder)
-        raise
-    for folder, old in aside.items():
-        for path in [path for path in old.rglob("*") if path.is_file() and not is_ours(path)]:
-            kept = folder / path.relative_to(old)  # not ours
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            path.rename(kept)
-        shutil.rmtree(old, ignore_errors=True)
+        yield aside
+        for kind in ("figures", "tables"):
+            made = {path.relative_to(aside) for path in (aside / kind).rglob("*") if path.is_file()}
+            for path in made:
+                (results / path).parent.mkdir(parents=True, exist_ok=True)
+                (aside / path).replace(results / path)
+            for path in [path for path in (results / kind).rglob("*") if path.is_file() and is_ours(path)]:
+                if path.relative_to(results) not in made:
+                    path.unlink()
+                    if not any(path.parent.iterdir()):
+                        path.parent.rmdir()
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def report(results: Path, table: pd.DataFrame, compared: dict[str, pd.DataFrame] | None = None) -> str:
     """Draw and write everything of these runs into a results folder, all of it or nothing; says what there is."""
     results.mkdir(parents=True, exist_ok=True)
-    with replaced([results / "figures", results / "tables"]):
-        write_figures(results, table)
+    with drawn_aside(results) as aside:
+        write_figures(aside, table)
         for condition, rows in (compared or {}).items():
             runs = next(runs for name, runs in conditions(table) if name == condition)
-            save(draw_comparison(rows, runs), results / "figures" / condition_folder(condition), "comparison")
+            save(draw_comparison(rows, runs), aside / "figures" / condition_folder(condition), "comparison")
     gallery, claims = write_gallery(results, table, compared), write_claims(results, table)
     figures, tables = (len(list(results.glob(pattern))) for pattern in ("figures/*/*.png", "tables/*/*.csv"))
     return f"{figures} figures, {tables} tables, the gallery {gallery} and the verdicts {claims}"

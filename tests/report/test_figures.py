@@ -1,7 +1,9 @@
 """From records to figures, tables and gallery: what is drawn is what was recorded."""
 
+import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -407,3 +409,26 @@ def test_the_gallery_says_what_is_in_it_and_where_each_figure_bears(results: Pat
     above, _, below = page.partition("![Final error by depth](figures/smoke/error_by_depth.png)")
     assert above.splitlines()[-2].endswith("Bears on C1, C1 (test), C2, C2 (test) of [claims.md](claims.md).")
     assert below.strip().startswith("[SVG](figures/smoke/error_by_depth.svg)")
+
+
+def test_figures_take_their_places_when_all_are_drawn(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(results, tmp_path, dirs_exist_ok=True)
+    before = tmp_path / "figures" / "smoke" / "fig6.png"
+    before.parent.mkdir(parents=True)
+    before.write_bytes(b"of before")
+
+    def full(self: object, path: Path, **_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sys, "argv", ["report.py", "--results", str(tmp_path)])
+    with monkeypatch.context() as patch:
+        patch.setattr("matplotlib.figure.Figure.savefig", full)
+        assert report.main() == 1
+    assert re.search(r"No space left on device: '.*\.png'", capsys.readouterr().err)
+    assert before.read_bytes() == b"of before"
+    assert not (tmp_path / ".report").exists()
+    (tmp_path / ".report").mkdir()  # as a kill would leave it
+    assert report.main() == 0
+    assert before.read_bytes() != b"of before"

@@ -70,10 +70,13 @@ def new_figure(
 def save(figure: Figure, folder: Path, name: str) -> None:
     """Write name.png, name.svg and name.pdf; the same data give the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / f"{name}.png", metadata={"Software": None})
-    figure.set_layout_engine("none")  # laid out already, which takes as long as the drawing
-    figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
-    figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
+    for kind, undated in (("png", "Software"), ("svg", "Date"), ("pdf", "CreationDate")):
+        path = folder / f"{name}.{kind}"
+        try:
+            figure.savefig(path, metadata={undated: None})
+        except OSError as error:  # a full disk, say, which names no file
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        figure.set_layout_engine("none")  # laid out already, which takes as long as the drawing
 
 
 def write_caption(figure: Figure, text: str) -> Figure:
