@@ -102,7 +102,10 @@ def test_a_checkpoint_of_other_code_from_end_to_end(tmp_path: Path, probe: Probe
 
     again = probe(tmp_path, "other.th", "--shortcut", "A", *small, "--probes", "responses")
     assert again[0] == 0, again
-    assert {path.name for path in out.iterdir()} == {"probe.json", "responses.csv", "responses.png", "responses.svg"}
+    assert {path.name for path in out.iterdir()} == {
+        "probe.json",
+        *(f"responses.{kind}" for kind in ("csv", "png", "svg", "pdf")),
+    }
 
 
 def test_a_run_is_probed_on_its_own_data_and_normalisation(tiny: Compose, tmp_path: Path, probe: Probe) -> None:

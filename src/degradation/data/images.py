@@ -73,7 +73,7 @@ def read_ahead(read: Callable[[Any], Any], keys: Iterable[Any], workers: int) ->
 
 def _leave_signals(_worker: int) -> None:
     # A signal to the whole group is the run's to answer, with a checkpoint: it ends its workers when it is done.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 
 
