@@ -167,3 +167,7 @@ def test_a_download_that_fails_says_what_to_do(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(DataError, match=r"no route to host.*DATA_DIR.*cifar10_mini") as told:
         load_cifar10(tmp_path / "new")
     assert "\n" not in str(told.value)
+    with pytest.raises(DataError):
+        load_cifar10(tmp_path / "mistyped" / "data")
+    assert not (tmp_path / "mistyped").exists()
+    assert tmp_path.is_dir()  # what was there stays

@@ -3,6 +3,7 @@
 CIFAR-10: A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
 """
 
+import contextlib
 import hashlib
 import io
 import signal
@@ -214,12 +215,18 @@ def load_cifar10(data_dir: str | Path, download: bool = True) -> tuple[ImageSet,
     folder = root / CIFAR10.base_folder
     files = [*CIFAR10.train_list, *CIFAR10.test_list, [CIFAR10.meta["filename"], CIFAR10.meta["md5"]]]
     if not any((folder / name).exists() for name, _ in files) and download:
+        made = [path for path in (root, *root.parents) if not path.exists()]
         try:
             root.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(root / ".download.lock"):
                 CIFAR10(str(root), download=True)
         except Exception as error:  # whatever torchvision, urllib or the disk raise: the remedy is the same
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            with contextlib.suppress(OSError):  # of a folder that was mistyped nothing stays
+                if made:
+                    (root / ".download.lock").unlink(missing_ok=True)
+                for path in made:
+                    path.rmdir()
             raise DataError(
                 f"CIFAR-10 is not in {folder} and could not be downloaded ({reason}); "
                 f"put the extracted {CIFAR10.base_folder} in a folder and name that folder as DATA_DIR, "
