@@ -14,7 +14,7 @@ from typing import Any
 from report import report
 from reproductions import write_page
 
-from degradation.config import ConfigError, find_published, refuse_published
+from degradation.config import ConfigError, find_published, find_records, refuse_published
 from degradation.record import RecordError, check_identity, read_summary, read_varied, seal
 from degradation.report.table import find_results, load_table, probes_folder
 from degradation.report.verdicts import ClaimError, list_studies
@@ -46,13 +46,23 @@ def check_run(folder: Path, replace: bool) -> None:
     check_commit(summary, folder.name)
     if summary.get("study") not in list_studies():
         raise PublishError(f"{folder.name} belongs to no study of conf/experiment (study={summary.get('study')})")
-    if (find_published() / "runs" / folder.name).exists() and not replace:
+    if find_twins(summary) and not replace:
         raise PublishError(f"{folder.name} is published already; --replace puts yours in its place")
 
 
+def find_twins(summary: dict[str, Any]) -> list[Path]:
+    """The published records of the same run in the same precision: one, or none."""
+    there = find_records(find_published(), summary["run_id"])
+    return [folder for folder in there if folder.parent.name == summary["precision"]]
+
+
 def publish_run(folder: Path) -> None:
-    """Copy a record, and what experiments/probe.py measured of it."""
-    config, summary, target = check_identity(folder), read_summary(folder), find_published() / "runs" / folder.name
+    """Copy a record, and what experiments/probe.py measured of it, to those of its precision."""
+    config, summary = check_identity(folder), read_summary(folder)
+    target = find_published() / "runs" / summary["precision"] / folder.name
+    for twin in find_twins(summary):
+        shutil.rmtree(twin)
+        shutil.rmtree(probes_folder(twin), ignore_errors=True)
     kept = {"network.pt"} if has_weights(summary, config) else set()
     copy(folder, target, tuple(name for name in ASIDE if name not in kept))
     if "seal" not in summary:
@@ -65,6 +75,7 @@ def copy(source: Path, target: Path, aside: tuple[str, ...]) -> None:
     """A whole folder or nothing, in place of the one that was there."""
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copytree(source, partial, ignore=shutil.ignore_patterns(*aside))
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)

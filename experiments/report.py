@@ -82,8 +82,9 @@ def main() -> int:
         refuse_published(results)
         load_claims()  # what is damaged is told before anything is removed
         own, published = load_table(results), load_table(find_published())
-        compared = compare_each(own, published, load_others(find_published()))
-        told = report(results, load_table(results, find_published()) if arguments.with_published else own, compared)
+        table = load_table(results, find_published()) if arguments.with_published else own
+        compared = compare_each(table, own, published, load_others(find_published()))
+        told = report(results, table, compared)
     except (RecordError, ClaimError, ConfigError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1

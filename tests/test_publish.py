@@ -9,7 +9,7 @@ import publish
 import pytest
 
 from degradation.config import ConfigError, find_published
-from degradation.report.table import load_table, probes_folder
+from degradation.report.table import conditions, load_table, probes_folder
 from tests.conftest import ROOT, Compose, Start
 from tests.report.conftest import put
 
@@ -41,7 +41,7 @@ def test_a_record_is_published_with_what_was_measured_of_it(
 ) -> None:
     folder = put_one(tmp_path / "own")
     assert run_publish(tmp_path / "own", folder.name, monkeypatch=monkeypatch) == 0
-    target = evidence / "runs" / folder.name
+    target = evidence / "runs" / "fp32" / folder.name
     assert load_table(evidence)["run_id"].tolist() == [folder.name]
     assert (target / "network.pt").read_bytes() == b"weights"  # of quick's seed 0
     assert not (target / ".lock").exists()
@@ -83,6 +83,20 @@ def test_what_is_published_is_replaced_only_when_asked(
     assert run_publish(tmp_path / "own", folder.name, monkeypatch=monkeypatch) == 2
     assert "is published already; --replace" in capsys.readouterr().err
     assert run_publish(tmp_path / "own", folder.name, "--replace", monkeypatch=monkeypatch) == 0
+
+
+def test_a_run_is_published_once_in_each_precision(
+    evidence: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for precision in ("fp32", "bf16"):
+        folder = put_one(tmp_path / precision, precision=precision)
+        assert run_publish(tmp_path / precision, folder.name, monkeypatch=monkeypatch) == 0
+    assert sorted(path.parent.name for path in evidence.glob("runs/*/*/")) == ["bf16", "fp32"]
+    named = {name: runs["precision"].tolist() for name, runs in conditions(load_table(evidence))}
+    assert named == {"quick": ["bf16"], "quick (fp32)": ["fp32"]}
+    page = (evidence / "README.md").read_text()
+    assert "[plain-8 seed 0](runs/fp32/" in page
+    assert "[plain-8 seed 0](runs/bf16/" in page
 
 
 @pytest.mark.parametrize("script", ["train.py", "report.py", "reproductions.py"])

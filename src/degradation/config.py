@@ -6,6 +6,8 @@ at that value it stays out of the identity, so that no finished run is run again
 
 import hashlib
 import json
+import re
+from collections.abc import Iterator
 from dataclasses import MISSING, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -270,8 +272,8 @@ class Config:
 
     @property
     def folder(self) -> Path:
-        """Where the record of the run is, or will be."""
-        return Path(self.paths.results) / "runs" / self.run_id
+        """Where the record of the run is; where there is none, the plainest name that it could have."""
+        return next(find_records(self.paths.results, self.run_id), Path(self.paths.results) / "runs" / self.run_id)
 
     def label(self, varied: dict[str, Any]) -> str:
         """The network, what it varies, and the seed: such as plain-8 lr=0.05 seed 0."""
@@ -291,6 +293,25 @@ def run_id(science: dict[str, Any]) -> str:
     digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]
     network = science["network"]
     return f"{network['name']}-{network['depth']}-{science['protocol']['name']}-s{science['seed']}-{digest}"
+
+
+def name_folder(identity: str, varied: dict[str, Any]) -> str:
+    """A folder's name for a run: its id, with what it varies in words, such as plain-56-quick-lr=0.05-s0-1f0c2b9a."""
+    network, end = identity.rsplit("-s", 1)
+    return "-".join(filter(None, (network, re.sub(r"[^\w.=+-]+", ",", describe_varied(varied))[:80], f"s{end}")))
+
+
+def is_named(name: str, identity: str) -> bool:
+    """Whether a folder of that name is one of that run."""
+    network, end = identity.rsplit("-s", 1)
+    return name.startswith(network) and name.endswith(f"-s{end}")
+
+
+def find_records(results: str | Path, identity: str) -> Iterator[Path]:
+    """The folders of that run below the runs/ of a results folder, or below those of its precisions in published/."""
+    network, end = identity.rsplit("-s", 1)
+    for where in ("", "*/"):
+        yield from sorted((Path(results) / "runs").glob(f"{where}{network}*-s{end}"))
 
 
 def complete(science: dict[str, Any]) -> dict[str, Any]:

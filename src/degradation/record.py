@@ -1,6 +1,6 @@
 """A run's identity and its files: write, skip, resume, load. Imports no torch, so that records read anywhere.
 
-results/runs/<run id>/
+results/runs/<run id, and in words what it varies>/      (published: runs/<precision>/...)
     config.yaml     the scientific config: network, data, protocol, seed
     sessions.jsonl  one line per process that worked on the run: hardware, versions, commit, first iteration
     metrics.csv     one row per `log_every` iterations, evaluated errors where there are any
@@ -25,7 +25,7 @@ import filelock
 import pandas as pd
 import yaml
 
-from degradation.config import Config, complete, run_id
+from degradation.config import Config, complete, is_named, name_folder, run_id
 
 MEASURED = ["train_error", "train_loss", "test_error", "test_loss", "val_error", "val_loss"]
 COLUMNS = ["iteration", "lr", *MEASURED, "seconds"]
@@ -111,9 +111,10 @@ class Record:
     A RecordError where the folder cannot be written, another process is writing it, or it was edited since.
     """
 
-    def __init__(self, config: Config):
-        self.id = config.run_id
-        self.path = Path(config.paths.results) / "runs" / self.id
+    def __init__(self, config: Config, varied: dict[str, Any] | None = None):
+        self.id, self.path = config.run_id, config.folder
+        if not self.path.exists():
+            self.path = self.path.with_name(name_folder(self.id, varied or {}))
         self.checkpoint, self.network = self.path / "checkpoint.ckpt", self.path / "network.pt"
         self._metrics, self._summary = self.path / "metrics.csv", self.path / "summary.json"
         self._gradients, self.initial = self.path / "gradients.csv", self.path / "initial.json"
@@ -313,7 +314,7 @@ def read_record(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         errors = [value for key, value in summary["final"].items() if "error" in key] if outcome == "finished" else []
         if outcome not in ("finished", "diverged") or not all(0 <= error <= 100 for error in errors):
             raise ValueError
-        if (found := summary.get("run_id", folder.name)) != folder.name:
+        if (found := summary.get("run_id", run_id(config))) != run_id(config):
             raise _damaged(path, f"is of another run ({found})")
         if (seal := summary.get("seal")) is not None:
             found = _seal(folder, summary)
@@ -346,14 +347,14 @@ def check_network(folder: Path) -> None:
 
 
 def check_identity(folder: Path) -> dict[str, Any]:
-    """The config of a record; a RecordError where it is damaged, or its hash is not that of the folder's name."""
+    """The config of a record; a RecordError where it is damaged, or its run is not that of the folder's name."""
     path = folder / "config.yaml"
     try:
         config = yaml.load(_text(path), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         expected = run_id(config)
     except (yaml.YAMLError, ValueError, KeyError, TypeError) as error:
         raise _damaged(path) from error
-    if folder.name != expected:
+    if not is_named(folder.name, expected):
         raise _damaged(path, f"was changed under its record (it now describes {expected})")
     return config
 
@@ -370,14 +371,16 @@ def read_varied(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_runs(results: str | Path) -> pd.DataFrame:
-    """The finished runs under results/runs, one row each: flattened config, summary, and `folder`.
+    """The finished runs under results/runs (or its folders), one row each: flattened config, summary, and `folder`.
 
     Columns such as network.name, network.depth, protocol.name, seed, outcome, final.train_error, final.test_error;
     `varied` holds read_varied, `made_by_study` the keys that the run's study sets (all that vary in earlier records),
     `sealed` whether the record was held to a seal.
     A RecordError where a record is damaged or was edited: figures must not be drawn from it.
     """
-    folders = sorted(path.parent for path in (Path(results) / "runs").glob("*/summary.json"))
+    folders = [
+        path.parent for where in ("*", "*/*") for path in sorted(Path(results).glob(f"runs/{where}/summary.json"))
+    ]
     both = [read_record(folder) for folder in folders]
     summaries, replaced = [summary for _, summary in both], {"varied": None, "seal": None}
     runs = pd.json_normalize([{**config, **complete(config), **summary, **replaced} for config, summary in both])

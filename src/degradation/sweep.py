@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
-from degradation.config import Architecture, Config, ConfigError, parse
+from degradation.config import Architecture, Config, ConfigError, find_records, parse
 from degradation.ending import SIGNALS, Stop
 from degradation.record import RecordError, read_summary, read_varied
 from degradation.train import machine as machines
@@ -38,14 +38,15 @@ def find_published(configs: list[Config], precision: str) -> tuple[dict[str, Out
     """The runs, by id, that `paths.published` holds in this precision (another makes no pair), and words for it."""
     done, others = {}, set()
     for config in configs:
-        folder = Path(config.paths.published or "") / "runs" / config.run_id
-        if config.paths.published and (folder / "summary.json").exists():
-            summary = read_summary(folder)
-            if summary["precision"] != precision:
-                others.add(summary["precision"])
-                continue
-            label, told = config.label(read_varied(summary)), summary.get("message", "")
-            done[config.run_id] = Outcome(config.run_id, "published", told, summary["final"], label=label)
+        there = find_records(config.paths.published, config.run_id) if config.paths.published else ()
+        summaries = [read_summary(folder) for folder in there if (folder / "summary.json").exists()]
+        for summary in [s for s in summaries if s["precision"] == precision]:
+            told = {"label": config.label(read_varied(summary)), "message": summary.get("message", "")}
+            done[config.run_id] = Outcome(
+                config.run_id, "published", final=summary["final"], folder="published", **told
+            )
+        if config.run_id not in done:
+            others |= {summary["precision"] for summary in summaries}
     line = f"{len(done)} published already; " if done else ""
     if others:
         line += f"those published in {' and '.join(sorted(others))} make no pairs with {precision}, and do not count; "
@@ -110,7 +111,7 @@ def closing_table(outcomes: list[Outcome]) -> str:
     width = max(len(outcome.label or outcome.run_id) for outcome in outcomes)
     lines = [f"{'run':<{width}}  {'outcome':<13}  {'train error':>11}  {'test error':>10}  record"]
     for o in outcomes:
-        errors = f"{o.final['train_error']:>9.2f} %  {o.final['test_error']:>8.2f} %  {o.run_id}" if o.final else ""
+        errors = f"{o.final['train_error']:>9.2f} %  {o.final['test_error']:>8.2f} %  {o.folder}" if o.final else ""
         lines.append(f"{o.label or o.run_id:<{width}}  {o.status:<13}  {errors or '  ' + o.message}")
     return "\n".join(lines)
 

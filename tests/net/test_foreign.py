@@ -364,7 +364,7 @@ def test_a_run_that_diverged_is_refused(tmp_path: Path) -> None:
 
 def test_the_networks_of_committed_records_load(tmp_path: Path) -> None:
     """Each as its config.yaml names it, the younger settings unnamed."""
-    configs = [yaml.safe_load(path.read_text()) for path in sorted(RECORDS.glob("*/config.yaml"))]
+    configs = [yaml.safe_load(path.read_text()) for path in sorted(RECORDS.glob("*/*/config.yaml"))]
     networks = {json.dumps(config["network"], sort_keys=True): config["network"] for config in configs}
     assert len(networks) > 10
     for k, network in enumerate(networks.values()):

@@ -39,8 +39,10 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, object
     put(own, 7, "network=plain", "depth=56", error=60.0, hardware={"threads": 2})
     put(own, 0, "network=plain", "depth=32", error=51.0, hardware={"threads": 1})
     put(own, 0, "network=plain", "depth=20", "protocol.lr=0.05", error=41.0)
-    found = compare_each(load_table(own), load_table(published), OTHERS)
-    return {row["network"]: row for row in found["quick"].to_dict("records")}
+    ours = load_table(own)
+    found = compare_each(ours, ours, load_table(published), OTHERS)
+    assert list(found) == ["quick", "quick (bf16)"]  # which make no pairs with each other
+    return {row["network"]: row for rows in found.values() for row in rows.to_dict("records")}
 
 
 def test_the_rule(rows: dict[str, dict[str, object]]) -> None:
@@ -50,6 +52,21 @@ def test_the_rule(rows: dict[str, dict[str, object]]) -> None:
     assert told["plain-56"] == (DIFFERENT, "threads 2, published 1")
     assert told["plain-32"] == (NOTHING, "one published seed has no spread")
     assert told["plain-20 protocol.lr=0.05"] == (NOTHING, "no such run is published")
+
+
+def test_published_runs_of_the_same_precision_come_first(tmp_path: Path) -> None:
+    own, published = tmp_path / "own", tmp_path / "published"
+    put(own, 0, "network=plain", "depth=20", error=40.0)
+    for precision, seeds, error in (("bf16", range(4), 50.0), ("fp32", range(1), 40.0)):
+        for seed in seeds:
+            put(published / precision, seed, "network=plain", "depth=20", error=error, precision=precision)
+    ours, both = load_table(own), load_table(published / "bf16", published / "fp32")
+    (row,) = compare_each(ours, ours, both, OTHERS)["quick"].to_dict("records")
+    assert (row["verdict"], row["published_n"]) == (EQUAL, 4)  # to the one in fp32; the spread is that of the others
+    put(published / "fp32", 1, "network=plain", "depth=20", error=40.0)
+    both = load_table(published / "bf16", published / "fp32")
+    (row,) = compare_each(ours, ours, both, OTHERS)["quick"].to_dict("records")
+    assert (row["verdict"], row["published_n"]) == (EQUAL, 2)
 
 
 def test_the_papers_and_others_numbers_stand_beside_theirs(rows: dict[str, dict[str, object]]) -> None:

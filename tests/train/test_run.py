@@ -122,7 +122,10 @@ def test_the_record_of_a_run(tiny: Compose) -> None:
     config = tiny("network=plain", "data.validation_images=100")
     outcome = train(config, origin={"varied": {"protocol.lr": 0.1}, "made_by_study": ["protocol.lr"]})
     folder = record_of(Path(config.paths.results))
-    assert (outcome.status, outcome.exit_status, outcome.run_id) == ("finished", 0, folder.name)
+    assert (outcome.status, outcome.exit_status, outcome.run_id) == ("finished", 0, config.run_id)
+    assert folder.name == config.run_id.replace("-smoke-", "-smoke-lr=0.1-")  # what it varies is in the folder's name
+    assert outcome.folder == config.folder.name == folder.name
+    assert train(config).status == "skipped"
     assert {path.name for path in folder.iterdir()} - {".lock"} == {
         "config.yaml",
         "metrics.csv",

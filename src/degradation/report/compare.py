@@ -62,10 +62,17 @@ def predict(values: pd.Series, new: int) -> tuple[float, float]:
     return max(0.0, values.mean() - half), values.mean() + half
 
 
-def _judge(ours: pd.DataFrame, theirs: pd.DataFrame, row: dict[str, Any]) -> tuple[str, str]:
+def _of_one_precision(published: pd.DataFrame, ours: Any) -> pd.DataFrame:
+    # Ours, if there are several such, or no more of another.
+    n = published.groupby("precision").size().sort_values(ascending=False, kind="stable")
+    chosen = ours if n.get(ours, 0) > 1 or n.get(ours, 0) == n.max() else n.index[0] if len(n) else None
+    return published[published["precision"] == chosen]
+
+
+def _judge(ours: pd.DataFrame, every: pd.DataFrame, theirs: pd.DataFrame, row: dict[str, Any]) -> tuple[str, str]:
     if theirs.empty:
         return NOTHING, "no such run is published"
-    twins = theirs.drop_duplicates("run_id").set_index("run_id")["folder"]
+    twins = every[every["precision"] == ours["precision"].iloc[0]].set_index("run_id")["folder"]
     if all(run.run_id in twins and are_equal(run.folder, twins[run.run_id]) for run in ours.itertuples()):
         return EQUAL, ""
     found = {
@@ -97,8 +104,9 @@ def compare(own: pd.DataFrame, published: pd.DataFrame, others: pd.DataFrame) ->
     rows = []
     keys = ["label", "variation"]
     for (label, variation), ours in own.groupby(keys, sort=False):
-        theirs = published[(published["label"] == label) & (published["variation"] == variation)]
-        theirs = theirs[theirs["protocol"] == ours["protocol"].iloc[0]]
+        every = published[(published["label"] == label) & (published["variation"] == variation)]
+        every = every[every["protocol"] == ours["protocol"].iloc[0]]
+        theirs = _of_one_precision(every, ours["precision"].iloc[0])
         name, depth = ours["network"].iloc[0], int(ours["depth"].iloc[0])
         row: dict[str, Any] = {"network": f"{label} {variation}".strip(), "label": label, "n": len(ours)}
         row["published_n"] = len(theirs)
@@ -109,14 +117,17 @@ def compare(own: pd.DataFrame, published: pd.DataFrame, others: pd.DataFrame) ->
         row["paper"] = PAPER_RESIDUAL.get(depth, math.nan) if name == "residual" and not variation else math.nan
         known = others.loc[label] if label in others.index and not variation else {}
         row |= {author: known.get(author, math.nan) for author in others}
-        row["verdict"], row["besides"] = _judge(ours, theirs, row)
+        row["verdict"], row["besides"] = _judge(ours, every, theirs, row)
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def compare_each(own: pd.DataFrame, published: pd.DataFrame, others: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """`compare` of every condition of one's own runs."""
-    return {condition: compare(runs, published, others) for condition, runs in conditions(own)}
+def compare_each(
+    table: pd.DataFrame, own: pd.DataFrame, published: pd.DataFrame, others: pd.DataFrame
+) -> dict[str, pd.DataFrame]:
+    """`compare` of one's own runs in every condition of a table, which may hold the published ones, too."""
+    each = {condition: runs[runs["folder"].isin(own["folder"])] for condition, runs in conditions(table)}
+    return {condition: compare(runs, published, others) for condition, runs in each.items() if len(runs)}
 
 
 def sentence(row: dict[str, Any]) -> str:

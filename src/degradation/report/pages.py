@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from degradation.config import find_published
+from degradation.config import describe_varied, find_published
 from degradation.record import write_atomically
 from degradation.report import compare
 from degradation.report.draw import describe
@@ -134,6 +134,8 @@ def _section(results: Path, condition: str, table: pd.DataFrame, compared: pd.Da
         depths, seeds = (",".join(map(str, sorted(runs[column].unique()))) for column in ("depth", "seed"))
         # What a variant's runs share, as overrides: no spaces within a list.
         shared = re.sub(r",\s+(?=[^\[\]]*\])", ",", runs["variation"].iloc[0]).replace(", ", " ")
+        if condition.endswith(f"({runs['precision'].iloc[0]})"):
+            shared = f"machine.precision={runs['precision'].iloc[0]}"
         grid = f"PROTOCOL={protocol} DEPTHS={depths} SEEDS={seeds}" + (f' ARGS="{shared}"' if shared else "")
         half = "imagenet" if protocol.startswith("imagenet_") else "cifar"
         command = f"make degradation-{half} {grid.replace('imagenet_', '')}"
@@ -154,9 +156,12 @@ def _section(results: Path, condition: str, table: pd.DataFrame, compared: pd.Da
         told = "Training error (running) at equal seed, plain minus residual."
         parts.append(f"### Matched pairs\n\n{told}\n\n{markdown_table(pairs, titles)}")
     runs = table.sort_values(["variation", "network", "depth", "seed"])
-    records = [f"[{run.run_id}]({_link(results, run.folder)}/)" for run in runs.itertuples()]
+    records = [
+        f"[{f'{run.label} {describe_varied(run.varied)}'.strip()} seed {run.seed}]({_link(results, run.folder)}/)"
+        for run in runs.itertuples()
+    ]
     listing = runs.assign(minutes=runs["seconds"] / 60, run=records)
-    shown = markdown_table(listing[["run", "variation", "study", "outcome", "precision", "minutes", "commit"]])
+    shown = markdown_table(listing[["run", "study", "outcome", "precision", "minutes", "commit"]])
     return [*parts, f"### Records\n\n<details><summary>{len(runs)} runs</summary>\n\n{shown}\n\n</details>"]
 
 
@@ -230,7 +235,7 @@ def write_gallery(results: Path, table: pd.DataFrame, compared: dict[str, pd.Dat
 
 
 def _judgement(verdict: Verdict, protocol: str) -> str:
-    qualified = verdict.verdict if protocol == "paper" else f"{verdict.verdict} ({protocol})"
+    qualified = verdict.verdict if protocol.startswith("paper") else f"{verdict.verdict} ({protocol})"
     if verdict.verdict == "not testable":
         return f"not testable at this protocol ({protocol}): needs {'; '.join(verdict.notes)}"
     if verdict.verdict == "undecided" and verdict.seeds_needed:
@@ -260,16 +265,16 @@ def _scoreboard(verdicts: list[Verdict]) -> str:
     return markdown_table(pd.DataFrame(rows))
 
 
-def verdict_table(verdicts: list[Verdict], protocol: str, results: Path) -> pd.DataFrame:
+def verdict_table(verdicts: list[Verdict], condition: str, results: Path) -> pd.DataFrame:
     """A row for each claim that has an interval, in the words of results/claims.md."""
     rows = []
     for verdict in verdicts:
         claim = verdict.claim
-        picture = f"figures/{protocol}/{claim.figure}.png"
+        picture = f"figures/{condition_folder(condition)}/{claim.figure}.png"
         row = {
             "claim": f"{claim.id}: {claim.sentence}",
             "mean [95 % interval], n": f"{value_of(verdict)}, n = {len(verdict.effects)}",
-            "verdict": _judgement(verdict, protocol),
+            "verdict": _judgement(verdict, condition),
             "figure": f"[{claim.figure}]({picture})" if claim.figure and (results / picture).exists() else "",
         }
         rows.append(row)
@@ -333,7 +338,7 @@ def _ledger(results: Path, condition: str, table: pd.DataFrame) -> str:
     told["variation"] = "`" + told["variation"] + "`"
     titles = {"variation": "setting", "network": "network", "n": "n"}
     titles |= {"training": "training error", "test": "test error"}
-    picture = f"figures/{condition}/deviations.png"
+    picture = f"figures/{condition_folder(condition)}/deviations.png"
     return (
         "### Deviation ledger\n\nChange of the final error in points at equal seed (mean ± standard deviation over"
         " seeds) when one choice that the paper leaves open is made the other way.\n\n"
@@ -348,22 +353,24 @@ def write_claims(results: Path, table: pd.DataFrame) -> Path:
     for condition, runs in conditions(table):
         verdicts = judge(stated, runs)
         judged = [verdict for verdict in verdicts if verdict.effects]
-        if condition not in runs["protocol"].to_numpy() or condition.endswith("smoke") or not judged:
+        protocol, precision = (runs[column].iloc[0] for column in ("protocol", "precision"))
+        if condition not in (protocol, f"{protocol} ({precision})") or protocol.endswith("smoke") or not judged:
             continue
-        name, note = f"protocol {condition}", PROTOCOLS.get(condition, "a protocol of your own")
+        name, note = f"protocol {condition}", PROTOCOLS.get(protocol, "a protocol of your own")
         several = [verdict for verdict in judged if len(verdict.effects) > 1]
         single = _single([verdict for verdict in judged if len(verdict.effects) == 1])
         parts.append(f"## P{name[1:]}\n\n{note[0].upper()}{note[1:]}.")
         if several:
             scores.append(f"## What the records say: {name}\n\n{note[0].upper()}{note[1:]}.\n\n{_scoreboard(judged)}")
-            if (results / "figures" / condition / "verdicts.png").exists():
-                parts.append(f"![every claim's distance from its threshold](figures/{condition}/verdicts.png)")
+            picture = f"figures/{condition_folder(condition)}/verdicts.png"
+            if (results / picture).exists():
+                parts.append(f"![every claim's distance from its threshold]({picture})")
             parts.append(markdown_table(verdict_table(several, condition, results)))
         parts.append(single)
         stating = [
             {"claim": v.claim.id, "supported if": v.claim.threshold, "study": f"`{v.claim.study}`"} for v in judged
         ]
         parts.append(_fold("Thresholds and studies", markdown_table(pd.DataFrame(stating))))
-        parts += [_not_run(verdicts, condition), _constructed(runs), _ledger(results, condition, runs)]
+        parts += [_not_run(verdicts, protocol), _constructed(runs), _ledger(results, condition, runs)]
     empty = "" if parts else "Nothing to judge yet (smoke runs are not judged): `make claims`."
     return _write(results / "claims.md", ["# Claims", *scores, empty, *parts, CLAIMS])

@@ -98,17 +98,25 @@ def settled_error(metrics: pd.DataFrame, window: int) -> float:
 def conditions(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """Each protocol with all of its runs, the paper's first; after it each grid of the user's making alone.
 
-    A grid has both arms at two depths or more. In its table nothing is varied: what all of its runs share is its
-    `condition`, and names its figures.
+    Runs in several precisions make no pairs: that with the most has the protocol's name, others are `quick (fp32)` and
+    the like. A grid has both arms at two depths or more. In its table nothing is varied: what all of its runs share is
+    its `condition`, and names its figures.
     """
     order = {name: place for place, name in enumerate(PROTOCOLS)}
     for protocol in sorted(table["protocol"].unique(), key=lambda name: (order.get(name, order["smoke"] - 0.5), name)):
-        runs = table[table["protocol"] == protocol]
-        yield protocol, runs.assign(condition=protocol)
-        for variation, part in runs[runs["study"].isin(OWN) & (runs["variation"] != "")].groupby("variation"):
-            if (part.groupby("network")["depth"].nunique().reindex(ARMS) > 1).all():
-                name = f"{protocol} ({variation})"
-                yield name, part.assign(condition=name, varied=[{}] * len(part))
+        of_protocol = table[table["protocol"] == protocol]
+        precisions = of_protocol["precision"].fillna("")
+        for place, precision in enumerate(precisions.value_counts().index):
+            runs, told = of_protocol[precisions == precision], [precision] if place else []
+            yield (name := _name(protocol, told)), runs.assign(condition=name)
+            for variation, part in runs[runs["study"].isin(OWN) & (runs["variation"] != "")].groupby("variation"):
+                if (part.groupby("network")["depth"].nunique().reindex(ARMS) > 1).all():
+                    name = _name(protocol, [*told, variation])
+                    yield name, part.assign(condition=name, varied=[{}] * len(part))
+
+
+def _name(protocol: str, besides: list[str]) -> str:
+    return f"{protocol} ({', '.join(besides)})" if besides else protocol
 
 
 def own_settings(table: pd.DataFrame) -> list[tuple[str, ...]]:
@@ -227,8 +235,9 @@ def find_results() -> Path:
 
 
 def probes_folder(run_folder: Path) -> Path:
-    """results/probes/<run id>, beside results/runs/<run id>."""
-    return run_folder.parents[1] / "probes" / run_folder.name
+    """results/probes/<run>, beside results/runs/<run>."""
+    runs = next(above for above in run_folder.parents if above.name == "runs")
+    return runs.with_name("probes") / run_folder.relative_to(runs)
 
 
 def load_probe(run_folder: Path, probe: str) -> pd.DataFrame:

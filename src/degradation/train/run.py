@@ -16,7 +16,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from degradation.config import Architecture, Config, ConfigError, MachineConfig, find_published
+from degradation.config import Architecture, Config, ConfigError, MachineConfig, find_published, find_records
 from degradation.data.images import DataError, Images, ImageSet, load, make_synthetic
 from degradation.data.resident import BatchStream, Normalizer
 from degradation.data.streamed import StreamedBatches
@@ -50,6 +50,7 @@ class Outcome:
     final: dict[str, float] | None = None
     seconds: float = 0.0
     label: str = ""  # the network, what it varies, and the seed
+    folder: str = ""  # the name of its record's
 
     @property
     def exit_status(self) -> int:
@@ -89,7 +90,7 @@ def train(config: Config, jobs: int = 1, place: str = "", origin: dict[str, Any]
     try:
         machines.resolve(config.machine, jobs)  # refused, if so, before there is a folder
         if (outcome := _finished_before(config)) is None:
-            record = Record(config)
+            record = Record(config, origin.get("varied"))
             try:  # it may have been finished while another process had the folder
                 outcome = _finished_before(config) or _train(config, jobs, record, say, origin)
             finally:
@@ -103,7 +104,7 @@ def train(config: Config, jobs: int = 1, place: str = "", origin: dict[str, Any]
     except Exception as error:
         outcome = Outcome(config.run_id, "failed", explain(error))
     say(f"{outcome.status}{': ' + outcome.message if outcome.message else ''}")
-    return replace(outcome, seconds=time.monotonic() - began, label=label)
+    return replace(outcome, seconds=time.monotonic() - began, label=label, folder=config.folder.name)
 
 
 def _finished_before(config: Config) -> Outcome | None:
@@ -252,9 +253,9 @@ def _construct(config: Config, network: Network, record: Record, train_views: Vi
     parent_config = replace(
         config, protocol=own, rate=1.0, network=replace(config.network, depth=depth, parent_depth=None)
     )
-    folder, published = parent_config.folder, find_published() / "runs" / parent_config.run_id
-    if not (folder / "network.pt").exists() and (published / "network.pt").exists():
-        folder = published
+    published = find_records(find_published(), parent_config.run_id)
+    trained = [parent_config.folder, *(each for each in published if each.parent.name == train_views.precision)]
+    folder = next((folder for folder in trained if (folder / "network.pt").exists()), trained[0])
     if not (folder / "network.pt").exists():
         remedy = f"delete {folder} and run" if (folder / "summary.json").exists() else "run"
         raise RecordError(
