@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
