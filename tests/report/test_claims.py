@@ -28,7 +28,7 @@ from degradation.report.statistics import (
 from degradation.report.table import conditions, load_table, select, settled_error
 from degradation.report.verdicts import Claim, ClaimError, Verdict, decide, judge, load_claims, shared_images
 from tests.conftest import ROOT
-from tests.report.conftest import Put
+from tests.report.conftest import Put, put
 
 SEEDS = (0, 1, 2)
 CLAIM = Claim("X", "it is so", "level", "points", "study", above=0.0)
@@ -483,3 +483,18 @@ def test_records_without_the_younger_measures_say_nothing_of_them(worlds: dict[b
     ((_, table),) = conditions(load_table(tmp_path))
     drawn = {name for name, drawing in FIGURES.items() if drawing(table) is not None}
     assert set(FIGURES) - drawn == {"first_steps", "weight_norms", "information", "fig7_statistics"}
+
+
+def test_another_precision_is_compared_at_equal_seed_and_judged_apart(tmp_path: Path) -> None:
+    for precision, change in (("bf16", 0.0), ("fp32", 1.5)):
+        for seed in range(2 if precision == "bf16" else 1):
+            for network, error in (("plain", 40.0), ("residual", 30.0)):
+                arms = (f"network={network}", "depth=20")
+                put(tmp_path / precision, seed, *arms, error=error + change, precision=precision)
+    table = load_table(tmp_path / "bf16", tmp_path / "fp32")
+    page = write_claims(tmp_path, table).read_text()
+    told = page.partition("### In another precision")[2]
+    assert "| plain-20 | fp32 for bf16 | 1 | +1.5 | +1.5 |" in told
+    assert "## Protocol quick\n" in page
+    assert "## Protocol quick (fp32)\n" in page
+    assert "In another precision" not in write_claims(tmp_path, load_table(tmp_path / "bf16")).read_text()

@@ -347,6 +347,30 @@ def _ledger(results: Path, condition: str, table: pd.DataFrame) -> str:
     )
 
 
+def _precisions(table: pd.DataFrame) -> str:
+    # Of one protocol's runs that were made in several precisions: what another changes, at equal seed.
+    runs, errors = select(table, {}), {"train_error": "training error", "test_error": "test error"}
+    usual, *others = runs["precision"].value_counts().index
+    by_precision = runs.set_index(["network", "depth", "seed"])
+    rows = []
+    for other in others:
+        ours, theirs = (by_precision.loc[by_precision["precision"] == each, [*errors]] for each in (other, usual))
+        for (network, depth), change in (ours - theirs).dropna().groupby(["network", "depth"]):
+            told = {
+                text: f"{change[error].mean():+.1f}" + (f" ± {change[error].std():.1f}" if len(change) > 1 else "")
+                for error, text in errors.items()
+            }
+            rows.append(
+                {"network": f"{network}-{depth}", "precision": f"{other} for {usual}", "n": len(change), **told}
+            )
+    return (
+        "### In another precision\n\nChange of the final error in points at equal seed (mean ± standard deviation over"
+        f" seeds). Pairs are always of one precision.\n\n{markdown_table(pd.DataFrame(rows))}"
+        if rows
+        else ""
+    )
+
+
 def write_claims(results: Path, table: pd.DataFrame) -> Path:
     """Write results/claims.md of these runs, protocol by protocol; a ClaimError where a claim is damaged."""
     stated, scores, parts = load_claims(), list[str](), list[str]()
@@ -372,5 +396,7 @@ def write_claims(results: Path, table: pd.DataFrame) -> Path:
         ]
         parts.append(_fold("Thresholds and studies", markdown_table(pd.DataFrame(stating))))
         parts += [_not_run(verdicts, protocol), _constructed(runs), _ledger(results, condition, runs)]
+        if condition == protocol:
+            parts.append(_precisions(table[table["protocol"] == protocol]))
     empty = "" if parts else "Nothing to judge yet (smoke runs are not judged): `make claims`."
     return _write(results / "claims.md", ["# Claims", *scores, empty, *parts, CLAIMS])
