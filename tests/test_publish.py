@@ -4,12 +4,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import publish
 import pytest
+import report
+import reproductions
 
 from degradation.config import ConfigError, find_published
 from degradation.report.table import conditions, load_table, probes_folder
+from degradation.train.run import train
 from tests.conftest import ROOT, Compose, Start
 from tests.report.conftest import put
 
@@ -99,21 +103,19 @@ def test_a_run_is_published_once_in_each_precision(
     assert "[plain-8 seed 0](runs/bf16/" in page
 
 
-@pytest.mark.parametrize("script", ["train.py", "report.py", "reproductions.py"])
-def test_nothing_else_writes_there(script: str) -> None:
-    option = {"train.py": "paths.results={}/runs", "report.py": "--results={}", "reproductions.py": "--out={}/x"}[
-        script
-    ]
-    command = [sys.executable, str(ROOT / "experiments" / script), option.format(find_published())]
-    ended = subprocess.run([*command, *(["protocol=smoke"] if script == "train.py" else [])], capture_output=True)
-    assert ended.returncode == 2
-    assert b"is read-only evidence; name another folder" in ended.stderr
+@pytest.mark.parametrize(("script", "option"), [(report, "--results={}"), (reproductions, "--out={}/x")])
+def test_nothing_else_writes_there(
+    script: ModuleType, option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [str(script.__file__), option.format(find_published())])
+    assert script.main() == 2
+    assert "is read-only evidence; name another folder" in capsys.readouterr().err
 
 
-def test_published_runs_are_not_run_again_where_that_is_asked(start: Start, tmp_path: Path) -> None:
-    process = start("network=plain,residual", "-m")
-    assert process.wait(300) == 0
-    (folder,) = (tmp_path / "runs").glob("plain-*")
+def test_published_runs_are_not_run_again_where_that_is_asked(start: Start, tiny: Compose, tmp_path: Path) -> None:
+    arms = [tiny(f"network={network}") for network in ("plain", "residual")]
+    assert [train(config).status for config in arms] == ["finished"] * 2
+    folder = arms[0].folder
     (tmp_path / "elsewhere" / "runs").mkdir(parents=True)
     folder.rename(tmp_path / "elsewhere" / "runs" / folder.name)
     process = start("network=plain,residual", f"paths.published={tmp_path / 'elsewhere'}", "-m")
@@ -124,8 +126,9 @@ def test_published_runs_are_not_run_again_where_that_is_asked(start: Start, tmp_
 
 
 def test_the_published_folder_is_no_place_for_runs(compose: Compose) -> None:
-    with pytest.raises(ConfigError, match="is read-only evidence"):
-        compose("protocol=smoke", f"paths.results={find_published()}")
+    for folder in (find_published(), find_published() / "runs"):
+        with pytest.raises(ConfigError, match="is read-only evidence; name another folder"):
+            compose("protocol=smoke", f"paths.results={folder}")
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs the checkout's git")

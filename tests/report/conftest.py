@@ -5,16 +5,16 @@ import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import hydra
 import pytest
 
 from degradation.cli import origin
-from degradation.config import Config, parse
+from degradation.config import Config
 from degradation.record import Record
 from degradation.report.table import probes_folder
-from degradation.report.verdicts import CONF
+from tests.conftest import compose_config, composed
 
 Put = Callable[..., None]
 
@@ -22,8 +22,9 @@ Put = Callable[..., None]
 @functools.cache
 def compose(*overrides: str) -> tuple[Config, dict[str, Any]]:
     """The config of the quick protocol with these overrides, and what it varies; Hydra takes its time."""
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        config = parse(hydra.compose("train", ["protocol=quick", *overrides]))
+    config = compose_config("protocol=quick", *overrides)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("degradation.cli.hydra", SimpleNamespace(compose=lambda _, named: composed(*named)))
         return config, origin(config)["varied"]
 
 

@@ -3,17 +3,20 @@
 import json
 import re
 import shutil
-import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import report
+from matplotlib.figure import Figure
 from scipy import stats
 
 from degradation.record import write_summary
+from degradation.report import draw
 from degradation.report.figures import FIGURES
 from degradation.report.forest import deviations, section_of, standardise
 from degradation.report.pages import write_claims
@@ -27,7 +30,6 @@ from degradation.report.statistics import (
 )
 from degradation.report.table import conditions, load_table, select, settled_error
 from degradation.report.verdicts import Claim, ClaimError, Verdict, decide, judge, load_claims, shared_images
-from tests.conftest import ROOT
 from tests.report.conftest import Put, put
 
 SEEDS = (0, 1, 2)
@@ -104,8 +106,33 @@ def worlds(put_record: Put, tmp_path_factory: pytest.TempPathFactory) -> dict[bo
     return built
 
 
-def test_every_claim_is_supported_where_the_paper_is_right(worlds: dict[bool, Path]) -> None:
-    verdicts = judge(load_claims(), load_table(worlds[True]))
+@pytest.fixture(scope="module")
+def loaded(worlds: dict[bool, Path]) -> pd.DataFrame:
+    """Of the world in which the paper is right."""
+    return load_table(worlds[True])
+
+
+@pytest.fixture
+def table(loaded: pd.DataFrame) -> pd.DataFrame:
+    """The same, to be changed at will."""
+    return loaded.copy()
+
+
+@pytest.fixture(scope="module")
+def verdicts(loaded: pd.DataFrame) -> list[Verdict]:
+    """All claims in it."""
+    return judge(load_claims(), loaded)
+
+
+@pytest.fixture(scope="module")
+def drawn(loaded: pd.DataFrame) -> dict[str, Figure | None]:
+    """Every figure of it."""
+    ((condition, table),) = conditions(loaded)
+    assert condition == "quick"
+    return {name: drawing(table) for name, drawing in FIGURES.items()}
+
+
+def test_every_claim_is_supported_where_the_paper_is_right(verdicts: list[Verdict]) -> None:
     assert {v.claim.id: v.verdict for v in verdicts} == {v.claim.id: "supported" for v in verdicts}
     assert all(len(v.effects) == len(SEEDS) for v in verdicts)
 
@@ -115,7 +142,9 @@ def test_every_claim_is_refuted_where_it_is_wrong(worlds: dict[bool, Path]) -> N
     assert {v.claim.id: v.verdict for v in verdicts} == {v.claim.id: "refuted" for v in verdicts}
 
 
-def test_records_that_hold_what_varied_as_text_are_judged_alike(worlds: dict[bool, Path], tmp_path: Path) -> None:
+def test_records_that_hold_what_varied_as_text_are_judged_alike(
+    worlds: dict[bool, Path], table: pd.DataFrame, verdicts: list[Verdict], tmp_path: Path
+) -> None:
     shutil.copytree(worlds[True], tmp_path, dirs_exist_ok=True)
     for path in tmp_path.glob("runs/*/summary.json"):
         summary = json.loads(path.read_text())
@@ -123,19 +152,18 @@ def test_records_that_hold_what_varied_as_text_are_judged_alike(worlds: dict[boo
         del summary["made_by_study"]
         text = ", ".join(f"{key}={value}" for key, value in sorted(varied.items()))
         write_summary(path.parent, {**summary, "variant": text})
-
-    def judged(results: Path) -> list[Verdict]:
-        return judge(load_claims(), load_table(results))
-
-    assert load_table(tmp_path)["varied"].tolist() == load_table(worlds[True])["varied"].tolist()
-    assert [repr(verdict) for verdict in judged(tmp_path)] == [repr(verdict) for verdict in judged(worlds[True])]
+    older = load_table(tmp_path)
+    assert older["varied"].tolist() == table["varied"].tolist()
+    assert repr(judge(load_claims(), older)) == repr(verdicts)
 
 
-def test_a_study_allows_what_its_file_sets_and_no_more(worlds: dict[bool, Path], tmp_path: Path) -> None:
-    shutil.copytree(worlds[True], tmp_path, dirs_exist_ok=True)
+def test_a_study_allows_what_its_file_sets_and_no_more(table: pd.DataFrame, tmp_path: Path) -> None:
     where = {"study": "gradients", "network": "plain", "depth": 56, "network.norm": "batch"}
-    assert len(select(load_table(tmp_path), where)) == len(SEEDS)
-    path = next(select(load_table(tmp_path), where)["folder"].items())[1] / "summary.json"
+    found = select(table, where)["folder"]
+    assert len(found) == len(SEEDS)
+    for folder in found:
+        shutil.copytree(folder, tmp_path / "runs" / folder.name)
+    path = tmp_path / "runs" / found.iloc[0].name / "summary.json"
     summary = json.loads(path.read_text())
     summary["varied"]["protocol.lr"] = 0.5  # the user's, not the study's
     write_summary(path.parent, summary)
@@ -193,8 +221,7 @@ def test_within_is_two_sided(value: float, verdict: str) -> None:
     assert decide(claim, pd.Series({0: value, 1: value + 0.01, 2: value - 0.01})).verdict == verdict
 
 
-def test_a_selection_takes_no_variant_unasked(worlds: dict[bool, Path]) -> None:
-    table = load_table(worlds[True])
+def test_a_selection_takes_no_variant_unasked(table: pd.DataFrame) -> None:
     assert len(select(table, {"network": "plain", "depth": 56})) == len(SEEDS)
     swept = select(table, {"network": "plain", "depth": 56}, ("protocol.lr",))
     assert sorted(swept["protocol.lr"].unique()) == [0.02, 0.05]
@@ -211,8 +238,7 @@ def test_growth_is_the_factor_per_layer_whatever_the_stages_levels(factor: float
     assert growth_per_layer(rows) == pytest.approx(factor)
 
 
-def test_only_equal_seeds_and_precisions_are_compared(worlds: dict[bool, Path]) -> None:
-    table = load_table(worlds[True])
+def test_only_equal_seeds_and_precisions_are_compared(table: pd.DataFrame) -> None:
     first, second = {"network": "plain", "depth": 56}, {"network": "residual", "depth": 56}
     assert len(contrast(table, first, second).dropna()) == 3
     one = table.copy()
@@ -220,16 +246,14 @@ def test_only_equal_seeds_and_precisions_are_compared(worlds: dict[bool, Path]) 
     assert len(contrast(one, first, second).dropna()) == 2
 
 
-def test_the_best_rate_needs_the_same_rates_on_both_sides(worlds: dict[bool, Path]) -> None:
-    table = load_table(worlds[True])
+def test_the_best_rate_needs_the_same_rates_on_both_sides(table: pd.DataFrame) -> None:
     kinds = {"first": {"network": "plain", "depth": 56}, "second": {"network": "plain", "depth": 20}}
     assert len(contrast(table, **kinds, over="protocol.lr").dropna()) == 3
     swept = (table["protocol.lr"] == 0.05) & (table["depth"] == 20) & (table["seed"] == 2)
     assert len(contrast(table[~swept], **kinds, over="protocol.lr").dropna()) == 2
 
 
-def test_slopes_are_over_the_same_depths_for_every_seed(worlds: dict[bool, Path]) -> None:
-    table = load_table(worlds[True])
+def test_slopes_are_over_the_same_depths_for_every_seed(table: pd.DataFrame) -> None:
     plain = table[table["network"] == "plain"]
     assert len(slope_in_depth(plain, "plain")) == 3
     apart = plain[(plain["depth"] == 20) & (plain["seed"] == 0) | (plain["depth"] == 56) & (plain["seed"] == 1)]
@@ -243,7 +267,8 @@ def test_slopes_are_over_the_same_depths_for_every_seed(worlds: dict[bool, Path]
 
 
 def test_a_diverged_run_counts_as_guessing(worlds: dict[bool, Path], tmp_path: Path) -> None:
-    shutil.copytree(worlds[True], tmp_path, dirs_exist_ok=True)
+    for folder in worlds[True].glob("runs/plain-110-quick-s*"):
+        shutil.copytree(folder, tmp_path / "runs" / folder.name)
     for path in tmp_path.glob("runs/plain-110-quick-s0-*/summary.json"):
         summary = json.loads(path.read_text())
         write_summary(path.parent, {**summary, "outcome": "diverged", "final": None})
@@ -251,8 +276,7 @@ def test_a_diverged_run_counts_as_guessing(worlds: dict[bool, Path], tmp_path: P
     assert found.tolist() == pytest.approx([90.0, 70.0, 70.0], abs=0.06)
 
 
-def test_a_network_that_diverged_never_converged(worlds: dict[bool, Path]) -> None:
-    table = load_table(worlds[True])
+def test_a_network_that_diverged_never_converged(table: pd.DataFrame) -> None:
     kinds = {"first": {"network": "plain", "depth": 20}, "second": {"network": "residual", "depth": 20}}
     usual = iterations_to_error(table, **kinds, error=60.0)
     lost = (table["network"] == "plain") & (table["depth"] == 20) & (table["seed"] == 1)
@@ -263,38 +287,44 @@ def test_a_network_that_diverged_never_converged(worlds: dict[bool, Path]) -> No
 
 
 @pytest.mark.parametrize("diverged", [(), (20, 56)])
-def test_figures_of_networks_that_did_not_learn(put_record: Put, tmp_path: Path, diverged: tuple[int, ...]) -> None:
+def test_figures_of_networks_that_did_not_learn(
+    put_record: Put,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    diverged: tuple[int, ...],
+) -> None:
     for network in ("plain", "residual"):
         for depth in (20, 56):
             put_record(tmp_path, 0, f"network={network}", f"depth={depth}", error=95.0)
     for path in tmp_path.glob("runs/*/summary.json"):
         if int(path.parent.name.split("-")[1]) in diverged:
             write_summary(path.parent, {**json.loads(path.read_text()), "outcome": "diverged", "final": None})
-    command = [sys.executable, str(ROOT / "experiments" / "report.py"), "--results", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
+    for module in (draw, report):  # laid out, which is where figures complain, and not written
+        monkeypatch.setattr(module, "save", lambda figure, *_: figure.draw_without_rendering())
+    monkeypatch.setattr(sys, "argv", ["report.py", "--results", str(tmp_path)])
+    with warnings.catch_warnings():
+        for kind in (UserWarning, RuntimeWarning, FutureWarning):
+            warnings.simplefilter("error", kind)
+        assert report.main() == 0
+    assert capsys.readouterr().err == ""
     assert "| C3 (56) |" in (tmp_path / "claims.md").read_text()
 
 
-def test_every_claim_has_its_figure(worlds: dict[bool, Path]) -> None:
-    ((condition, table),) = conditions(load_table(worlds[True]))
-    assert condition == "quick"
+def test_every_claim_has_its_figure(drawn: dict[str, Figure | None]) -> None:
     assert {claim.figure for claim in load_claims() if claim.figure} <= set(FIGURES)
-    assert [name for name, drawing in FIGURES.items() if drawing(table) is None] == []
+    assert [name for name, figure in drawn.items() if figure is None] == []
 
 
-def test_no_figure_has_two_legends(worlds: dict[bool, Path]) -> None:
-    ((_, table),) = conditions(load_table(worlds[True]))
-    for name, drawing in FIGURES.items():
-        figure = drawing(table)
+def test_no_figure_has_two_legends(drawn: dict[str, Figure]) -> None:
+    for name, figure in drawn.items():
         told = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
         assert len(told) == len(set(told)), name
         assert len(figure.legends) <= 1, name
         assert [ax for ax in figure.axes if ax.get_legend()] == [], name
 
 
-def test_the_ledger_is_of_changes_at_equal_seed(worlds: dict[bool, Path]) -> None:
-    table = load_table(worlds[True])
+def test_the_ledger_is_of_changes_at_equal_seed(table: pd.DataFrame) -> None:
     changes = deviations(table)
     assert {*changes["variation"]} == {"protocol.decay_batchnorm=False"}
     deep = changes[(changes["label"] == "residual-56") & (changes["kind"] == "test")].set_index("pair")
@@ -329,8 +359,8 @@ def test_every_claim_of_the_paper_has_its_section() -> None:
     assert section_of("C4 (kept)") == "The constructed solution (section 1)"
 
 
-def test_the_page_says_which_protocol_it_judges(worlds: dict[bool, Path]) -> None:
-    page = write_claims(worlds[True], load_table(worlds[True])).read_text()
+def test_the_page_says_which_protocol_it_judges(worlds: dict[bool, Path], table: pd.DataFrame) -> None:
+    page = write_claims(worlds[True], table).read_text()
     assert "## Protocol quick\n\n5,000 embedded images: not the paper's protocol." in page
     assert "**supported (quick)**" in page
     assert "**supported**" not in page
@@ -389,8 +419,7 @@ def test_the_interval_of_a_share_is_fiellers() -> None:
     assert np.isnan(nothing.low)
 
 
-def test_test_images_shared_by_all_seeds_widen_the_interval(worlds: dict[bool, Path]) -> None:
-    table = load_table(worlds[True])
+def test_test_images_shared_by_all_seeds_widen_the_interval(table: pd.DataFrame) -> None:
     of = {
         "first": {"network": "plain", "depth": 56},
         "second": {"network": "plain", "depth": 20},
@@ -411,8 +440,7 @@ def test_test_images_shared_by_all_seeds_widen_the_interval(worlds: dict[bool, P
     assert np.shape(shared_images(both, table)) == (2, 2)
 
 
-def test_what_a_protocol_does_not_reach_is_not_testable(worlds: dict[bool, Path]) -> None:
-    table = load_table(worlds[True])
+def test_what_a_protocol_does_not_reach_is_not_testable(table: pd.DataFrame) -> None:
     (claim,) = (claim for claim in load_claims() if claim.id == "C2")
     assert judge([claim], table)[0].verdict == "supported"
     residual = (table["network"] == "residual") & (table["depth"] == 20)
@@ -422,8 +450,7 @@ def test_what_a_protocol_does_not_reach_is_not_testable(worlds: dict[bool, Path]
     assert judge([claim], table[~residual])[0].verdict == "not testable"
 
 
-def test_eval_mode_that_disagrees_is_told(worlds: dict[bool, Path]) -> None:
-    table = load_table(worlds[True])
+def test_eval_mode_that_disagrees_is_told(table: pd.DataFrame) -> None:
     (claim,) = (claim for claim in load_claims() if claim.id == "C1")
     assert judge([claim], table)[0].notes == ()
     table["train_error_eval"] = -table["train_error_eval"]

@@ -22,7 +22,7 @@ from PIL import Image
 from degradation.record import RecordError, load_metrics, load_responses, write_summary
 from degradation.report import draw
 from degradation.report.diagram import draw_matched_pair
-from degradation.report.figures import FIGURES, caption_of, title_of, write_figures
+from degradation.report.figures import FIGURES, caption_of, title_of
 from degradation.report.pages import write_gallery
 from degradation.report.studies import (
     draw_by_settings,
@@ -67,6 +67,26 @@ def results(compose: Compose, put_record: Put, tmp_path_factory: pytest.TempPath
 def runs(results: Path) -> pd.DataFrame:
     (condition, *_) = conditions(load_table(results))
     return condition[1]
+
+
+@pytest.fixture(scope="module")
+def reported(results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of it with all that experiments/report.py makes of it, run as a command."""
+    folder = tmp_path_factory.mktemp("reported")
+    shutil.copytree(results, folder, dirs_exist_ok=True)
+    for path in ("mine/notes.txt", "gone/fig6.png"):  # the user's; of a condition of before
+        (folder / "figures" / path).parent.mkdir(parents=True)
+        (folder / "figures" / path).touch()
+    command = [sys.executable, str(ROOT / "experiments" / "report.py"), "--results", str(folder)]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
+def made(folder: Path) -> dict[Path, bytes]:
+    """The figures, tables and pages below a results folder."""
+    paths = [path for kind in ("figures", "tables") for path in (folder / kind).rglob("*") if path.is_file()]
+    pages = [folder / "gallery.md", folder / "claims.md"]
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(paths) + pages}
 
 
 def lines_of(ax: object) -> dict[str, np.ndarray]:
@@ -297,35 +317,18 @@ def test_what_a_user_varies_is_a_condition_of_its_own(results: Path, tmp_path: P
     assert condition_folder("quick (protocol.lr=0.1, data.name=cifar10)") == "quick++protocol.lr=0.1++data.name=cifar10"
 
 
-def test_report_draws_everything_from_records_alone_and_twice_the_same(
-    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copytree(results, tmp_path, dirs_exist_ok=True)
-    command = [sys.executable, str(ROOT / "experiments" / "report.py"), "--results", str(tmp_path)]
-    mine, stale = tmp_path / "figures" / "mine" / "notes.txt", tmp_path / "figures" / "gone" / "fig6.png"
-    for path in (mine, stale):
-        path.parent.mkdir(parents=True)
-        path.touch()
-    written = []
-
-    monkeypatch.setattr(sys, "argv", command[1:])
-    for make in (lambda: subprocess.run(command, check=True, capture_output=True).returncode, report.main):
-        assert make() == 0
-        pictures = sorted(p for kind in ("figures", "tables") for p in (tmp_path / kind).rglob("*") if p.is_file())
-        written.append({p.relative_to(tmp_path): p.read_bytes() for p in [*pictures, tmp_path / "gallery.md"]})
-        for path in set(pictures) - {mine}:
-            path.unlink()
-    assert mine.relative_to(tmp_path) in written[0]
-    assert stale.relative_to(tmp_path) not in written[0]
-    assert written[0] == written[1]
-    names = {path.name for path in written[0]}
+def test_report_draws_everything_from_records_alone(reported: Path) -> None:
+    written = made(reported)
+    assert Path("figures/mine/notes.txt") in written
+    assert Path("figures/gone/fig6.png") not in written
+    names = {path.name for path in written}
     assert {"fig1.png", "fig6.png", "fig6.svg", "fig7.png", "convergence.png", "table6.csv", "gallery.md"} <= names
-    gallery = (tmp_path / "gallery.md").read_text()
-    for picture, content in written[0].items():
+    gallery = written[Path("gallery.md")].decode()
+    for picture, content in written.items():
         if picture.suffix == ".png":
             assert f"({picture})" in gallery
             assert len(content) > 10_000
-            assert b"<text" in written[0][picture.with_suffix(".svg")]
+            assert b"<text" in written[picture.with_suffix(".svg")]
 
 
 def test_figures_need_no_torch() -> None:
@@ -333,18 +336,20 @@ def test_figures_need_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_damaged_record_is_told_and_nothing_is_drawn_from_it(results: Path, tmp_path: Path) -> None:
+def test_a_damaged_record_is_told_and_nothing_is_drawn_from_it(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = next((results / "runs").iterdir())
     copy = tmp_path / "runs" / folder.name
     shutil.copytree(folder, copy)
     (copy / "summary.json").write_text((folder / "summary.json").read_text()[:40])
     with pytest.raises(RecordError, match=r"summary\.json is damaged"):
         load_table(tmp_path)
-    command = [sys.executable, str(ROOT / "experiments" / "report.py"), "--results", str(tmp_path)]
-    ended = subprocess.run(command, capture_output=True, text=True)
-    assert ended.returncode == 1
-    assert ended.stderr.count("\n") == 1
-    assert "summary.json is damaged" in ended.stderr
+    monkeypatch.setattr(sys, "argv", ["report.py", "--results", str(tmp_path)])
+    assert report.main() == 1
+    complaint = capsys.readouterr().err
+    assert complaint.count("\n") == 1
+    assert "summary.json is damaged" in complaint
     (copy / "summary.json").write_text((folder / "summary.json").read_text())
     assert len(load_table(tmp_path)) == 1
 
@@ -401,18 +406,16 @@ def test_the_gallery_shows_networks_that_others_trained(tmp_path: Path) -> None:
     assert row.endswith("| 9.42 |")
 
 
-def test_the_gallery_says_what_is_in_it_and_where_each_figure_bears(results: Path, tmp_path: Path) -> None:
-    shutil.copytree(results, tmp_path, dirs_exist_ok=True)
-    write_figures(tmp_path, load_table(tmp_path))
-    page = write_gallery(tmp_path, load_table(tmp_path)).read_text()
+def test_the_gallery_says_what_is_in_it_and_where_each_figure_bears(reported: Path) -> None:
+    page = (reported / "gallery.md").read_text()
     assert "- [Protocol smoke](#protocol-smoke)" in page
     above, _, below = page.partition("![Final error by depth](figures/smoke/error_by_depth.png)")
     assert above.splitlines()[-2].endswith("Bears on C1, C1 (test), C2, C2 (test) of [claims.md](claims.md).")
     assert below.strip().startswith("[SVG](figures/smoke/error_by_depth.svg)")
 
 
-def test_figures_take_their_places_when_all_are_drawn(
-    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_figures_take_their_places_when_all_are_drawn_and_are_the_same_every_time(
+    results: Path, reported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(results, tmp_path, dirs_exist_ok=True)
     before = tmp_path / "figures" / "smoke" / "fig6.png"
@@ -431,4 +434,5 @@ def test_figures_take_their_places_when_all_are_drawn(
     assert not (tmp_path / ".report").exists()
     (tmp_path / ".report").mkdir()  # as a kill would leave it
     assert report.main() == 0
-    assert before.read_bytes() != b"of before"
+    again, first = made(tmp_path), made(reported)
+    assert {path: content for path, content in first.items() if path.name != "notes.txt"} == again

@@ -6,19 +6,22 @@ The runs are tiny, of a second each; interruptions happen to the real command li
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 import torch
+from hydra.core.global_hydra import GlobalHydra
 from torch import Tensor
 
-from degradation.cli import EXIT_INPUT
+from degradation.cli import EXIT_INPUT, main
 from degradation.config import Architecture, Config
 from degradation.ending import EXIT_FAILED, EXIT_STOPPED, Stop
 from degradation.net.network import Network
@@ -30,8 +33,8 @@ from tests.faults.kills import training
 
 # Long enough to be interrupted, with a warm-up that ends and a validation set, so that all there is must resume.
 LONG = [
-    "protocol.iterations=240",
-    "protocol.milestones=[160,200]",
+    "protocol.iterations=160",
+    "protocol.milestones=[100,130]",
     "protocol.log_every=2",
     "protocol.evaluate_every=40",
     "protocol.warmup.min_depth=8",
@@ -119,7 +122,7 @@ def test_both_arms_see_the_same_batches_and_start_from_the_same_tensors(tiny: Co
 
 
 def test_the_record_of_a_run(tiny: Compose) -> None:
-    config = tiny("network=plain", "data.validation_images=100")
+    config = tiny("network=plain", "data.validation_images=100", "machine.channels_last=true")  # as it is by default
     outcome = train(config, origin={"varied": {"protocol.lr": 0.1}, "made_by_study": ["protocol.lr"]})
     folder = record_of(Path(config.paths.results))
     assert (outcome.status, outcome.exit_status, outcome.run_id) == ("finished", 0, config.run_id)
@@ -328,7 +331,7 @@ def test_killed_and_resumed_is_uninterrupted(start: Start, tmp_path: Path, unint
     assert not (folder / "summary.json").exists()
     assert load_runs(tmp_path).empty
     with open(folder / "metrics.csv", "a") as file:  # rows after the checkpoint, and a line cut short
-        file.write("238,0.9,99,9,,,,,9\n240,0.9,9")
+        file.write("158,0.9,99,9,,,,,9\n160,0.9,9")
 
     process = start(*LONG)
     stdout, stderr = process.communicate()
@@ -396,15 +399,24 @@ def test_a_crash_after_the_last_iteration_loses_nothing(
     assert_same_record(tmp_path / "runs" / crashing.run_id, record_of(tmp_path / "whole"))
 
 
-@pytest.fixture
-def interrupted(tiny: Compose) -> Config:
-    """A run that stopped at a checkpoint, at iteration 12 of 24."""
-    config, spent = tiny(), iter([False] * 4 + [True])  # asked at iterations 1, 2, 4, 8 and 12, where it measures
+@pytest.fixture(scope="module")
+def stopped(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results folder of a run that stopped at a checkpoint, at iteration 12 of 24."""
+    results = tmp_path_factory.mktemp("stopped")
+    config = compose(*TINY, f"paths.results={results}")
+    spent = iter([False] * 4 + [True])  # asked at iterations 1, 2, 4, 8 and 12, where it measures
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("degradation.train.callbacks.budget_spent", lambda *_: next(spent))
         assert train(config).exit_status == EXIT_BUDGET
     assert len(load_metrics(config.folder)) == 3
-    return config
+    return results
+
+
+@pytest.fixture
+def interrupted(stopped: Path, tiny: Compose, tmp_path: Path) -> Config:
+    """A copy of that run."""
+    shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
+    return tiny()
 
 
 def flip(path: Path) -> None:
@@ -538,9 +550,8 @@ def catches(pid: int, number: signal.Signals) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="needs /proc")
-@pytest.mark.parametrize("after", [0.0, 0.7, 2.0])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_before_training_is_one_sentence(start: Start, after: float, number: signal.Signals) -> None:
+@pytest.mark.parametrize(("number", "after"), [(signal.SIGINT, 0.0), (signal.SIGTERM, 0.7), (signal.SIGINT, 2.0)])
+def test_a_signal_before_training_is_one_sentence(start: Start, number: signal.Signals, after: float) -> None:
     process = start("network=plain,residual", *LONG, "-m", JOBS="2")
     while not catches(process.pid, signal.SIGTERM):
         time.sleep(0.01)
@@ -550,25 +561,38 @@ def test_a_signal_before_training_is_one_sentence(start: Start, after: float, nu
     assert (process.returncode, stderr) == (EXIT_STOPPED, "stopped; the same command continues\n")
 
 
-@pytest.fixture
-def said(start: Start) -> Callable[..., str]:
+def refusal(stdout: str, stderr: str) -> str:
     """The one line in which a run that cannot be is refused."""
-
-    def refuse(*overrides: str, status: int = EXIT_INPUT) -> str:
-        process = start(*overrides)
-        stdout, stderr = process.communicate()
-        assert process.returncode == status
-        assert "Traceback" not in stdout + stderr
-        (line,) = (line for line in (stdout + stderr).splitlines() if line.startswith("error") or " failed: " in line)
-        return line
-
-    return refuse
+    assert "Traceback" not in stdout + stderr
+    (line,) = (line for line in (stdout + stderr).splitlines() if line.startswith("error") or " failed: " in line)
+    return line
 
 
-def test_a_misspelt_key(said: Callable[..., str], tmp_path: Path) -> None:
-    line = said("network.widht=2")
-    assert "network.widht" in line
+def test_a_misspelt_key(start: Start, tmp_path: Path) -> None:
+    process = start("network.widht=2")
+    assert "network.widht" in refusal(*process.communicate())
+    assert process.returncode == EXIT_INPUT
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.fixture
+def said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., str]]:
+    """overrides -> that line, of the command line in this process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "")  # which main sets
+
+    def refuse(*overrides: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["train.py", *TINY, f"paths.results={tmp_path}", *overrides])
+        GlobalHydra.instance().clear()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == EXIT_INPUT
+        return refusal(*capsys.readouterr())
+
+    yield refuse
+    GlobalHydra.instance().clear()
 
 
 def test_a_misspelt_choice(said: Callable[..., str]) -> None:

@@ -127,16 +127,17 @@ def test_a_key_decides_between_online_and_offline(
     for name in ("WANDB_MODE", "WANDB_API_KEY", "NETRC"):
         monkeypatch.delenv(name, raising=False)
     assert not has_key()
-    train(tiny("logger=wandb"))
+    begun = ("logger=wandb", "budget_minutes=0")
+    train(tiny(*begun))
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     assert has_key()
-    train(tiny("logger=wandb", "seed=1"))
+    train(tiny(*begun, "seed=1"))
     monkeypatch.setenv("WANDB_MODE", "offline")
-    train(tiny("logger=wandb", "seed=2"))
+    train(tiny(*begun, "seed=2"))
     assert modes == ["offline", "online", "offline"]
     monkeypatch.setenv("WANDB_MODE", "online")
     answers = False
-    train(tiny("logger=wandb", "seed=3"))
+    train(tiny(*begun, "seed=3"))
     assert modes[-1] == os.environ["WANDB_MODE"] == "offline"
     assert capsys.readouterr().err.count("W&B does not answer: logging offline") == 1
 
