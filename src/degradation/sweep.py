@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -119,7 +119,9 @@ def _work(send: Connection, asked: Any, config: Config, *arguments: Any) -> None
     Stop.sweep = asked
     Stop.listen()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # blocked since before this process was there
-    send.send(train(config, *arguments))
+    outcome = train(config, *arguments)
+    with suppress(BrokenPipeError):  # the sweep itself was killed: nobody is to be told
+        send.send(outcome)
 
 
 def _run_each(configs: list[Config], jobs: int, origin: Origin) -> Iterator[Outcome]:
