@@ -46,14 +46,16 @@ def origin(config: Config) -> dict[str, Any]:
 
 def task(cfg: DictConfig) -> Any:
     """One run, alone; those of a sweep are started by degradation.sweep."""
-    from degradation.sweep import describe_grid, describe_time, estimate_seconds, is_finished
+    from degradation.sweep import check, describe_grid, describe_time, estimate_seconds, is_finished
     from degradation.train.run import train
 
     try:
         config = parse(cfg)
+        todo = [] if is_finished(config) else [config]
+        sizes = check(todo)
         print(describe_grid([config], 1), flush=True)
-        if not is_finished(config):
-            print(describe_time(estimate_seconds([config], 1), 0, 1), flush=True)
+        if todo:
+            print(describe_time(todo, estimate_seconds(todo, sizes, 1), 0, 1), flush=True)
         outcome = train(config, origin=origin(config))
     except INPUT_ERRORS as error:
         sys.exit(_fail(error))  # not as an exception: Hydra would add lines of its own
