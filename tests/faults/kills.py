@@ -53,16 +53,16 @@ def group(leader: int) -> list[int]:
     return found
 
 
-def training(leader: int) -> dict[int, str]:
-    """The processes of a group that train, those with a record's lock open: of each, the run."""
+def training(results: Path) -> dict[int, str]:
+    """The processes that train below a results folder, those with a record's lock open: of each, the run."""
     found = {}
-    for pid in group(leader):
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
         try:
-            targets = [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()]
+            target = Path(os.readlink(link))
         except OSError:
             continue
-        if locks := [target for target in targets if target.endswith("/.lock")]:
-            found[pid] = Path(locks[0]).parent.name
+        if target.name == ".lock" and target.is_relative_to(results):
+            found[int(link.parts[2])] = target.parent.name
     return found
 
 
@@ -99,7 +99,9 @@ def differences(results: Path, expected: Path) -> list[str]:
     return found
 
 
-def interrupt(process: subprocess.Popen[bytes], kinds: list[str], within: float) -> tuple[list[str], list[str]]:
+def interrupt(
+    process: subprocess.Popen[bytes], results: Path, kinds: list[str], within: float
+) -> tuple[list[str], list[str]]:
     """Kill parts of a sweep at random moments until all of it is gone, or it ended by itself.
 
     Returns:
@@ -109,11 +111,11 @@ def interrupt(process: subprocess.Popen[bytes], kinds: list[str], within: float)
     alone: list[str] = []
     deadline = time.monotonic() + PATIENCE
     while process.poll() is None and time.monotonic() < deadline:
-        if not training(process.pid):
-            time.sleep(0.05)
+        if not training(results):
+            time.sleep(0.1)
             continue
         time.sleep(random.uniform(0, within))
-        if not (found := training(process.pid)):
+        if not (found := training(results)):
             continue
         hits.append(random.choice(kinds))
         if hits[-1] == "worker":
@@ -137,12 +139,13 @@ def attempt(arguments: argparse.Namespace, results: Path, expected: Path, most: 
         process = start(arguments.checkout, results, GRID, told)
         left = max(0, most - len(hits))
         try:
-            new, alone = interrupt(process, arguments.kinds.split(","), arguments.within) if left else ([], [])
+            kinds = arguments.kinds.split(",")
+            new, alone = interrupt(process, results, kinds, arguments.within) if left else ([], [])
             if new[-1:] == ["parent"]:
                 deadline = time.monotonic() + 120
                 while group(process.pid) and time.monotonic() < deadline:
                     time.sleep(0.1)
-                if found := training(process.pid):
+                if found := training(results):
                     wrong.append(f"{len(found)} workers train without their parent")
             hits += new
             status = process.wait(PATIENCE)

@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from degradation.cli import EXIT_INPUT
 from degradation.config import Architecture, Config
 from degradation.ending import EXIT_FAILED, EXIT_STOPPED, Stop
 from degradation.net.network import Network
@@ -549,8 +550,57 @@ def test_a_signal_before_training_is_one_sentence(start: Start, after: float, nu
     assert (process.returncode, stderr) == (EXIT_STOPPED, "stopped; the same command continues\n")
 
 
+@pytest.fixture
+def said(start: Start) -> Callable[..., str]:
+    """The one line in which a run that cannot be is refused."""
+
+    def refuse(*overrides: str, status: int = EXIT_INPUT) -> str:
+        process = start(*overrides)
+        stdout, stderr = process.communicate()
+        assert process.returncode == status
+        assert "Traceback" not in stdout + stderr
+        (line,) = (line for line in (stdout + stderr).splitlines() if line.startswith("error") or " failed: " in line)
+        return line
+
+    return refuse
+
+
+def test_a_misspelt_key(said: Callable[..., str], tmp_path: Path) -> None:
+    line = said("network.widht=2")
+    assert "network.widht" in line
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_misspelt_choice(said: Callable[..., str]) -> None:
+    assert "network=plian is not one of plain, residual" in said("network=plian")
+
+
+def test_an_impossible_depth(said: Callable[..., str], tmp_path: Path) -> None:
+    assert "depth=21 is not of the form 6n+2; the nearest such depths are 20 and 26" in said("depth=21")
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("execution", ["eager", "captured", "compiled"])
 def test_a_run_on_cuda_ends_in_a_record(tiny: Compose, execution: str) -> None:
     outcome = train(tiny("machine=gpu", f"machine.execution={execution}", "data.last_batch=keep"))
     assert (outcome.status, outcome.exit_status) == ("finished", 0), outcome.message
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is present")
+def test_cuda_where_there_is_none(said: Callable[..., str], tmp_path: Path) -> None:
+    assert "machine.device=cuda, but no CUDA device is visible here" in said("machine=gpu")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_results_that_cannot_be_written(said: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert f"{tmp_path}/file" in said(f"paths.results={tmp_path}/file/results")
+
+
+def test_missing_data(said: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()  # a place where nothing can be downloaded to, network or not
+    line = said("data=cifar10", f"paths.data={tmp_path}/file/data")
+    assert f"{tmp_path}/file/data/cifar-10-batches-py" in line
+    assert "DATA_DIR" in line
+    assert not (tmp_path / "runs").exists()
