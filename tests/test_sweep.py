@@ -45,8 +45,9 @@ def refused(
         (["data.validation_images=500"], "protocol.batch_size=32 is more than the 12 training images of synthetic"),
         (["protocol.batch_size=513"], "protocol.batch_size=513 is more than the 512 training images"),
         (["network.classes=11"], "network.classes=11, but synthetic has 10 classes"),
-        (["network=null"], "network"),
-        (["experiment=1"], "Config group override must be a string"),
+        (["network=null"], "network=null is not one of plain, residual"),
+        (["experiment=1"], "experiment=1 is not one of"),
+        (["network.width=100000"], "network.width=100000 should be less than or equal to 4096"),
         (["machine.precision=tf32"], "machine.precision=tf32 exists on CUDA devices only"),
         (["seed=-1"], "seed=-1 should be greater than or equal to 0"),
         (["paths.results=file/results"], "file; name another folder with RESULTS_DIR="),
@@ -56,7 +57,7 @@ def test_what_cannot_be_is_refused_before_anything_is_made(
     refused: Callable[..., str], tmp_path: Path, sweep: list[str], overrides: list[str], told: str
 ) -> None:
     (tmp_path / "file").touch()  # where nothing can be made
-    line = refused(*sweep, *overrides)
+    line = refused(*overrides, *sweep)
     assert line.startswith("error: ")
     assert told in line
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -112,7 +112,7 @@ def interrupt(
     deadline = time.monotonic() + PATIENCE
     while process.poll() is None and time.monotonic() < deadline:
         if not training(results):
-            time.sleep(0.1)
+            time.sleep(0.5)
             continue
         time.sleep(random.uniform(0, within))
         if not (found := training(results)):
