@@ -1,5 +1,6 @@
 """Rebuild every figure, table and page from the records in results/: python experiments/report.py --help."""
 
+import degradation.script  # isort: skip  # noqa: F401  first of all
 import argparse
 import shutil
 import sys
@@ -10,7 +11,6 @@ from pathlib import Path
 import matplotlib as mpl
 import pandas as pd
 
-import degradation.script  # noqa: F401  before what takes time
 from degradation.config import ConfigError, find_published, refuse_published
 from degradation.record import RecordError
 from degradation.report.compare import compare_each, draw_comparison, sentence

@@ -16,6 +16,7 @@ from degradation.record import (
     RecordError,
     check_network,
     is_signed,
+    load_gradients,
     load_metrics,
     load_responses,
     load_runs,
@@ -165,6 +166,14 @@ def test_damaged_metrics_are_not_drawn(record: Record, text: str) -> None:
     (record.path / "metrics.csv").write_text(text)
     with pytest.raises(RecordError, match=r"metrics.csv is damaged"):
         load_metrics(record.path)
+
+
+@pytest.mark.parametrize(("name", "load"), [("gradients.csv", load_gradients), ("responses.csv", load_responses)])
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b'layer\n"1'])
+def test_damaged_tables_are_told(record: Record, name: str, load: Callable[[Path], object], content: bytes) -> None:
+    (record.path / name).write_bytes(content)
+    with pytest.raises(RecordError, match=f"{name} is damaged"):
+        load(record.path)
 
 
 def test_metrics_of_other_versions_load_and_keep_their_columns(record: Record) -> None:

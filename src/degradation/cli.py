@@ -46,14 +46,16 @@ def origin(config: Config) -> dict[str, Any]:
 
 def task(cfg: DictConfig) -> Any:
     """One run, alone; those of a sweep are started by degradation.sweep."""
-    from degradation.sweep import describe_grid, describe_time, estimate_seconds, is_finished
+    from degradation.sweep import check, describe_grid, describe_time, estimate_seconds, is_finished
     from degradation.train.run import train
 
     try:
         config = parse(cfg)
+        todo = [] if is_finished(config) else [config]
+        sizes = check(todo)
         print(describe_grid([config], 1), flush=True)
-        if not is_finished(config):
-            print(describe_time(estimate_seconds([config], 1), 0, 1), flush=True)
+        if todo:
+            print(describe_time(todo, estimate_seconds(todo, sizes, 1), 0, 1), flush=True)
         outcome = train(config, origin=origin(config))
     except INPUT_ERRORS as error:
         sys.exit(_fail(error))  # not as an exception: Hydra would add lines of its own
@@ -88,11 +90,16 @@ Any setting is an override, `protocol.lr=0.05` or `network.shortcut=B`; `--cfg j
 """
 
 
+def list_groups() -> dict[str, list[str]]:
+    """The groups of conf/, and the options of each."""
+    folders = sorted(find_conf().glob("*/"))
+    return {folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in folders}
+
+
 def describe_settings() -> str:
     """The text of --help: the groups with their options, and every setting with its comment in conf/."""
     conf = find_conf()
-    groups = {folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in sorted(conf.glob("*/"))}
-    parts = [HELP, "Groups:", *(f"  {group}={'|'.join(options)}" for group, options in groups.items())]
+    parts = [HELP, "Groups:", *(f"  {group}={'|'.join(options)}" for group, options in list_groups().items())]
     root = (conf / "train.yaml").read_text().partition("\n\n")[2].partition("\nhydra:")[0]
     parts += ["\nSettings of a run:\n", root]
     for option in ("network/plain", "data/cifar10", "protocol/paper", "machine/auto", "logger/wandb"):
@@ -105,18 +112,20 @@ def choose_protocol(arguments: list[str]) -> list[str]:
     """Without a protocol on the command line: paper where a CUDA device is present, quick where not.
 
     Those of the studies called ..._imagenet are imagenet_paper and so on, of which paper needs the images, too.
-    One that there is not is told here: Hydra would complain of something else where an axis is swept, too.
+    An option that its group has not is told here: Hydra would complain of something else where an axis is swept, too.
     """
-    known = sorted(path.stem for path in (find_conf() / "protocol").glob("*.yaml"))
+    groups = list_groups()
     half = "imagenet_" if any(re.fullmatch(r"\+?experiment=\w+_imagenet", a) for a in arguments) else ""
     chosen = []
     for argument in arguments:
-        if argument.startswith("protocol="):
-            names = argument.removeprefix("protocol=").split(",")
+        group, _, value = argument.lstrip("+").partition("=")
+        known, names = groups.get(group, []), value.split(",")
+        if known and not set("([") & set(value):  # of more than names
             if unknown := [name for name in names if name not in known]:
-                raise ConfigError(f"protocol={unknown[0]} is not one of {', '.join(known)}")
-            names = [half + name if half + name in known else name for name in names]
-            argument = f"protocol={','.join(names)}"
+                raise ConfigError(f"{group}={unknown[0]} is not one of {', '.join(known)}")
+            if group == "protocol":
+                names = [half + name if half + name in known else name for name in names]
+                argument = f"protocol={','.join(names)}"
         chosen.append(argument)
     asks = any(a.startswith("-") and a not in ("-m", "--multirun") for a in chosen)  # --help, --cfg and the like
     if asks or any(a.lstrip("+").startswith("protocol=") for a in chosen):
@@ -147,8 +156,7 @@ def main() -> None:
         arguments = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
         sys.argv[1:] = choose_protocol(arguments)
         hydra.main(config_path=str(find_conf()), config_name="train", version_base="1.3")(task)()
-    except (*INPUT_ERRORS, ValueError) as error:
-        ours = isinstance(error, INPUT_ERRORS) or str(error).startswith("Config group override")  # Hydra's, of a=null
-        if wants_traceback or not ours:
+    except INPUT_ERRORS as error:
+        if wants_traceback:
             raise
         sys.exit(_fail(error))

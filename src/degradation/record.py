@@ -13,6 +13,7 @@ beside these, for this machine only: checkpoint.ckpt while running, network.pt (
 """
 
 import hashlib
+import io
 import json
 import math
 import os
@@ -397,13 +398,16 @@ def load_runs(results: str | Path) -> pd.DataFrame:
     )
 
 
+def _table(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(io.StringIO(_text(path)))
+    except ValueError as error:
+        raise _damaged(path) from error
+
+
 def load_metrics(folder: Path) -> pd.DataFrame:
     """The curves of one run: COLUMNS, empty where the record has none, and others; a RecordError where damaged."""
-    path = folder / "metrics.csv"
-    try:
-        metrics = pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise _damaged(path) from error
+    metrics = _table(path := folder / "metrics.csv")
     if not set(metrics) >= NEEDED or not metrics["iteration"].is_monotonic_increasing:  # which NaN is not
         raise _damaged(path)
     return metrics.reindex(columns=list(dict.fromkeys([*COLUMNS, *metrics])))
@@ -415,7 +419,7 @@ def load_responses(folder: Path) -> pd.DataFrame:
     Since they are recorded, std_exact (BN statistics averaged over the training set, float32) and, of what leaves the
     stem and every block, cosine, rank and probe_error (see probe.information), too.
     """
-    return pd.read_csv(folder / "responses.csv")
+    return _table(folder / "responses.csv")
 
 
 def load_gradients(folder: Path) -> pd.DataFrame:
@@ -424,4 +428,4 @@ def load_gradients(folder: Path) -> pd.DataFrame:
     Since they are recorded, weight_norm and lr (of the step that follows), too.
     """
     path = folder / "gradients.csv"
-    return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["iteration", "layer", "stage"])
+    return _table(path) if path.exists() else pd.DataFrame(columns=["iteration", "layer", "stage"])

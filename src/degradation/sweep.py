@@ -1,20 +1,23 @@
 """A sweep of runs: the plan printed first, the runs longest first, the closing table and the exit status."""
 
+import math
 import multiprocessing
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
-from degradation.config import Architecture, Config, ConfigError, find_records, parse
+from degradation.config import Architecture, Config, ConfigError, DataConfig, find_records, parse
 from degradation.ending import SIGNALS, Stop
 from degradation.record import RecordError, read_summary, read_varied
 from degradation.train import machine as machines
@@ -24,6 +27,7 @@ from degradation.train.tracking import find_mode
 
 EVALUATION = 1 / 3  # of an image's time in training: forward alone, of forward and backward
 Origin = Callable[[Config], dict[str, Any]]
+Sizes = dict[DataConfig, list[int]]
 
 
 def is_finished(config: Config) -> bool:
@@ -79,30 +83,50 @@ def describe_grid(configs: list[Config], jobs: int) -> str:
     )
 
 
-def estimate_seconds(todo: list[Config], jobs: int) -> dict[str, float]:
-    """Of each run, by id, from a short timing of this machine; a DataError or ConfigError, see `load_images`."""
-    # The images are loaded here, so that they fail, or are downloaded, once and before any run.
+def check(todo: list[Config]) -> Sizes:
+    """The number of training, test and held-out images of each data config, before anything is made or begun.
+
+    The images are loaded here, so that they fail, or are downloaded, once and before any run.
+
+    Raises:
+        ConfigError, DataError: what the runs ask for is not what this machine, its disk, or the images can give.
+    """
+    for config in todo:
+        machines.resolve(config.machine)
+        results = Path(config.paths.results).absolute()
+        place = next(path for path in (results, *results.parents) if path.exists())
+        if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+            raise ConfigError(f"cannot write to {place}; name another folder with RESULTS_DIR= or paths.results=")
     needs = {(c.data, c.protocol.batch_size, c.network.classes): c for c in todo}
-    sizes = {data: [len(part or ()) for part in load_images(config)] for (data, *_), config in needs.items()}
+    return {data: [len(part or ()) for part in load_images(config)] for (data, *_), config in needs.items()}
+
+
+def estimate_seconds(todo: list[Config], sizes: Sizes, jobs: int) -> dict[str, float]:
+    """Of each run, by id, from a short timing of this machine; of none that this machine has not the memory for."""
     timings: dict[Any, Callable[[Architecture], float]] = {}
     seconds = {}
     for config in todo:
         key = (config.protocol.batch_size, config.network.family, config.network.width, config.data.crop)
-        timings[key] = timings.get(key) or calibrate(config, jobs)
-        protocol, (training, test, held_out) = config.protocol, sizes[config.data]
-        evaluated = protocol.iterations // protocol.evaluate_every * (test + held_out) + 2 * training + 7 * test
-        steps = protocol.iterations + EVALUATION * evaluated / protocol.batch_size
-        seconds[config.run_id] = steps * timings[key](config.network)
+        with suppress(RuntimeError, MemoryError):
+            timings[key] = timings.get(key) or calibrate(config, jobs)
+            protocol, (training, test, held_out) = config.protocol, sizes[config.data]
+            evaluated = protocol.iterations // protocol.evaluate_every * (test + held_out) + 2 * training + 7 * test
+            steps = protocol.iterations + EVALUATION * evaluated / protocol.batch_size
+            seconds[config.run_id] = steps * timings[key](config.network)
     return seconds
 
 
-def describe_time(estimate: dict[str, float], finished: int, jobs: int) -> str:
+def describe_time(todo: list[Config], estimate: dict[str, float], finished: int, jobs: int) -> str:
     """How long the sweep should take, the longest runs started first."""
     lanes = [0.0] * jobs
     for seconds in sorted(estimate.values(), reverse=True):
         lanes[lanes.index(min(lanes))] += seconds
-    done = f"{finished} finished already; " if finished else ""
-    return f"{done}about {format_seconds(max(lanes))}, from a timing of this machine just now"
+    told = [f"{finished} finished already"] if finished else []
+    if unknown := len(todo) - len(estimate):
+        told.append(f"{unknown} run(s) could not be timed, as where memory does not suffice")
+    if estimate:
+        told.append(f"about {format_seconds(max(lanes))}, from a timing of this machine just now")
+    return "; ".join(told) or "nothing to train"
 
 
 def closing_table(outcomes: list[Outcome]) -> str:
@@ -115,33 +139,45 @@ def closing_table(outcomes: list[Outcome]) -> str:
     return "\n".join(lines)
 
 
-def _work(send: Connection, asked: Any, config: Config, *arguments: Any) -> None:
-    Stop.sweep = asked
-    Stop.listen()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # blocked since before this process was there
-    send.send(train(config, *arguments))
+def _start(work: Callable[..., Any], *arguments: Any) -> tuple[BaseProcess, Connection]:
+    """A process that sends what a call gives, and from where: an EOFError there tells that it was killed.
 
-
-def _run_each(configs: list[Config], jobs: int, origin: Origin) -> Iterator[Outcome]:
-    """Each run in a process of its own, so many at once: one that is killed costs itself, and is told like any other.
-
-    The processes are forked from one that has imported all and computed nothing, so that a start takes no time.
+    It is forked from one that has imported all and computed nothing, so that a start takes no time, and leaves signals
+    to the sweep until it asks for them.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", "degradation.sweep"])
-    asked, waiting = context.RawValue("b", 0), list(enumerate(configs, 1))
+    receive, send = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(send, work, *arguments))
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    process.start()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    send.close()
+    return process, receive
+
+
+def _answer(send: Connection, work: Callable[..., Any], *arguments: Any) -> None:
+    answer = work(*arguments)
+    with suppress(BrokenPipeError):  # the sweep itself was killed: nobody is to be told
+        send.send(answer)
+
+
+def _train(asked: Any, *arguments: Any) -> Outcome:
+    Stop.sweep = asked
+    Stop.listen()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    return train(*arguments)
+
+
+def _run_each(configs: list[Config], jobs: int, origin: Origin) -> Iterator[Outcome]:
+    """Each run in a process of its own, so many at once: one that is killed costs itself alone, and is told, too."""
+    asked, waiting = multiprocessing.get_context("forkserver").RawValue("b", 0), list(enumerate(configs, 1))
     running: dict[Any, Any] = {}
     while waiting or running:
         while waiting and len(running) < jobs:
             number, config = waiting.pop(0)
-            receive, send = context.Pipe(duplex=False)
             told = origin(config)
-            arguments = (send, asked, config, jobs, f"{number}/{len(configs)}", told)
-            process = context.Process(target=_work, args=arguments)
-            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-            process.start()
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-            send.close()
+            process, receive = _start(_train, asked, config, jobs, f"{number}/{len(configs)}", told)
             running[process.sentinel] = (process, receive, config, config.label(told.get("varied", {})))
         for sentinel in wait(list(running), timeout=0.5):
             process, receive, config, label = running.pop(sentinel)
@@ -158,6 +194,17 @@ def _describe_end(status: int) -> str:
     how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
     why = ", as when memory runs out" if status == -signal.SIGKILL else ""
     return f"its process {how}{why}; the same command continues it"
+
+
+def _estimate(todo: list[Config], sizes: Sizes, jobs: int) -> dict[str, float]:
+    # Elsewhere: a run that is too large for this machine must not end the sweep, not even where it is timed.
+    process, receive = _start(estimate_seconds, todo, sizes, jobs)
+    try:
+        estimate = receive.recv()
+    except EOFError:
+        estimate = {}
+    process.join()
+    return estimate
 
 
 def launch(composed: list[DictConfig], wanted_jobs: Any, origin: Origin) -> Sequence[JobReturn]:
@@ -178,10 +225,12 @@ def launch(composed: list[DictConfig], wanted_jobs: Any, origin: Origin) -> Sequ
     outcomes, told = find_published(configs, machine.precision)
     todo = [config for config in configs if config.run_id not in outcomes and not is_finished(config)]
     jobs = count_jobs(wanted_jobs, len(todo) or 1, machine.device)
+    sizes = check(todo)
     print(describe_grid(configs, jobs), flush=True)
-    estimate = estimate_seconds(todo, jobs)
-    print(told + describe_time(estimate, len(configs) - len(outcomes) - len(todo), jobs), flush=True)
-    todo.sort(key=lambda config: -estimate[config.run_id])  # longest first: the cores are then busy to the end
+    estimate = _estimate(todo, sizes, jobs) if todo else {}
+    print(told + describe_time(todo, estimate, len(configs) - len(outcomes) - len(todo), jobs), flush=True)
+    # Longest first: the cores are then busy to the end.
+    todo.sort(key=lambda config: -estimate.get(config.run_id, math.inf))
     others = [config for config in configs if config.run_id not in outcomes and config not in todo]
     outcomes |= {config.run_id: train(config, origin=origin(config)) for config in others}  # says that it is skipped
     if configs[0].logger.name != "none":

@@ -1,17 +1,16 @@
-"""Kill -9 at random moments of a sweep, continue it, and compare with an uninterrupted one: tried and held, by kind.
+"""Kill -9 at random moments of a sweep, over and over, let it finish, and compare with an uninterrupted one.
 
-    python tests/faults/kills.py --rounds 30 [--checkout OTHER] [--seed 0]
+    python tests/faults/kills.py --kills 100 [--checkout OTHER] [--seed 0]
 
-Run by hand: a round takes half a minute. A sweep of four runs of unequal length, two at once with as many threads as
-the machine gives them, is killed: all of its processes, its parent alone (whose workers must then end), or one worker
-alone (which must cost its own run, and no other). Then the same command continues it. It held where every record is
-that of the uninterrupted sweep, to the last digit, but for the seconds it took.
+Run by hand, for half an hour. A sweep of eight runs of unequal length, two at once with as many threads as the machine
+gives them, is killed at random moments since a run began to train: all of its processes, its parent alone (whose
+workers must then end), or one worker alone (which must cost its own run, and no other). The same command continues it,
+and is killed again; after some 25 kills it is left to finish. Those that hit a run in training are counted. They held
+where every record is that of the uninterrupted sweep, to the last digit, but for the seconds it took.
 """
 
 import argparse
 import collections
-import contextlib
-import io
 import json
 import os
 import random
@@ -20,25 +19,25 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
 import torch
 
-GRID = ["-m", "network=plain,residual", "depth=8", "length=1,5"]
+GRID = ["-m", "network=plain,residual", "depth=8", "length=1,5", "seed=0,1"]
 SETTINGS = ["protocol=smoke", "data=synthetic"]
 SETTINGS += ["network.width=4", "logger=none", "machine=cpu", "machine.checkpoint_seconds=0"]
-PATIENCE = 300  # seconds in which a sweep must end
+A_ROUND = 25  # kills, before the sweep is left to finish
+PATIENCE = 600  # seconds in which a sweep must end
 WORDS = ("final", "outcome", "iteration", "run_id")
 
 
-def start(checkout: Path, results: Path) -> subprocess.Popen[str]:
-    """The sweep, in a process group of its own."""
-    command = [sys.executable, str(checkout / "experiments" / "train.py"), *GRID, *SETTINGS, f"paths.results={results}"]
+def start(checkout: Path, results: Path, grid: list[str], told: Path) -> subprocess.Popen[bytes]:
+    """The sweep, in a process group of its own; what it prints goes to a file."""
+    command = [sys.executable, str(checkout / "experiments" / "train.py"), *grid, *SETTINGS, f"paths.results={results}"]
     environment = {**os.environ, "JOBS": "2", "PYTHONPATH": str(checkout / "src")}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.Popen(command, env=environment, text=True, start_new_session=True, **pipes)  # type: ignore[call-overload]
+    with open(told, "w") as file:
+        return subprocess.Popen(command, env=environment, stdout=file, stderr=file, process_group=0)
 
 
 def group(leader: int) -> list[int]:
@@ -54,17 +53,29 @@ def group(leader: int) -> list[int]:
     return found
 
 
-def training(results: Path) -> list[int]:
-    """The processes that train, below a results folder: those with a record's lock open."""
-    found = set()
+def training(results: Path) -> dict[int, str]:
+    """The processes that train below a results folder, those with a record's lock open: of each, the run."""
+    found = {}
     for link in Path("/proc").glob("[0-9]*/fd/*"):
         try:
-            target = os.readlink(link)
+            target = Path(os.readlink(link))
         except OSError:
             continue
-        if target.startswith(f"{results}/") and target.endswith("/.lock"):
-            found.add(int(link.parts[2]))
-    return sorted(found)
+        if target.name == ".lock" and target.is_relative_to(results):
+            found[int(link.parts[2])] = target.parent.name
+    return found
+
+
+def end(leader: int) -> None:
+    """Kill whatever is left of a group."""
+    for pid in group(leader):
+        os.kill(pid, signal.SIGKILL)
+
+
+def failed(told: Path) -> list[str]:
+    """The lines of the closing table that tell of a failure."""
+    _, _, table = told.read_text().rpartition("\nrun ")
+    return [line for line in table.splitlines() if " failed " in line]
 
 
 def differences(results: Path, expected: Path) -> list[str]:
@@ -88,93 +99,79 @@ def differences(results: Path, expected: Path) -> list[str]:
     return found
 
 
-def attempt(checkout: Path, results: Path, expected: Path, kind: str, moment: float) -> list[str]:
-    """One sweep, killed at a moment (s since its first run began) and continued; what did not hold."""
-    wrong = []
-    process = start(checkout, results)
-    try:
-        deadline = time.monotonic() + PATIENCE
-        while process.poll() is None and not training(results) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        time.sleep(moment)
-        if kind == "worker":
-            if victims := training(results):
-                os.kill(random.choice(victims), signal.SIGKILL)
-            told, _ = process.communicate(timeout=PATIENCE)
-            finished = len(list((results / "runs").glob("*/summary.json")))
-            if finished < 3:
-                wrong.append(f"one worker killed, {finished} of 4 runs finished")
-            if finished < 4 and "\nrun " not in told:
-                wrong.append("no table")
-        elif kind == "parent":
-            process.kill()
-            end = time.monotonic() + 15
-            while group(process.pid) and time.monotonic() < end:
-                time.sleep(0.1)
-            if left := training(results):
-                wrong.append(f"{len(left)} workers train without their parent")
-        else:
-            os.killpg(process.pid, signal.SIGKILL)
-    except subprocess.TimeoutExpired:
-        wrong.append("hangs")
-    finally:
-        for pid in group(process.pid):
-            os.kill(pid, signal.SIGKILL)
-        process.communicate()
-    again = start(checkout, results)
-    try:
-        told, _ = again.communicate(timeout=PATIENCE)
-    except subprocess.TimeoutExpired:
-        os.killpg(again.pid, signal.SIGKILL)
-        return [*wrong, "hangs when continued"]
-    if again.returncode:
-        wrong.append(f"continued: status {again.returncode}, {told.splitlines()[-1:]}")
-    return wrong + differences(results, expected)
+def interrupt(
+    process: subprocess.Popen[bytes], results: Path, kinds: list[str], within: float
+) -> tuple[list[str], list[str]]:
+    """Kill parts of a sweep at random moments until all of it is gone, or it ended by itself.
 
-
-def attempt_here(results: Path, expected: Path, moments: list[float]) -> tuple[int, list[str]]:
-    """The runs of the sweep, started from here as a sweep does, which saves the imports: killed at each moment in turn.
-
-    Killed are both workers or one of them; what was killed is to be told, and nothing else is to be lost. Returns how
-    many were killed, and what did not hold.
+    Returns:
+        The kinds of the kills that hit a run in training, and the runs whose workers were killed alone.
     """
-    import hydra
+    hits: list[str] = []
+    alone: list[str] = []
+    deadline = time.monotonic() + PATIENCE
+    while process.poll() is None and time.monotonic() < deadline:
+        if not training(results):
+            time.sleep(0.5)
+            continue
+        time.sleep(random.uniform(0, within))
+        if not (found := training(results)):
+            continue
+        hits.append(random.choice(kinds))
+        if hits[-1] == "worker":
+            pid, run = random.choice(list(found.items()))
+            os.kill(pid, signal.SIGKILL)
+            alone.append(run)
+            while pid in group(process.pid):
+                time.sleep(0.01)
+        else:
+            (process.kill if hits[-1] == "parent" else lambda: os.killpg(process.pid, signal.SIGKILL))()
+            break
+    return hits, alone
 
-    from degradation.config import parse
-    from degradation.sweep import _run_each
 
-    wrong, configs, killed = [], [], 0
-    with hydra.initialize_config_dir(str(Path(__file__).parents[2] / "conf"), version_base="1.3"):
-        for network in ("plain", "residual"):
-            for length in (5, 1):
-                named = [f"network={network}", "depth=8", f"length={length}", f"paths.results={results}"]
-                configs.append(parse(hydra.compose("train", [*SETTINGS, *named])))
-    for moment in [*moments, None]:
-        victims: list[int] = []
-
-        def kill(victims: list[int] = victims) -> None:
-            found = training(results)
-            victims += random.sample(found, min(len(found), random.choice((1, 2))))
-            for victim in victims:
-                os.kill(victim, signal.SIGKILL)
-
-        timer = threading.Timer(moment or 0, kill)
-        if moment is not None:
-            timer.start()
-        ended = collections.Counter(outcome.status for outcome in _run_each(configs, 2, lambda _: {}))
-        timer.cancel()
-        killed += len(victims)
-        if ended["failed"] > len(victims) or ended["failed"] + ended["finished"] + ended["skipped"] != len(configs):
-            wrong.append(f"{len(victims)} killed: {dict(ended)}")
-    return killed, wrong + differences(results, expected)
+def attempt(arguments: argparse.Namespace, results: Path, expected: Path, most: int) -> tuple[list[str], list[str]]:
+    """A sweep that is killed until it is done, or so often; the kinds of the kills, and what did not hold."""
+    hits: list[str] = []
+    wrong: list[str] = []
+    told = results.with_suffix(".txt")
+    while True:
+        process = start(arguments.checkout, results, GRID, told)
+        left = max(0, most - len(hits))
+        try:
+            kinds = arguments.kinds.split(",")
+            new, alone = interrupt(process, results, kinds, arguments.within) if left else ([], [])
+            if new[-1:] == ["parent"]:
+                deadline = time.monotonic() + 120
+                while group(process.pid) and time.monotonic() < deadline:
+                    time.sleep(0.1)
+                if found := training(results):
+                    wrong.append(f"{len(found)} workers train without their parent")
+            hits += new
+            status = process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            return hits, [*wrong, "hangs"]
+        finally:
+            end(process.pid)
+        if "Traceback" in told.read_text():
+            wrong.append(f"a traceback: {told.read_text().splitlines()[-1]}")
+        if status >= 0:  # it came to its end, with some workers killed or none
+            lines = failed(told)
+            if len(lines) != len(alone) or not all("SIGKILL" in line for line in lines):
+                wrong.append(f"{len(alone)} workers killed, told as {lines}")
+            if status != bool(alone):
+                wrong.append(f"{len(alone)} workers killed, status {status}")
+            if not alone:
+                return hits, wrong + differences(results, expected)
 
 
 def main() -> int:
     """Exit status 1 where something did not hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--kinds", default="all,parent,worker", help="or here: three kills of workers, and no imports")
-    parser.add_argument("--within", type=float, default=4.0, help="seconds after the first run began (%(default)s)")
+    parser.add_argument("--kills", type=int, default=100, help="that hit a run in training (default: %(default)s)")
+    kinds = "all,parent" + 6 * ",worker"  # a start, which is what takes time, has several kills then
+    parser.add_argument("--kinds", default=kinds, help="chosen from at random (default: %(default)s)")
+    parser.add_argument("--within", type=float, default=4.0, help="seconds after a run began (default: %(default)s)")
     parser.add_argument("--checkout", type=Path, default=Path(__file__).parents[2], help="default: this one")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--expected", type=Path, help="the results of the uninterrupted sweep; made where not there")
@@ -184,30 +181,28 @@ def main() -> int:
     expected = arguments.expected or folder / "expected"
     began = time.monotonic()
     if not expected.exists():
-        told, _ = start(arguments.checkout, expected).communicate()
-        if len(list((expected / "runs").glob("*/summary.json"))) != 4:
-            raise SystemExit(told)
+        start(arguments.checkout, expected, GRID, folder / "expected.txt").wait()
+        if len(list((expected / "runs").glob("*/summary.json"))) != 8:
+            raise SystemExit((folder / "expected.txt").read_text())
     print(f"uninterrupted: {time.monotonic() - began:.0f} s", flush=True)
     tried: collections.Counter[str] = collections.Counter()
     held: collections.Counter[str] = collections.Counter()
-    kinds = arguments.kinds.split(",")
-    for number in range(arguments.rounds):
-        kind, moment = kinds[number % len(kinds)], random.uniform(0, arguments.within)
+    number = 0
+    while tried.total() < arguments.kills:
+        number += 1
         results = folder / f"round-{number}"
-        if kind == "here":
-            with contextlib.redirect_stdout(io.StringIO()):
-                moments = [random.uniform(0, arguments.within) for _ in range(3)]
-                killed, wrong = attempt_here(results, expected, moments)
-            told = f"{killed} workers"
-        else:
-            wrong, told = attempt(arguments.checkout, results, expected, kind, moment), f"{kind} after {moment:.2f} s"
-        tried[kind] += 1
-        held[kind] += not wrong
-        print(f"round {number + 1}: {told} killed: {'; '.join(wrong) or 'held'}", flush=True)
-        shutil.rmtree(results)
+        hits, wrong = attempt(arguments, results, expected, min(A_ROUND, arguments.kills - tried.total()))
+        tried.update(hits)
+        held.update(hits if not wrong else ())
+        took = f"{time.monotonic() - began:.0f} s"
+        print(f"round {number}: {len(hits)} kills ({took} in all): {'; '.join(wrong) or 'held'}", flush=True)
+        if not wrong:
+            shutil.rmtree(results)
     for kind in tried:
         print(f"kill -9 of {kind:<8} tried {tried[kind]:>3}   held {held[kind]:>3}")
-    shutil.rmtree(folder, ignore_errors=True)
+    print(f"kill -9, all        tried {tried.total():>3}   held {held.total():>3}")
+    if tried == held:
+        shutil.rmtree(folder)
     return int(tried != held)
 
 

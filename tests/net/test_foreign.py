@@ -2,6 +2,7 @@
 
 import json
 import re
+import zipfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -548,6 +549,12 @@ def test_files_that_are_no_checkpoint_are_refused(tmp_path: Path) -> None:
     whole = tmp_path / "whole.pt"
     torch.save(network.state_dict(), whole)
     (tmp_path / "cut.pt").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as packed:
+        for part in source.namelist():
+            packed.writestr(part, source.read(part))
+    loop: dict[str, object] = {}
+    loop["model"] = loop
+    torch.save(loop, tmp_path / "loop.pt")
     for name, message in {
         "none.pt": r"none\.pt is not a file",
         ".": r"network\.pt is not a file",
@@ -557,6 +564,8 @@ def test_files_that_are_no_checkpoint_are_refused(tmp_path: Path) -> None:
         "empty.pt": r"empty\.pt ",
         "text.pt": r"text\.pt is not a file that torch\.save wrote",
         "cut.pt": r"cut\.pt cannot be read as a checkpoint",
+        "bomb.pt": r"bomb\.pt cannot be read as a checkpoint \(compressed",
+        "loop.pt": r"loop\.pt holds no state_dict",
         "whole.pt": r"whole\.pt: no projection, so the shortcut is none or A",
     }.items():
         with pytest.raises(CheckpointError, match=message) as raised:

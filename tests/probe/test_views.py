@@ -75,6 +75,12 @@ def test_a_partial_batch_does_not_weigh_as_a_whole_one(views: Views) -> None:
     assert_unchanged(partial, tensors_of(whole))
 
 
+def test_fewer_images_than_a_batch_are_one(views: Views) -> None:
+    network = settle(TINY, views)
+    of_all, of_more = (exact_batchnorm(network, replace(views, batch_size=size)) for size in (60, 61))
+    assert_unchanged(of_more, tensors_of(of_all))
+
+
 def test_exact_statistics_of_one_batch_make_eval_mode_training_mode(views: Views) -> None:
     twin, x = exact_batchnorm(settle(TINY, views), replace(views, batch_size=60)), views.normalize(views.images.images)
     with torch.no_grad():

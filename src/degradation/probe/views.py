@@ -83,8 +83,9 @@ def exact_batchnorm(network: Network, views: Views) -> Network:
     """A twin of a network whose BN statistics are averages over all images, un-augmented (the authors' notes).
 
     Averages of the statistics of whole batches, as training uses them: `views.batch_size` is the protocol's, and the
-    images of a last partial batch are left out, so that every batch weighs the same.
+    images of a last partial batch are left out, so that every batch weighs the same. Fewer than a batch are one.
     """
+    views = replace(views, batch_size=min(views.batch_size, len(views.images)))
     twin, whole = network.twin(), len(views.images) - len(views.images) % views.batch_size
     with views.autocast():
         update_bn((x for x, _ in views.of(views.images[:whole])), twin)

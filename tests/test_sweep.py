@@ -1,0 +1,88 @@
+"""A sweep before its runs: what is refused, and how long it should take."""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+
+from degradation import cli
+from degradation.config import Config
+from degradation.sweep import check, describe_time, estimate_seconds
+
+from .conftest import TINY
+
+
+@pytest.fixture
+def refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., str]]:
+    """overrides -> the one line of a command that says why it made nothing, and ended with status 2."""
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "")
+    monkeypatch.chdir(tmp_path)
+
+    def refuse(*overrides: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["train.py", *TINY, f"paths.results={tmp_path / 'results'}", *overrides])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        stdout, stderr = capsys.readouterr()
+        assert (ended.value.code, stdout, stderr.count("\n")) == (cli.EXIT_INPUT, "", 1), stderr
+        return stderr
+
+    yield refuse
+    GlobalHydra.instance().clear()
+
+
+@pytest.mark.parametrize("sweep", [[], ["-m", "network=plain,residual"]], ids=["run", "sweep"])
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["data=cifar10", "paths.data=file/data"], "name that folder as DATA_DIR"),
+        (["data=imagenet", "paths.data=nowhere", "network.classes=1000"], "name the folder that holds imagenet/train"),
+        (["data.validation_images=512"], "data.validation_images=512 leaves none of 512 images"),
+        (["data.validation_images=500"], "protocol.batch_size=32 is more than the 12 training images of synthetic"),
+        (["protocol.batch_size=513"], "protocol.batch_size=513 is more than the 512 training images"),
+        (["network.classes=11"], "network.classes=11, but synthetic has 10 classes"),
+        (["network=null"], "network=null is not one of plain, residual"),
+        (["experiment=1"], "experiment=1 is not one of"),
+        (["network.width=100000"], "network.width=100000 should be less than or equal to 4096"),
+        (["machine.precision=tf32"], "machine.precision=tf32 exists on CUDA devices only"),
+        (["seed=-1"], "seed=-1 should be greater than or equal to 0"),
+        (["paths.results=file/results"], "file; name another folder with RESULTS_DIR="),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_made(
+    refused: Callable[..., str], tmp_path: Path, sweep: list[str], overrides: list[str], told: str
+) -> None:
+    (tmp_path / "file").touch()  # where nothing can be made
+    line = refused(*overrides, *sweep)
+    assert line.startswith("error: ")
+    assert told in line
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("jobs", ["0", "-1", "two", "\u00b2"])
+def test_jobs_are_a_number(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, jobs: str) -> None:
+    monkeypatch.setenv("JOBS", jobs)
+    assert f"JOBS={jobs} must be auto or at least 1" in refused("-m", "seed=0,1")
+
+
+def test_one_run_that_cannot_be_refuses_the_sweep(refused: Callable[..., str], tmp_path: Path) -> None:
+    assert "batch_size=600" in refused("-m", "protocol.batch_size=8,600,16")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_cannot_be_timed_costs_the_estimate_of_itself(
+    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def allocate(config: Config, jobs: int) -> object:
+        return torch.empty(2**60) if config.network.width == 3 else lambda architecture: 0.5
+
+    monkeypatch.setattr("degradation.sweep.calibrate", allocate)
+    todo = [tiny("network.width=2"), tiny("network.width=3")]
+    estimate = estimate_seconds(todo, check(todo), 1)
+    assert list(estimate) == [todo[0].run_id]
+    told = describe_time(todo, estimate, 0, 1)
+    assert told.startswith("1 run(s) could not be timed, as where memory does not suffice; about ")
