@@ -42,7 +42,10 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds of every variant (default: 3)")
     parser.add_argument("--seconds", type=float, default=8.0, help="of each variant in each round (default: 8)")
     parser.add_argument("--jobs", type=numbers, help="runs at once to try (default: 2, and on a GPU 4 and 8 too)")
-    parser.add_argument("--image-depth", type=int, default=18, help="of the ImageNet network (default: 18)")
+    given = (
+        "Hydra overrides for the ImageNet network whose images are timed, such as depth=50 or protocol.batch_size=64"
+    )
+    parser.add_argument("--image-overrides", nargs="*", default=[], help=given)
     parser.add_argument("--memory-depths", type=numbers, default=[110, 1202], help="default: 110,1202")
     parser.add_argument("--parts", default=",".join(PARTS), help=f"what to measure (default: {','.join(PARTS)})")
     parser.add_argument("--machine", default="auto", choices=("auto", "cpu", "gpu"))
@@ -73,7 +76,7 @@ def main() -> int:
             ]
             setting = default_setting(config)
             chosen = find_set(config.paths.data, setting.cuda)
-            named = [f"protocol={PROTOCOLS[chosen]}", f"depth={arguments.image_depth}", "logger=none"]
+            named = [f"protocol={PROTOCOLS[chosen]}", "depth=18", "network.width=64", *arguments.image_overrides]
             images = replace(parse(hydra.compose("train", named)), machine=setting.machine)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -4,6 +4,7 @@ Beside both torchvision's reference recipe (its training script's transforms, ne
 precision), from the same files and in the same rounds.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -56,24 +57,13 @@ def as_files(name: str, data_dir: str) -> Iterator[Path]:
         yield Path(folder)
 
 
-class HeldBatch(StreamedBatches):
-    """The first batch again and again: what is left of an iteration where images cost nothing."""
-
-    def seek(self, iteration: int) -> int:
-        return super().seek(0) if iteration == 0 else len(self.labels)
-
-
-def iteration_of(
-    config: Config, train: Pictures, batches: type[StreamedBatches] = StreamedBatches
-) -> Callable[[], None]:
-    """One iteration of this suite's training on the batches of a stream, as its module runs it; no Trainer."""
-    machine, data = config.machine, config.data
-    stream = batches(train, Normalizer(train.sample, data.normalization), config.protocol.batch_size, 0)
+def module_of(config: Config, stream: StreamedBatches) -> DegradationModule:
+    """This suite's training of a network on a stream, with its step made; no Trainer."""
+    machine = config.machine
     network = Network(config.network).to(machine.device, memory_format=layout(machine.channels_last))  # type: ignore[call-overload]
     module = DegradationModule(network, stream, config.protocol, machine).to(machine.device)
     module.step = module.make_step(module.configure_optimizers())
-    iterations = count()
-    return lambda: module.run(next(iterations))
+    return module
 
 
 def reference_batches(config: Config, folder: Path, workers: int) -> Iterator[Any]:
@@ -112,34 +102,40 @@ def reference_training(config: Config, batches: Iterator[Any]) -> Callable[[], N
 
 
 def variants(config: Config, folder: Path, workers: tuple[int, ...]) -> dict[tuple[str, str, int], Run]:
-    """(part, recipe, workers) -> its Run; what worker processes hold ready at its start is not counted."""
+    """(part, recipe, workers) -> its Run, each begun."""
     size, cuda = config.protocol.batch_size, config.machine.device == "cuda"
     data = replace(config.data, name="images")  # whatever their folder is called
-    found: dict[tuple[str, str, int], Run] = {}
-
-    def add(part: str, recipe: str, processes: int, step: Callable[[], object]) -> None:
-        run = timed(step, size, cuda)
-
-        def fairly(seconds: float) -> float:
-            for _ in range(1 + 2 * processes):
-                step()
-            return run(seconds)
-
-        found[part, recipe, processes] = fairly
-
+    train = load(data, folder, config.machine.device)[0]
+    assert isinstance(train, Pictures)
+    stream = StreamedBatches(train, Normalizer(train.sample, data.normalization), size, 0)
+    alone = module_of(config, stream)
+    alone.run(0)  # its batch stays, and its rate
+    assert alone.step is not None
+    steps: dict[tuple[str, str, int], Callable[[], object]] = {(STEP, OURS, 0): partial(alone.step, size)}
+    steps[STEP, REFERENCE, 0] = reference_training(config, repeat(next(reference_batches(config, folder, 0))))
     for processes in workers:
-        train = load(data, folder, config.machine.device, workers=processes)[0]
-        assert isinstance(train, Pictures)
-        recipe = StreamedBatches(train, Normalizer(train.sample, data.normalization), size, 0).recipe
-        add(IMAGES, OURS, processes, partial(next, read_ahead(recipe.read, count(), processes)))
-        add(IMAGES, REFERENCE, processes, partial(next, reference_batches(config, folder, processes)))
-        if processes == workers[0]:
-            held = repeat(next(reference_batches(config, folder, 0)))
-            add(STEP, OURS, 0, iteration_of(config, train, HeldBatch))
-            add(STEP, REFERENCE, 0, reference_training(config, held))
-        add(BOTH, OURS, processes, iteration_of(config, train))
-        add(BOTH, REFERENCE, processes, reference_training(config, reference_batches(config, folder, processes)))
-    return found
+        theirs = partial(reference_batches, config, folder, processes)
+        steps[IMAGES, OURS, processes] = partial(next, read_ahead(stream.recipe.read, count(), processes))
+        steps[IMAGES, REFERENCE, processes] = partial(next, theirs())
+        if processes in (workers[0], workers[-1]):
+            (ahead := copy.copy(stream)).workers, ahead.next = processes, -1
+            steps[BOTH, OURS, processes] = partial(next, map(module_of(config, ahead).run, count()))
+            steps[BOTH, REFERENCE, processes] = reference_training(config, theirs())
+    return {key: _run(key, step, size, cuda) for key, step in steps.items()}
+
+
+def _run(key: tuple[str, str, int], step: Callable[[], object], size: int, cuda: bool) -> Run:
+    # What worker processes have ready at its start is not counted; where a step takes long, it is soon gone.
+    run, part, processes = timed(step, size, cuda), key[0], key[2]
+    ready = 2 * processes if part == IMAGES or cuda else 0
+    step()
+
+    def fairly(seconds: float) -> float:
+        for _ in range(ready):
+            step()
+        return run(seconds)
+
+    return fairly
 
 
 def measure_images(
