@@ -16,13 +16,13 @@ import pandas as pd
 import torch
 from probe import Parser, positive, read_data, triple
 
-from degradation.config import ConfigError, find_conf, find_published, parse
+from degradation.config import ConfigError, find_conf, find_published, parse, run_id
 from degradation.data.images import DataError, load
 from degradation.data.resident import ChannelNormalizer, Normalizer
 from degradation.net.foreign import CheckpointError, checkpoint_file, load_network, read_config
 from degradation.probe.testing import Way, error_in_top, scores
 from degradation.probe.views import Views, exact_batchnorm
-from degradation.record import RecordError, check_network, write_atomically
+from degradation.record import RecordError, check_identity, check_network, write_atomically
 from degradation.report.imagenet import path_of_tests
 from degradation.train import machine as machines
 
@@ -46,7 +46,7 @@ def evaluate(arguments: argparse.Namespace) -> tuple[pd.DataFrame, bool]:
     folders = run_folders(given["checkpoints"])
     for place, folder in folders.items():
         check_network(folder)
-        names[place] = folder.name
+        names[place] = run_id(check_identity(folder))
     if configs[0] and not any(override.startswith("data") for override in given["overrides"]):
         data = read_data(configs[0]["data"])
     if data.crop is None:
@@ -79,8 +79,8 @@ def evaluate(arguments: argparse.Namespace) -> tuple[pd.DataFrame, bool]:
     told |= {key: value for key, value in machines.describe(machine).items() if key in ("precision", "commit")}
     # Kept beside the records of the runs, where they are tested on what those name, all of it.
     whole = not (given["images"] or given["mean"]) and all(c and read_data(c["data"]) == data for c in configs)
-    ours = {folder.parent for folder in folders.values()} - {find_published().resolve() / "runs"}
-    return pd.DataFrame(rows).assign(**told), whole and {folder.name for folder in ours} == {"runs"}
+    ours = [find_published().resolve() not in f.parents and "runs" in f.parts[:-1] for f in folders.values()]
+    return pd.DataFrame(rows).assign(**told), whole and all(ours)
 
 
 def run_folders(checkpoints: list[str]) -> dict[int, Path]:
@@ -91,11 +91,11 @@ def run_folders(checkpoints: list[str]) -> dict[int, Path]:
 
 def keep(table: pd.DataFrame, checkpoints: list[str]) -> None:
     """Write what was measured of runs beside them, in place of what was there of the same network and way."""
-    files = {folder.name: path_of_tests(folder) for folder in run_folders(checkpoints).values()}
+    files = {run_id(check_identity(folder)): path_of_tests(folder) for folder in run_folders(checkpoints).values()}
     for leader, rows in table.drop(columns="network").groupby(table["networks"].str.split().str[0]):
         path = files[str(leader)]
         both = pd.concat([*([pd.read_csv(path)] if path.exists() else []), rows])
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         kept = both.drop_duplicates(["networks", "way", "batchnorm"], keep="last")
         write_atomically(path, kept.to_csv(index=False, float_format="%.4g"))
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from degradation.record import RecordError
 from degradation.report import draw
-from degradation.report.table import finished, select
+from degradation.report.table import beside, finished, select
 
 # Parameters, multiply-adds of the convolutions and of the fully connected layers, for one image of 224 pixels: of the
 # networks at full width, and of torchvision's VGG; last what the paper prints (10^9). A test counts them.
@@ -125,8 +125,9 @@ def table1() -> pd.DataFrame:
 
 
 def path_of_tests(run_folder: Path) -> Path:
-    """results/tests/<run id>.csv, beside results/runs/<run id>: of the network, and of ensembles that it leads."""
-    return run_folder.parents[1] / "tests" / f"{run_folder.name}.csv"
+    """results/tests/<run>.csv: what experiments/evaluate.py measured of a network, and of ensembles that it leads."""
+    folder = beside(run_folder, "tests")
+    return folder.with_name(f"{folder.name}.csv")  # a name may have dots
 
 
 def load_tests(runs: pd.DataFrame) -> pd.DataFrame:

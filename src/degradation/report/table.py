@@ -232,10 +232,15 @@ def find_results() -> Path:
     return Path(os.environ.get("RESULTS_DIR") or (above if above.is_dir() and not here.is_dir() else here))
 
 
-def probes_folder(run_folder: Path) -> Path:
-    """results/probes/<run>, beside results/runs/<run>."""
+def beside(run_folder: Path, kind: str) -> Path:
+    """results/<kind>/<run>, beside results/runs/<run>."""
     runs = next(above for above in run_folder.parents if above.name == "runs")
-    return runs.with_name("probes") / run_folder.relative_to(runs)
+    return runs.with_name(kind) / run_folder.relative_to(runs)
+
+
+def probes_folder(run_folder: Path) -> Path:
+    """results/probes/<run>: what experiments/probe.py measured of it."""
+    return beside(run_folder, "probes")
 
 
 def load_probe(run_folder: Path, probe: str) -> pd.DataFrame:
