@@ -96,6 +96,6 @@ def test_the_embedded_images_are_timed_as_files() -> None:
     assert find_set("nowhere", cuda=True) == "imagenette_mini"
     with as_files("imagenette_mini", "nowhere") as folder:
         (train, labels), (val, _) = find_images("images", folder)
-        assert (len(train), len(val), max(labels)) == (2000, 1000, 9)
+        assert (len(train), len(val), max(labels)) == (500, 250, 9)
         assert min(read_image(train[0]).size) == 96
     assert not folder.exists()
