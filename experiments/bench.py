@@ -4,6 +4,7 @@ import degradation.script  # isort: skip  # noqa: F401  first of all
 import argparse
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import hydra
@@ -18,6 +19,7 @@ from speed import (
     measure_throughput,
     summarise,
 )
+from speed_images import PROTOCOLS, as_files, find_set, limits, measure_images, summarise_images
 from speed_report import draw_growth, draw_throughput, write_bench
 
 from degradation.config import ConfigError, parse
@@ -26,7 +28,7 @@ from degradation.train import machine as machines
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "results" / "bench"
-PARTS = ("throughput", "growth", "memory", "start", "figures")
+PARTS = ("throughput", "images", "growth", "memory", "start", "figures")
 
 
 def numbers(text: str) -> list[int]:
@@ -40,6 +42,10 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds of every variant (default: 3)")
     parser.add_argument("--seconds", type=float, default=8.0, help="of each variant in each round (default: 8)")
     parser.add_argument("--jobs", type=numbers, help="runs at once to try (default: 2, and on a GPU 4 and 8 too)")
+    given = (
+        "Hydra overrides for the ImageNet network whose images are timed, such as depth=50 or protocol.batch_size=64"
+    )
+    parser.add_argument("--image-overrides", nargs="*", default=[], help=given)
     parser.add_argument("--memory-depths", type=numbers, default=[110, 1202], help="default: 110,1202")
     parser.add_argument("--parts", default=",".join(PARTS), help=f"what to measure (default: {','.join(PARTS)})")
     parser.add_argument("--machine", default="auto", choices=("auto", "cpu", "gpu"))
@@ -68,7 +74,10 @@ def main() -> int:
                 for depth in (20, 32, 44, 56, 110)
                 for seed in range(5)
             ]
-        setting = default_setting(config)
+            setting = default_setting(config)
+            chosen = find_set(config.paths.data, setting.cuda)
+            named = [f"protocol={PROTOCOLS[chosen]}", "depth=18", "network.width=64", *arguments.image_overrides]
+            images = replace(parse(hydra.compose("train", named)), machine=setting.machine)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -91,6 +100,13 @@ def main() -> int:
         table.to_csv(folder / "throughput.csv", index=False, float_format="%.4g")
         caption = f"{where}: median and range of {arguments.rounds} interleaved rounds"
         save(draw_throughput(table, caption), folder, "throughput")
+    if "images" in parts:
+        with as_files(chosen, images.paths.data) as files:
+            measured = measure_images(images, files, arguments.rounds, arguments.seconds, (0, 1, 2), say)
+        measured.to_csv(folder / "images_rounds.csv", index=False, float_format="%.1f")
+        summarise_images(measured).to_csv(folder / "images.csv", index=False, float_format="%.4g")
+        shown = {"set": chosen, "crop": images.data.crop, "batch": images.protocol.batch_size}
+        described["images"] = {**shown, **limits(measured, int(setting.machine.threads))}
     if "growth" in parts:
         growth = measure_growth(setting, [8, 20, *arguments.depths], [32, 64, 256], arguments.seconds / 2)
         growth.to_csv(folder / "growth.csv", index=False, float_format="%.4g")

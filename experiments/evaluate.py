@@ -1,7 +1,8 @@
 """Test ImageNet networks as the paper does, alone and together: python experiments/evaluate.py --help.
 
 Top-1 and top-5 validation errors by centre crop, ten crops, or whole images at five sizes (section 3.4), and of several
-networks by the average of their softmax scores, too (Table 5).
+networks by the average of their softmax scores, too (Table 5). What is measured of runs on all images also lands in
+results/tests/, where experiments/report.py finds it for Tables 2 to 5.
 """
 
 import argparse
@@ -15,22 +16,24 @@ import pandas as pd
 import torch
 from probe import Parser, positive, read_data, triple
 
-from degradation.config import ConfigError, find_conf, parse
+from degradation.config import ConfigError, find_conf, find_published, parse, run_id
 from degradation.data.images import DataError, load
 from degradation.data.resident import ChannelNormalizer, Normalizer
-from degradation.net.foreign import CheckpointError, load_network, read_config
+from degradation.net.foreign import CheckpointError, checkpoint_file, load_network, read_config
 from degradation.probe.testing import Way, error_in_top, scores
 from degradation.probe.views import Views, exact_batchnorm
-from degradation.record import write_atomically
+from degradation.record import RecordError, check_identity, check_network, write_atomically
+from degradation.report.imagenet import path_of_tests
 from degradation.train import machine as machines
 
 WAYS = get_args(Way)
 
 
-def evaluate(arguments: argparse.Namespace) -> pd.DataFrame:
-    """A row for each checkpoint and way, and for all together where there are several.
+def evaluate(arguments: argparse.Namespace) -> tuple[pd.DataFrame, bool]:
+    """A row for each checkpoint and way, and for all together where there are several; whether it is of whole runs.
 
-    Columns: network, way, batchnorm, images, top1, top5 (percent).
+    Columns: network, networks (their names, between spaces), way, top1, top5 (percent), batchnorm, images, data,
+    precision, commit.
     """
     given = vars(arguments)
     with hydra.initialize_config_dir(str(find_conf()), version_base="1.3"):
@@ -39,33 +42,61 @@ def evaluate(arguments: argparse.Namespace) -> pd.DataFrame:
     machines.apply(machine)
     data = composed.data
     configs = [read_config(path) for path in given["checkpoints"]]
+    names = [Path(path).name for path in given["checkpoints"]]
+    folders = run_folders(given["checkpoints"])
+    for place, folder in folders.items():
+        check_network(folder)
+        names[place] = run_id(check_identity(folder))
     if configs[0] and not any(override.startswith("data") for override in given["overrides"]):
         data = read_data(configs[0]["data"])
     if data.crop is None:
         raise CheckpointError(f"{data.name}: images of 32x32 pixels are shown whole; see experiments/probe.py")
     images = load(data, composed.paths.data, machine.device, workers=int(machine.workers))
     train, test = (part[: given["images"]] if given["images"] else part for part in images[:2])
-    normalize = Normalizer(train.sample, data.normalization)
+    normalize = Normalizer(images[0].sample, data.normalization, data.scale)
     if given["mean"]:
         normalize = ChannelNormalizer(given["mean"], given["std"], machine.device)
     views = Views(test, normalize, machine.evaluation_batch, machine.precision, machine.channels_last)
     rows: list[dict[str, object]] = []
     for way in given["ways"]:
         together = []
-        for path, config in zip(given["checkpoints"], configs, strict=True):
+        for name, path, config in zip(names, given["checkpoints"], configs, strict=True):
             network = load_network(path, given["shortcut"], **{k: given[k] for k in ("stride_in", "pool", "pad_side")})
             if (classes := int(images[1].labels.max()) + 1) != network.architecture.classes:
                 raise CheckpointError(f"{path} has {network.architecture.classes} classes, and {data.name} {classes}")
             network = network.to(machine.device)
             if given["batchnorm"] == "exact":
                 told = config["protocol"] if config else vars(composed.protocol)
-                group = -(-told["batch_size"] // told["batchnorm_groups"])
+                group = min(-(-told["batch_size"] // told["batchnorm_groups"]), len(train))
                 network = exact_batchnorm(network, replace(views.of(train), batch_size=group))
             together.append(scores(network, views, way))
-            rows.append({"network": Path(path).name, "way": way, **_errors(together[-1], test.labels)})
+            rows.append({"network": name, "networks": name, "way": way, **_errors(together[-1], test.labels)})
         if len(together) > 1:
-            rows.append({"network": "all", "way": way, **_errors(torch.stack(together).mean(0), test.labels)})
-    return pd.DataFrame(rows).assign(batchnorm=given["batchnorm"], images=len(test), data=data.name)
+            averaged = _errors(torch.stack(together).mean(0), test.labels)
+            rows.append({"network": "all", "networks": " ".join(sorted(names)), "way": way, **averaged})
+    told = {"batchnorm": given["batchnorm"], "images": len(test), "data": data.name}
+    told |= {key: value for key, value in machines.describe(machine).items() if key in ("precision", "commit")}
+    # Kept beside the records of the runs, where they are tested on what those name, all of it.
+    whole = not (given["images"] or given["mean"]) and all(c and read_data(c["data"]) == data for c in configs)
+    ours = [find_published().resolve() not in f.parents and "runs" in f.parts[:-1] for f in folders.values()]
+    return pd.DataFrame(rows).assign(**told), whole and all(ours)
+
+
+def run_folders(checkpoints: list[str]) -> dict[int, Path]:
+    """Place in the list -> folder, of those that are runs."""
+    files = {place: checkpoint_file(path) for place, path in enumerate(checkpoints)}
+    return {place: file.parent.resolve() for place, file in files.items() if read_config(file)}
+
+
+def keep(table: pd.DataFrame, checkpoints: list[str]) -> None:
+    """Write what was measured of runs beside them, in place of what was there of the same network and way."""
+    files = {run_id(check_identity(folder)): path_of_tests(folder) for folder in run_folders(checkpoints).values()}
+    for leader, rows in table.drop(columns="network").groupby(table["networks"].str.split().str[0]):
+        path = files[str(leader)]
+        both = pd.concat([*([pd.read_csv(path)] if path.exists() else []), rows])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = both.drop_duplicates(["networks", "way", "batchnorm"], keep="last")
+        write_atomically(path, kept.to_csv(index=False, float_format="%.4g"))
 
 
 def _errors(found: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
@@ -95,13 +126,17 @@ def main() -> int:
     if (arguments.mean is None) != (arguments.std is None):
         parser.error("--mean and --std go together")
     try:
-        table = evaluate(arguments)
+        table, whole = evaluate(arguments)
         if arguments.out:
             write_atomically(arguments.out, table.to_csv(index=False, float_format="%.4g"))
-    except (CheckpointError, ConfigError, DataError, hydra.errors.HydraException, OSError) as error:
+        if whole:
+            keep(table, arguments.checkpoints)
+    except (CheckpointError, ConfigError, DataError, RecordError, hydra.errors.HydraException, OSError) as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
-    print(table.to_string(index=False, float_format="%.2f"))
+    print(table.drop(columns=["networks", "commit"]).to_string(index=False, float_format="%.2f"))
+    if whole:
+        print("kept in tests/ beside runs/: experiments/report.py shows Tables 2 to 5")
     return 0
 
 

@@ -211,7 +211,7 @@ def run(arguments: argparse.Namespace) -> None:
     machine = MachineConfig(device, "fp32", True, torch.get_num_threads(), 1, "eager", False, 500, 0.0, 0.0)
     machines.apply(machine)
     normalization = arguments.normalization or data.normalization
-    normalize = Normalizer(train.sample, normalization)
+    normalize = Normalizer(train.sample, normalization, data.scale)
     if arguments.mean:
         normalization, normalize = "given mean and std", ChannelNormalizer(arguments.mean, arguments.std, device)
     described = f"{name}: depth {architecture.depth}, shortcut {architecture.shortcut}"

@@ -16,6 +16,7 @@ from reproductions import write_page
 
 from degradation.config import ConfigError, find_published, find_records, refuse_published
 from degradation.record import RecordError, check_identity, read_summary, read_varied, seal
+from degradation.report.imagenet import path_of_tests
 from degradation.report.table import find_results, load_table, probes_folder
 from degradation.report.verdicts import ClaimError, list_studies
 
@@ -57,7 +58,7 @@ def find_twins(summary: dict[str, Any]) -> list[Path]:
 
 
 def publish_run(folder: Path) -> None:
-    """Copy a record, and what experiments/probe.py measured of it, to those of its precision."""
+    """Copy a record, and what experiments/probe.py and evaluate.py measured of it, to those of its precision."""
     config, summary = check_identity(folder), read_summary(folder)
     target = find_published() / "runs" / summary["precision"] / folder.name
     for twin in find_twins(summary):
@@ -69,6 +70,9 @@ def publish_run(folder: Path) -> None:
         seal(target)
     if (probed := probes_folder(folder)).is_dir():
         copy(probed, probes_folder(target), ())
+    if (tested := path_of_tests(folder)).exists():
+        (there := path_of_tests(target)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(tested, there)
 
 
 def copy(source: Path, target: Path, aside: tuple[str, ...]) -> None:

@@ -15,9 +15,9 @@ from degradation.config import ConfigError, find_published, refuse_published
 from degradation.record import RecordError
 from degradation.report.compare import compare_each, draw_comparison, sentence
 from degradation.report.draw import SIZES, save
-from degradation.report.figures import FIGURES, write_figures
+from degradation.report.figures import FIGURES, TABLES, write_figures
 from degradation.report.pages import write_claims, write_gallery
-from degradation.report.table import TABLES, condition_folder, conditions, find_results, load_others, load_table
+from degradation.report.table import condition_folder, conditions, find_results, load_others, load_table
 from degradation.report.verdicts import ClaimError, load_claims
 
 MADE = {*FIGURES, *TABLES, "comparison", "matched_pair"}

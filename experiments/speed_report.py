@@ -27,6 +27,18 @@ TABLES = {
             "fraction_of_matrix_peak": "fraction of the matrix rate",
         },
     ),
+    "images": (
+        "Images from files against the training step (ImageNet networks)",
+        {
+            "part": "part",
+            "recipe": "recipe",
+            "workers": "worker processes",
+            "images_per_second": "images/s",
+            "lowest": "lowest",
+            "highest": "highest",
+            "ratio_to_reference": "ratio to the reference",
+        },
+    ),
     "growth": (
         "Time as depth and batch grow",
         {"depth": "depth", "batch": "batch", "seconds_per_iteration": "seconds per iteration"},
@@ -42,6 +54,12 @@ TABLES = {
         },
     ),
 }
+IMAGES = """JPEGs of {set}, crops of {crop} pixels, batches of {batch}. `Images alone` decodes, resizes and crops,\
+ `step alone` trains on one batch again and again. The reference: RandomResizedCrop, flip, ToTensor and Normalize,\
+ torchvision's network, and its loop in eager float32.
+
+For this suite a core decodes {decoded_per_core:,.0f} images/s, and trains on {trained_per_core:,.0f}: decoding takes\
+ {decoding_percent:.1f} % of the time of a core that does both, and {decoding_cores:.2f} cores keep up with the step."""
 
 
 def write_bench(folder: Path, described: dict[str, Any]) -> Path:
@@ -66,6 +84,8 @@ def write_bench(folder: Path, described: dict[str, Any]) -> Path:
             for column in {"seconds_per_iteration"} & set(table):
                 table[column] = table[column].map("{:.3g}".format)
             parts.append(f"## {title}\n\n{picture}" + markdown_table(table, columns))
+            if name == "images":
+                parts.append(IMAGES.format(**described["images"]))
     for key, text in (
         ("seconds_to_first_iteration", "From starting `experiments/train.py` to its first iteration"),
         ("seconds_for_figures_of_50_records", "Figures, tables and gallery of 50 full-length records"),

@@ -2,17 +2,22 @@
 
 import json
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 from speed import TRAINER, USUAL, InMemoryCIFAR10, default_setting, measure_throughput, summarise
+from speed_images import OURS, REFERENCE, STEP, as_files, find_set, limits, measure_images, summarise_images
 from speed_report import draw_throughput, write_bench
 
 from degradation.config import Architecture
+from degradation.data.folders import find_images, read_image
 from degradation.data.images import load_cifar10_mini
 from degradation.net.network import multiply_adds
+from degradation.train import machine as machines
 from tests.conftest import Compose
 
 BARE = "bare loop, channels_last, bf16"
@@ -59,3 +64,38 @@ def test_every_variant_runs_and_is_shown(compose: Compose, tmp_path: Path) -> No
     page = write_bench(tmp_path, {**described, "hardware": {}, "versions": {}}).read_text()
     assert all(variant in page for variant in table["variant"])
     assert json.loads((tmp_path / "bench.json").read_text())["device"] == "cpu"
+
+
+def test_images_are_timed_against_the_step_and_the_reference(compose: Compose, tmp_path: Path) -> None:
+    small = ["network.width=64", "data.crop=32", "data.shorter_side=[37,69]", "protocol.batch_size=2", "depth=18"]
+    config = compose("protocol=imagenet_quick", *small, "machine=cpu", "machine.threads=1")
+    config = replace(config, machine=machines.resolve(config.machine))
+    draw = np.random.default_rng(0)
+    for split, label, number in product(("train", "val"), range(10), range(2)):
+        (place := tmp_path / "imagenette2-160" / split / str(label)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(place / f"{number}.jpg")
+    assert find_set(str(tmp_path), cuda=False) == "imagenette2-160"
+    with as_files("imagenette2-160", str(tmp_path)) as folder:
+        measured = measure_images(config, folder, 1, 0.0, (0, 1), lambda text: None)
+    assert (measured["images_per_second"] > 0).all()
+    assert len(measured.drop_duplicates(["part", "recipe", "workers"])) == 10
+    measured.loc[measured["recipe"] == OURS, "images_per_second"] = 30.0
+    measured.loc[measured["recipe"] == REFERENCE, "images_per_second"] = 10.0
+    table = summarise_images(measured)
+    assert table["ratio_to_reference"].tolist() == [3 if recipe == OURS else 1 for recipe in table["recipe"]]
+    measured.loc[measured["part"] == STEP, "images_per_second"] = 20.0
+    told = limits(measured, threads=2)
+    assert told == {"decoded_per_core": 30, "trained_per_core": 10, "decoding_percent": 25, "decoding_cores": 0.667}
+    table.to_csv(tmp_path / "images.csv", index=False)
+    described = {"date": "", "commit": "", "device": "cpu", "precision": "fp32", "matrix_peak_gflops": 1.0}
+    described |= {"images": {"set": "tiny", "crop": 32, "batch": 2, **told}, "hardware": {}, "versions": {}}
+    assert "decoding takes 25.0 % of the time" in write_bench(tmp_path, described).read_text()
+
+
+def test_the_embedded_images_are_timed_as_files() -> None:
+    assert find_set("nowhere", cuda=True) == "imagenette_mini"
+    with as_files("imagenette_mini", "nowhere") as folder:
+        (train, labels), (val, _) = find_images("images", folder)
+        assert (len(train), len(val), max(labels)) == (500, 250, 9)
+        assert min(read_image(train[0]).size) == 96
+    assert not folder.exists()

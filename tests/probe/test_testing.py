@@ -20,6 +20,8 @@ from degradation.data.resident import Normalizer
 from degradation.net.network import Network
 from degradation.probe.testing import Way, error_in_top, scores
 from degradation.probe.views import Views, evaluate
+from degradation.report.imagenet import load_tests
+from degradation.report.table import load_table
 from degradation.train.run import train
 from tests.conftest import Compose
 from tests.data.test_folders import CONFIG, write_tree
@@ -153,6 +155,17 @@ def test_the_command_tests_runs_and_other_code_alone_and_together(
     assert table["way"].tolist() == [way for way in ("centre", "ten_crop", "multi_scale") for _ in range(3)]
     assert (table["images"] == 15).all()
     assert (table["top5"] == 0).all()  # of three classes
+    kept = load_tests(load_table(tmp_path))  # and for the tables of the pages
+    assert len(kept) == 9
+    by_networks = kept[kept["way"] == "ten_crop"].set_index("networks")["top1"].to_dict()
+    shown = table[table["way"] == "ten_crop"].set_index("network")["top1"].to_dict()
+    names = [Path(folder).name for folder in folders]
+    assert by_networks == {**{name: shown[name] for name in names}, " ".join(sorted(names)): shown["all"]}
+    again = (*folders[:1], "--ways", "ten_crop", "--overrides", f"paths.data={tree}", *cpu)
+    assert run_command(*again)[0] == 0
+    assert len(load_tests(load_table(tmp_path))) == 9  # in place of what was there
+    assert run_command(*again, "--images", "4")[0] == 0
+    assert len(load_tests(load_table(tmp_path))) == 9  # of some images alone: not to be shown
     foreign = tmp_path / "theirs.pt"
     torch.save(resnet18(num_classes=3).state_dict(), foreign)
     options = ["--stride-in", "3x3", "--pool", "padded", "--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225"]

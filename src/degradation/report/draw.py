@@ -344,7 +344,7 @@ def draw_figure1(table: pd.DataFrame) -> Figure | None:
     seeds, bands their range; training error is running, test error in eval mode (%).
     """
     runs = finished(table)
-    runs = runs[runs["network"] == "plain"]
+    runs = runs[(runs["network"] == "plain") & (runs["network.family"] == "cifar")]
     if runs["depth"].nunique() < 2:
         return None
     figure, _ = draw_curves(runs.assign(line=with_n(runs)), lambda rows: "plain networks, " + rows["kind"] + " error")
@@ -358,6 +358,7 @@ def draw_figure6(table: pd.DataFrame) -> Figure | None:
     but the shortcut, do not. Dashed training error (running), solid test error; means over seeds and their range.
     """
     runs = finished(table)
+    runs = runs[runs["network.family"] == "cifar"]  # of the others, Fig. 4
     if runs.empty:
         return None
     figure, _ = draw_curves(runs.assign(line=with_n(runs)), lambda rows: rows["network"] + " networks")

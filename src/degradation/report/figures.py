@@ -13,20 +13,23 @@ from matplotlib.figure import Figure
 
 from degradation.config import find_published
 from degradation.record import write_atomically
-from degradation.report import draw, forest, studies
+from degradation.report import draw, forest, imagenet, studies
 from degradation.report.diagram import draw_matched_pair
 from degradation.report.table import (
-    TABLES,
     by_name,
     condition_folder,
     conditions,
+    error_by_depth,
     find_results,
     load_table,
     own_settings,
+    paired_differences,
+    table6,
 )
 
 FIGURES: dict[str, Callable[[pd.DataFrame], Figure | None]] = {
     "fig1": draw.draw_figure1,
+    "fig4": imagenet.draw_figure4,
     "fig6": draw.draw_figure6,
     "error_by_depth": draw.draw_error_by_depth,
     "matched_pairs": studies.draw_matched_pairs,
@@ -57,6 +60,12 @@ FIGURES: dict[str, Callable[[pd.DataFrame], Figure | None]] = {
     "deviations": forest.draw_deviations,
     "verdicts": forest.draw_verdicts,
 }
+TABLES: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
+    "table6": table6,
+    "error_by_depth": error_by_depth,
+    "paired_differences": paired_differences,
+    **imagenet.TABLES,
+}
 
 
 def title_of(name: str) -> str:
@@ -68,7 +77,7 @@ def caption_of(name: str) -> str:
 
 
 def write_figures(results: Path, table: pd.DataFrame) -> None:
-    """Every figure of these runs into results/figures/<condition>/, every table into results/tables/<condition>/.
+    """Every figure of these runs into results/figures/<condition>/, every table with rows into results/tables/<...>/.
 
     And the block diagram of the matched pair, which needs no runs, into results/figures/.
 
@@ -85,8 +94,9 @@ def write_figures(results: Path, table: pd.DataFrame) -> None:
                 draw.save(figure, results / "figures" / folder, by_name(settings))
         (results / "tables" / folder).mkdir(parents=True, exist_ok=True)
         for name, make in TABLES.items():
-            text = make(runs).to_csv(index=False, float_format="%.2f")
-            write_atomically(results / "tables" / folder / f"{name}.csv", text)
+            if len(made := make(runs)):
+                text = made.to_csv(index=False, float_format="%.2f")
+                write_atomically(results / "tables" / folder / f"{name}.csv", text)
 
 
 def show(*names: str) -> None:

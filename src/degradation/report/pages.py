@@ -9,12 +9,13 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from degradation.config import describe_varied, find_published
 from degradation.record import write_atomically
-from degradation.report import compare
+from degradation.report import compare, imagenet
 from degradation.report.draw import describe
 from degradation.report.figures import FIGURES, caption_of, title_of
 from degradation.report.forest import by_section, deviations, standardise, value_of
@@ -25,7 +26,6 @@ from degradation.report.table import (
     by_name,
     condition_folder,
     conditions,
-    error_by_depth,
     load_others,
     load_probe,
     own_settings,
@@ -54,6 +54,11 @@ At the full length of the paper's schedule, networks that others trained, measur
  network a point; every number, the claims judged on them, whose they are: [reproductions]({folder}/README.md)):
 
 ![networks that others trained: training and test error by depth]({folder}/error_by_depth.png)"""
+TABLE1 = """Table 1: the ImageNet networks
+
+At full width, for one image of 224 pixels, strides of bottlenecks in their first 1x1; small protocols have fewer\
+ channels and pixels. Networks without shortcuts and with option A have equal parameters. VGG as torchvision builds it:\
+ the paper's 15.3 for VGG-16 counts the convolutions alone, its 19.6 for VGG-19 the fully connected layers, too."""
 CLAIMS = """## How it is judged
 
 Generated from records; do not edit. Each claim's statistic, one number per seed, and
@@ -77,8 +82,8 @@ grid and depth 20 at short had been run, and nothing else; those written or tigh
 known (`seen:`). None was written with a number of the paper's protocol at hand."""
 
 
-def _cell(value: object) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+def _cell(value: Any) -> str:
+    if pd.isna(value):
         return ""
     if isinstance(value, float):
         return f"{value:.2f}"
@@ -145,8 +150,10 @@ def _section(results: Path, condition: str, table: pd.DataFrame, compared: pd.Da
     parts += _pictures(results, folder, table)
     parts += _by_settings(results, folder, table)
     note = "" if protocol == "paper" else f" Theirs are of the paper's schedule, not of protocol {protocol}."
-    if len(error_by_depth(table)):
-        shown = table6(table).merge(others, "left", left_on="network", right_index=True)
+    for title, told, shown in imagenet.sections(condition, table):
+        parts.append(f"### {title}\n\n{told}\n\n{markdown_table(shown)}")
+    if len(found := table6(table)):
+        shown = found.merge(others, "left", left_on="network", right_index=True)
         titles = {**TABLE6, **_authors(others)}
         told = f"Ours are of the final iteration.{note}\n\n{markdown_table(shown, titles)}"
         parts.append(f"### Table 6, ours beside the paper's and others'\n\n{told}")
@@ -224,6 +231,8 @@ def write_gallery(results: Path, table: pd.DataFrame, compared: dict[str, pd.Dat
         parts.append(OTHERS.format(folder=_link(results, others.parent)))
     for condition, runs in conditions(table):
         parts += _section(results, condition, runs, (compared or {}).get(condition))
+    if (table.get("network.family") == "imagenet").any():
+        parts.append(f"## {TABLE1}\n\n{markdown_table(imagenet.table1(), imagenet.TABLE1)}")
     headings = [part.removeprefix("## ") for part in (p.partition("\n")[0] for p in parts) if part.startswith("## ")]
     opening.append("\n".join(f"- [{heading}](#{_anchor(heading)})" for heading in headings))
     if (results / "figures" / "matched_pair.png").exists():

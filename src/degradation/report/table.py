@@ -196,7 +196,8 @@ TABLE6 = {
 
 
 def table6(table: pd.DataFrame) -> pd.DataFrame:
-    """Table 6 of the paper beside ours; TABLE6 says what its columns are."""
+    """Table 6 of the paper beside ours; TABLE6 says what its columns are. Networks of ImageNet are not in it."""
+    table = table[table["network.family"] == "cifar"]
     found = error_by_depth(table).rename(columns=lambda column: column.removesuffix("_mean"))
     groups = select(table, {}).groupby(["network", "depth"])
     paper = found["depth"].map(PAPER_RESIDUAL).where(found["network"] == "residual")
@@ -215,9 +216,6 @@ def paired_differences(table: pd.DataFrame) -> pd.DataFrame:
     return difference[["depth", "seed", "difference"]]
 
 
-TABLES = {"table6": table6, "error_by_depth": error_by_depth, "paired_differences": paired_differences}
-
-
 def load_others(results: Path) -> pd.DataFrame:
     """Test error (%) of networks that others trained: a row per network such as plain-56, a column per author."""
     errors: dict[str, dict[str, float]] = {}
@@ -234,10 +232,15 @@ def find_results() -> Path:
     return Path(os.environ.get("RESULTS_DIR") or (above if above.is_dir() and not here.is_dir() else here))
 
 
-def probes_folder(run_folder: Path) -> Path:
-    """results/probes/<run>, beside results/runs/<run>."""
+def beside(run_folder: Path, kind: str) -> Path:
+    """results/<kind>/<run>, beside results/runs/<run>."""
     runs = next(above for above in run_folder.parents if above.name == "runs")
-    return runs.with_name("probes") / run_folder.relative_to(runs)
+    return runs.with_name(kind) / run_folder.relative_to(runs)
+
+
+def probes_folder(run_folder: Path) -> Path:
+    """results/probes/<run>: what experiments/probe.py measured of it."""
+    return beside(run_folder, "probes")
 
 
 def load_probe(run_folder: Path, probe: str) -> pd.DataFrame:

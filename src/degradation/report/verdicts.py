@@ -39,7 +39,8 @@ CONF = Path(__file__).parents[3] / "conf"
 LEVEL, POWER = 0.95, 0.8
 LEAST_RATIO = 1e-30  # in place of 0, which has no logarithm
 LEAST_LOG = math.log(1e-30)  # of a p value
-TEST_IMAGES = {"cifar10": 10_000, "cifar10_mini": 1000, "synthetic": 256}
+TEST_IMAGES = {"cifar10": 10_000, "cifar10_mini": 1000, "synthetic": 256, "imagenet": 50_000, "imagenette_mini": 1000}
+TEST_IMAGES |= dict.fromkeys(("imagenette2", "imagenette2-320", "imagenette2-160"), 3925)
 
 
 class ClaimError(Exception):
