@@ -22,7 +22,7 @@ from PIL import Image
 from degradation.record import RecordError, load_metrics, load_responses, write_summary
 from degradation.report import draw
 from degradation.report.diagram import draw_matched_pair
-from degradation.report.figures import FIGURES, caption_of, title_of
+from degradation.report.figures import FIGURES, caption_of, title_of, write_figures
 from degradation.report.pages import write_gallery
 from degradation.report.studies import (
     draw_by_settings,

@@ -106,7 +106,8 @@ def draw_figure4(table: pd.DataFrame) -> Figure | None:
     named = runs.assign(line=draw.with_n(runs))
     figure, axes = draw.draw_curves(named, lambda rows: rows["network"] + " networks")
     solid = draw.KIND_LOOKS["test"]["linewidth"]
-    for line in [line for part in (*axes, *figure.legends) for line in part.get_lines()]:
+    parts: list[Any] = [*axes, *figure.legends]
+    for line in [line for part in parts for line in part.get_lines()]:
         if line.is_dashed():
             line.set_linewidth(0.8)
         elif line.get_linewidth() == solid:
