@@ -314,7 +314,7 @@ def test_what_a_user_varies_is_a_condition_of_its_own(results: Path, tmp_path: P
     page = write_gallery(tmp_path, load_table(tmp_path)).read_text()
     grid = "PROTOCOL=smoke DEPTHS=8,14 SEEDS=1"
     assert f'`make degradation-cifar {grid} ARGS="protocol.lr=0.5 protocol.milestones=[1,2]"`' in page
-    assert condition_folder("quick (protocol.lr=0.1, data.name=cifar10)") == "quick++protocol.lr=0.1++data.name=cifar10"
+    assert condition_folder("quick (protocol.lr=0.1, data.name=cifar10)") == "quick+protocol.lr=0.1+data.name=cifar10"
 
 
 def test_report_draws_everything_from_records_alone(reported: Path) -> None:

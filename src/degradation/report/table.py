@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -130,8 +131,8 @@ def by_name(settings: tuple[str, ...]) -> str:
 
 
 def condition_folder(condition: str) -> str:
-    """A condition's name as a folder name: letters, digits and ._=+- only."""
-    return "".join(c if c.isalnum() or c in "._=-" else "+" for c in condition).strip("+")
+    """A condition's name as a folder name: letters, digits and ._=- with + between."""
+    return re.sub(r"[^\w.=-]+", "+", condition).strip("+")
 
 
 def select(table: pd.DataFrame, where: Filter, over: tuple[str, ...] = ()) -> pd.DataFrame:
