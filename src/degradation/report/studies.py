@@ -609,3 +609,40 @@ def draw_cures(table: pd.DataFrame) -> Figure | None:
         ax.set_xticks(range(len(remedies)), list(remedies))
     draw.from_zero(axes)
     return write_caption(figure, describe(rows))
+
+
+WITHOUT_SHORTCUTS: dict[str, dict[str, Any]] = {
+    "plain": {"network": "plain"},
+    "Dirac\nkernels": {"network": "plain", "network.init": "dirac"},
+    "looks\nlinear": {"network": "plain", "network.init": "looks_linear", "network.norm": "none"},
+    "tailored\nReLUs": {
+        "network": "plain",
+        "network.init": "orthogonal",
+        "network.activation": "tailored",
+        "network.norm": "none",
+    },
+    "Fixup\n(residual)": {"network": "residual", "network.init": "fixup", "network.norm": "none"},
+    "residual": {"network": "residual"},
+}
+
+
+def draw_without_shortcuts(table: pd.DataFrame) -> Figure | None:
+    """Are shortcuts necessary? Final errors of plain networks by other means, and of residual ones without BN
+
+    Beyond the paper. Each kind at the rate that is best for the mean of its eval-mode training error; all but plain,
+    Dirac and residual are without BN. Every run a point. The claims choose the rate on other seeds.
+    """
+    parts = []
+    for name, where in WITHOUT_SHORTCUTS.items():
+        for depth, runs in select(table, where, ("protocol.lr",)).groupby("depth"):
+            best = runs.groupby("protocol.lr")["train_error_eval"].mean().idxmin()
+            parts.append(runs[runs["protocol.lr"] == best].assign(way=name, of=depth))
+    rows = pd.concat(parts) if parts else pd.DataFrame({"way": [], "of": []})
+    rows = rows[rows["of"].isin(rows.loc[~rows["way"].isin(("plain", "residual")), "of"])]
+    if rows.empty:
+        return None
+    seeds = rows.groupby(["way", "of"])["seed"].nunique().groupby("way").agg(["min", "max"])
+    n = {way: " to ".join(str(n) for n in sorted({*counts})) for way, *counts in seeds.itertuples()}
+    names = {way: f"{way}\nn = {n[way]}" for way in WITHOUT_SHORTCUTS if way in n}
+    figure, _ = draw.draw_errors(rows.assign(line=rows["label"]), "way", "", names)
+    return write_caption(figure, describe(rows))
