@@ -435,6 +435,10 @@ def draw_responses(rows: pd.DataFrame, caption: str) -> Figure:
         (log_scale if high > 8 * low > 0 else from_zero)((left, right))
     if alone:
         mark_stages(axes[0], rows["stage"])
+        if "std_exact" in rows:
+            axes[0].plot(
+                rows["layer"], rows["std_exact"], ":", color="0.55", label="std, BN averages of the training set"
+            )
         if rows["gamma_rms"].notna().any():
             axes[0].plot(rows["layer"], rows["gamma_rms"], "-.", color="0.4", label="BN gamma, root mean square")
         axes[0].legend()

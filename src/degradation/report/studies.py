@@ -646,3 +646,16 @@ def draw_without_shortcuts(table: pd.DataFrame) -> Figure | None:
     names = {way: f"{way}\nn = {n[way]}" for way in WITHOUT_SHORTCUTS if way in n}
     figure, _ = draw.draw_errors(rows.assign(line=rows["label"]), "way", "", names)
     return write_caption(figure, describe(rows))
+
+
+def draw_layer_information(rows: pd.DataFrame, caption: str) -> Figure:
+    """What the layers of one network know of its images, as draw_information has it of runs."""
+    texts = {"cosine": "mean cosine", "rank": "effective rank", "probe_error": "error of a linear probe (%)"}
+    parts = [rows.assign(column=text, line="", style=0, value=rows[name]) for name, text in texts.items()]
+    labels, styles = ("layer index (1 is the stem)", ""), {0: {"color": "0.1", "marker": "."}}
+    figure, axes = draw_facets(pd.concat(parts), "layer", "value", labels, (3.4, 2.8), sharey=False, styles=styles)
+    layers = range(1, rows["layer"].max() + 1)  # of a block its last alone is in the table
+    stages = rows.set_index("layer")["stage"].reindex(layers).bfill().astype(int)
+    for ax in axes:
+        draw.mark_stages(ax, stages)
+    return write_caption(figure, caption)
