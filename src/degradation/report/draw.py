@@ -106,8 +106,11 @@ def describe(runs: pd.DataFrame, what: str = "") -> str:
 def describe_warmup(runs: pd.DataFrame) -> str:
     """The schedule that deep networks really had: when the warm-up of each ended, if it did."""
     warmed = runs[(runs["depth"] >= runs["protocol.warmup.min_depth"]) & (runs["iterations"] > 1)]
-    ends = warmed["warmup_ended_at"].map(lambda at: "never ended" if pd.isna(at) else f"ended at iteration {at:,.0f}")
-    told = [f"{label} {' or '.join(sorted(set(part)))}" for label, part in ends.groupby(warmed["label"])]
+    told = []
+    for label, ends in warmed["warmup_ended_at"].groupby(warmed["label"]):
+        span = " to ".join(f"{at:,.0f}" for at in sorted({ends.min(), ends.max()}) if pd.notna(at))
+        kinds = [f"ended at iteration {span}"] * bool(span) + ["never ended"] * bool(ends.isna().any())
+        told.append(f"{label} {' or '.join(kinds)}")
     return f"warm-up of {', '.join(told)}" if told else ""
 
 
