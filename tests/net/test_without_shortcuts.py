@@ -52,22 +52,14 @@ def test_a_block_of_dirac_kernels_passes_its_input_on_up_to_the_noise() -> None:
         # Of filters of norm 0.1 the noise is a tenth of the input's root mean square, of two layers by chance 0.14.
         assert 0.05 < far(block(x)[:, : x.shape[1]], expected[:, : x.shape[1]]) < 0.2
         assert far(usual.blocks()[name](x), expected) > 0.5
-        for convolution, _ in block.layers:
-            identity = nn.init.dirac_(torch.empty_like(convolution.weight))
-            noise = (convolution.weight - identity).flatten(1)
-            torch.testing.assert_close(noise.norm(dim=1), torch.full((len(noise),), 0.1))
-            drawn = dict(usual.named_modules())[f"{_path(usual, name)}.{_attribute(block, convolution)}"].weight
-            torch.testing.assert_close(F.normalize(noise), F.normalize(drawn.flatten(1)), atol=1e-5, rtol=0)
+    for layer, drawn in zip(network.layers()[1:], usual.layers()[1:], strict=True):
+        weight = layer.convolution.weight
+        noise = (weight - nn.init.dirac_(torch.empty_like(weight))).flatten(1)
+        torch.testing.assert_close(noise.norm(dim=1), torch.full((len(noise),), 0.1))
+        direction = F.normalize(drawn.convolution.weight.flatten(1))
+        torch.testing.assert_close(F.normalize(noise), direction, atol=1e-5, rtol=0)
     assert torch.equal(network.stem.weight, usual.stem.weight)
     assert torch.equal(network.head.weight, usual.head.weight)
-
-
-def _path(network: Network, name: str) -> str:
-    return next(path for path, module in network.named_modules() if module is network.blocks()[name])
-
-
-def _attribute(block: nn.Module, convolution: nn.Module) -> str:
-    return next(name for name, module in block.named_children() if module is convolution)
 
 
 @pytest.mark.parametrize("norm", ["none", "batch"])
