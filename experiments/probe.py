@@ -1,7 +1,8 @@
 """What a trained network looks like inside, of a run or of other code: python experiments/probe.py --help.
 
-Tables and figures of errors, layer responses (Fig. 7), gradients by layer (section 4.1), lesions (arXiv 1605.06431),
-and the deeper networks that identity layers make of this one (the constructed solution, section 1).
+Tables and figures of errors, layer responses (Fig. 7), what layers tell of images and gradients by layer (section 4.1),
+lesions (arXiv 1605.06431), and the deeper networks that identity layers make of this one (the constructed solution,
+section 1).
 """
 
 import degradation.script  # isort: skip  # noqa: F401  first of all
@@ -26,15 +27,21 @@ from degradation.data.resident import ChannelNormalizer, Normalizer
 from degradation.net.foreign import CheckpointError, checkpoint_file, load_network, read_config
 from degradation.net.network import Network, parameter_count
 from degradation.probe.construct import ConstructionError, check, deepen_each
+from degradation.probe.information import information
 from degradation.probe.layers import layer_gradients, layer_responses
 from degradation.probe.lesions import deletable, delete_each, lesion_random, swappable
-from degradation.probe.views import Views, evaluate
+from degradation.probe.views import Views, evaluate, exact_batchnorm
 from degradation.record import RecordError, check_network, write_atomically
 from degradation.report.draw import draw_responses, save
-from degradation.report.studies import draw_gradients, draw_lesions
+from degradation.report.studies import draw_gradients, draw_layer_information, draw_lesions
 from degradation.train import machine as machines
 
-DRAWINGS = {"responses": draw_responses, "gradients": draw_gradients, "lesions": draw_lesions}
+DRAWINGS = {
+    "responses": draw_responses,
+    "information": draw_layer_information,
+    "gradients": draw_gradients,
+    "lesions": draw_lesions,
+}
 GRADIENT_BATCH = 128  # section 4.2
 DEEPER = {"cifar": (20, 32, 44, 56, 110), "imagenet": tuple(TABLE_1)}  # up to which identity layers are added
 MOST_COUNTS = 10  # of blocks deleted or pairs swapped at once, between 1 and all
@@ -128,11 +135,32 @@ def probe_error(network: Network, train: Views, test: Views, _: argparse.Namespa
     return table, f"{said}   (eval mode, un-augmented images, moving BN averages)"
 
 
-def probe_responses(network: Network, _train: Views, test: Views, _: argparse.Namespace) -> Told:
+def exact(network: Network, train: Views, arguments: argparse.Namespace) -> Network:
+    """A twin whose BN statistics are averages over the training images, in batches as it was trained."""
+    return exact_batchnorm(network, replace(train, batch_size=min(arguments.batch, len(train.images))))
+
+
+def probe_responses(network: Network, train: Views, test: Views, arguments: argparse.Namespace) -> Told:
     table = pd.DataFrame(layer_responses(network, test))
+    table["std_exact"] = [row["std"] for row in layer_responses(exact(network, train, arguments), test)]
     low, high = (table.loc[place] for place in (table["std"].idxmin(), table["std"].idxmax()))
     ends = f"from {low['std']:.3g} ({low['name']}) to {high['std']:.3g} ({high['name']})"
-    return table, f"std {ends}, median {table['std'].median():.3g}, on {len(test.images):,} test images"
+    medians = (
+        f"median {table['std'].median():.3g} (BN averages over the training set: {table['std_exact'].median():.3g})"
+    )
+    return table, f"std {ends}, {medians}, on {len(test.images):,} test images"
+
+
+def probe_information(network: Network, train: Views, test: Views, arguments: argparse.Namespace) -> Told:
+    told = information(exact(network, train, arguments), train, test)
+    layers = enumerate(network.layers(), 1)
+    table = pd.DataFrame(
+        [{"layer": n, "name": name, "stage": stage, **told[name]} for n, (name, stage, *_) in layers if name in told]
+    )
+    first, last = table.iloc[0], table.iloc[-1]
+    texts = {"cosine": "mean cosine", "rank": "effective rank", "probe_error": "error of a linear probe"}
+    said = ", ".join(f"{text} {first[key]:.3g} to {last[key]:.3g}" for key, text in texts.items())
+    return table, f"stem to last block: {said} %, BN averages over the training set"
 
 
 def probe_gradients(network: Network, _train: Views, batch: Views, _: argparse.Namespace) -> Told:
@@ -174,6 +202,7 @@ def probe_constructed(network: Network, train: Views, test: Views, _: argparse.N
 PROBES = {
     "error": probe_error,
     "responses": probe_responses,
+    "information": probe_information,
     "gradients": probe_gradients,
     "lesions": probe_lesions,
     "constructed": probe_constructed,
@@ -190,6 +219,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise CheckpointError(f"{out} holds other things than figures of this script; name another with --out")
     if config:
         check_network(file.parent.resolve())
+    arguments.batch = config["protocol"]["batch_size"] if config else GRADIENT_BATCH
     network = load_network(file, **{key: getattr(arguments, key) for key in TOLD})
     architecture, data = network.architecture, read_data(config["data"]) if config else OTHERS
     if arguments.data not in (None, data.name):
@@ -220,7 +250,8 @@ def run(arguments: argparse.Namespace) -> None:
     if left_out:
         print(left_out)
     few = test[: arguments.lesion_images]
-    images = {"responses": test, "gradients": train[:GRADIENT_BATCH], "lesions": few, "constructed": few}
+    images = {"responses": test, "information": test, "gradients": train[:GRADIENT_BATCH]}
+    images |= {"lesions": few, "constructed": few}
     provenance = {
         "checkpoint": name,
         "date": time.strftime("%Y-%m-%d"),

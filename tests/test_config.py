@@ -45,6 +45,8 @@ CHANGES = {
     "network.bn_eps": "1.0e-3",
     "network.bn_momentum": "0.01",
     "network.head": "uniform",
+    "network.init": "dirac network=plain",
+    "network.activation": "tailored network.init=orthogonal network.norm=none network=plain",
     "protocol.name": "mine",
     "protocol.iterations": "25",
     "protocol.batch_size": "33",
@@ -161,8 +163,9 @@ def test_a_study_of_imagenet_takes_the_protocols_of_imagenet(tmp_path: Path, mon
 def test_a_flip_changes_one_choice(flip: str) -> None:
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        config = parse(hydra.compose("train", ["protocol=quick", f"flip={flip}"]))
-        assert len(origin(config)["varied"]) == (flip != "none")
+        config = parse(hydra.compose("train", ["protocol=quick", "network=plain", f"flip={flip}"]))
+        settings = {"none": 0, "looks_linear": 2, "tailored": 3, "fixup": 2}.get(flip, 1)  # that the choice is made of
+        assert len(origin(config)["varied"]) == settings
 
 
 def test_a_longer_run_moves_its_milestones_along(compose: Callable[..., Config]) -> None:
@@ -234,7 +237,7 @@ def test_every_scientific_setting_changes_the_run_id(compose: Callable[..., Conf
     usual = ("protocol=smoke", "data=synthetic", "depth=50", "protocol.warmup.min_depth=50")
     base = compose(*usual)
     assert set(CHANGES) == set(flatten(complete(base.science)))  # a new setting needs its line here
-    ids = [compose(*usual, f"{key}={value}").run_id for key, value in CHANGES.items()]
+    ids = [compose(*usual, *f"{key}={value}".split()).run_id for key, value in CHANGES.items()]
     assert len({base.run_id, *ids}) == len(CHANGES) + 1
     # It is the hash that changes, not just the readable part in front of it.
     assert len({name.rsplit("-", 1)[1] for name in (base.run_id, *ids)}) == len(CHANGES) + 1
@@ -278,6 +281,20 @@ def test_a_run_id_reads_well_and_follows_from_the_record_alone(compose: Callable
         ("network.norm=layer", "network.norm=layer"),
         ("depth=14 network.parent_depth=20", "network.parent_depth=20 must be at most depth=14"),
         ("network.parent_depth=9", "depth=9"),
+        ("network.init=dirac", "network.init=dirac needs network.shortcut=none"),
+        ("network=plain network.init=fixup", "network.init=fixup needs network.shortcut=A and network.norm=none"),
+        (
+            "network=plain network.init=looks_linear network.width=3",
+            "looks_linear mirrors half .* network.width=3 is odd",
+        ),
+        (
+            "network=plain network.activation=tailored",
+            "network.activation=tailored needs network.norm=none and network.init=orthogonal",
+        ),
+        ("network=plain flip=tailored depth=8", "network.activation=tailored has no slope for depth=8"),
+        ("network=plain flip=dirac network.family=imagenet depth=18", "network.init=dirac needs network.family=cifar"),
+        ("flip=fixup network.parent_depth=8", "network.parent_depth needs norm=batch and alpha=1"),
+        ("flip=fixup protocol.hold_norms=true", "protocol.hold_norms=true would hold layers at zero"),
         ("length=0", "length=0"),
         ("network.classes=0", "network.classes=0"),
         ("depth=0", "depth=0"),

@@ -4,8 +4,10 @@ A setting with a default here is younger than the first records: the default is 
 at that value it stays out of the identity, so that no finished run is run again because a new question can be asked.
 """
 
+import functools
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import MISSING, fields, is_dataclass, replace
@@ -16,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
+from scipy.optimize import brentq
 
 SCIENCE = ("network", "data", "protocol", "seed")  # the parts of a config that its result depends on
 
@@ -87,6 +90,39 @@ def plan(family: Family, depth: int) -> Plan:
     return Plan((3, 1), False, BASIC, (n, n, n), 32)
 
 
+# What settings of a network need others to be; those of the study without_shortcuts are of the CIFAR networks alone.
+_PLAIN: dict[str, Any] = {"family": "cifar", "shortcut": "none"}
+NEEDS: dict[tuple[str, str], dict[str, Any]] = {
+    ("init", "dirac"): _PLAIN,
+    ("init", "looks_linear"): _PLAIN,
+    ("init", "orthogonal"): _PLAIN,
+    ("init", "fixup"): {"family": "cifar", "shortcut": "A", "alpha": 1.0, "norm": "none", "head": "he"},
+    ("activation", "tailored"): {**_PLAIN, "norm": "none", "init": "orthogonal"},
+}
+ETA = 0.9  # of the C map of a whole tailored network at 0
+
+
+@functools.cache
+def tailored_slope(activations: int) -> float:
+    """The negative slope of leaky ReLUs, so many in a row, that make the cosine of two orthogonal inputs ETA.
+
+    Zhang, Botev, Martens, "Deep Learning without Shortcuts" (arXiv 2203.08120): of infinitely wide layers that keep
+    the mean square of their input, the cosine of two inputs after each is a function of that before, the C map.
+    A ValueError where ReLU itself makes less of it.
+    """
+
+    def beyond(slope: float) -> float:
+        cosine = 0.0
+        for _ in range(activations):
+            bend = math.sqrt(max(0.0, 1 - cosine**2)) - cosine * math.acos(min(1.0, cosine))
+            cosine += (1 - slope) ** 2 / (math.pi * (1 + slope**2)) * bend
+        return cosine - ETA
+
+    if beyond(0.0) < 0:
+        raise ValueError(f"network.activation=tailored has no slope for depth={activations + 1}: it needs 14 or more")
+    return float(brentq(beyond, 0.0, 1.0))
+
+
 @dataclass(frozen=True, config=STRICT)
 class Architecture:
     """A network, as data: the group `network` of conf/, and all that `net.network.Network` needs besides a seed."""
@@ -107,6 +143,9 @@ class Architecture:
     bn_eps: Positive = 1e-5
     bn_momentum: Annotated[float, Field(gt=0, le=1)] = 0.1  # the share of a new batch in BN's moving averages
     head: Literal["he", "uniform"] = "he"  # initial weights: He's normal ones, or PyTorch's own uniform ones
+    # In place of shortcuts, or of BN (conf/experiment/without_shortcuts.yaml; net/network.py says what each is).
+    init: Literal["he", "dirac", "looks_linear", "orthogonal", "fixup"] = "he"
+    activation: Literal["relu", "tailored"] = "relu"
 
     @model_validator(mode="after")
     def _check(self) -> "Architecture":
@@ -115,6 +154,16 @@ class Architecture:
             raise ValueError(f"network.shortcut={self.shortcut} is not that of a {self.name} network")
         if self.shortcut == "none" and self.alpha != 1:
             raise ValueError(f"network.alpha={self.alpha} is the strength of a shortcut, and a plain network has none")
+        for (key, value), needed in NEEDS.items():
+            unmet = {other: wanted for other, wanted in needed.items() if getattr(self, other) != wanted}
+            if getattr(self, key) == value and unmet:
+                wants = " and ".join(f"network.{other}={wanted}" for other, wanted in unmet.items())
+                raise ValueError(f"network.{key}={value} needs {wants}")
+        if self.init == "looks_linear" and self.width % 2:
+            raise ValueError(
+                f"network.init=looks_linear mirrors half of the channels: network.width={self.width} is odd"
+            )
+        self.slope  # noqa: B018  none for networks too shallow to be tailored
         if self.parent_depth is not None:
             plan(self.family, self.parent_depth)
             if self.parent_depth > self.depth:  # the same depth is a restart of the parent
@@ -128,6 +177,11 @@ class Architecture:
     @property
     def plan(self) -> Plan:
         return plan(self.family, self.depth)
+
+    @property
+    def slope(self) -> float:
+        """Negative slope of its rectifiers: 0 of ReLU."""
+        return tailored_slope(self.depth - 1) if self.activation == "tailored" else 0.0
 
     @classmethod
     def paper(cls, depth: int, shortcut: Shortcut, family: Family = "cifar", **changes: Any) -> "Architecture":
@@ -254,6 +308,12 @@ class Config:
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     study: Name
     budget_minutes: Fraction | None
+
+    @model_validator(mode="after")
+    def _check(self) -> "Config":
+        if self.protocol.hold_norms and self.network.init == "fixup":
+            raise ValueError("protocol.hold_norms=true would hold layers at zero, where network.init=fixup begins")
+        return self
 
     @property
     def science(self) -> dict[str, Any]:

@@ -25,12 +25,13 @@ from tests.net.test_foreign import make_network, torchvision_names
 SCRIPT = ROOT / "experiments" / "probe.py"
 TABLES = {
     "error.csv": ["set", "images", "error", "loss"],
-    "responses.csv": ["layer", "name", "stage", "std", "mean", "gamma_rms"],
+    "responses.csv": ["layer", "name", "stage", "std", "mean", "gamma_rms", "beta_rms", "std_exact"],
+    "information.csv": ["layer", "name", "stage", "cosine", "rank", "probe_error"],
     "gradients.csv": ["layer", "name", "stage", "std", "grad_response", "grad_weight"],
     "lesions.csv": ["kind", "count", "draw", "blocks", "error", "loss", "stage"],
     "constructed.csv": ["depth", "largest_difference", "parent_error", "error"],
 }
-FIGURES = {"responses.png", "gradients.png", "lesions.png"}
+FIGURES = {"responses.png", "information.png", "gradients.png", "lesions.png"}
 
 
 Probe = Callable[..., tuple[int, str, str]]
@@ -71,6 +72,7 @@ def test_a_checkpoint_of_other_code_from_end_to_end(tmp_path: Path, probe: Probe
         "on",
         "error",
         "responses",
+        "information",
         "gradients",
         "lesions",
         "constructed",
@@ -85,6 +87,8 @@ def test_a_checkpoint_of_other_code_from_end_to_end(tmp_path: Path, probe: Probe
     for name, columns in TABLES.items():
         assert list(tables[name])[: len(columns)] == columns
     assert len(tables["responses.csv"]) == len(tables["gradients.csv"]) == 13
+    assert tables["information.csv"]["name"].tolist() == ["stem", *(f"{name}.conv2" for name in network.blocks())]
+    assert tables["information.csv"]["layer"].tolist() == [1, 3, 5, 7, 9, 11, 13]
     assert tables["constructed.csv"]["depth"].tolist() == [20, 32, 44, 56, 110]
     assert tables["constructed.csv"]["largest_difference"].astype(float).max() < 1e-4
     lesions = tables["lesions.csv"]
@@ -119,6 +123,12 @@ def test_a_run_is_probed_on_its_own_data_and_normalisation(tiny: Compose, tmp_pa
     error = pd.read_csv(tmp_path / "here" / "error.csv").set_index("set")
     assert error.loc["train", "images"] == 500
     assert error.loc["train", "loss"] == pytest.approx(outcome.final["train_loss_eval"], rel=0.02)  # bf16 or not
+    responses, recorded = (pd.read_csv(folder / "responses.csv") for folder in (tmp_path / "here", config.folder))
+    told = pd.read_csv(tmp_path / "here" / "information.csv").set_index("name")
+    recorded = recorded.set_index("name")
+    assert responses["std_exact"].to_numpy() == pytest.approx(recorded["std_exact"].to_numpy(), rel=1e-4)
+    for column in ("cosine", "rank", "probe_error"):  # in float32, as the run recorded it
+        assert told[column].to_numpy() == pytest.approx(recorded[column].dropna().to_numpy(), rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +175,10 @@ def test_bad_input_is_one_line_and_nothing_is_written(tmp_path: Path, probe: Pro
         (["../none.pt"], "../none.pt is not a file"),
         (["../other.pt"], "../other.pt: no projection, so the shortcut is none or A"),
         (["../other.pt", "--shortcut", "D"], "argument --shortcut: invalid choice: 'D'"),
-        ([*known, "--probes", "error,x"], "--probes: x is not one of error, responses, gradients, lesions, c"),
+        (
+            [*known, "--probes", "error,x"],
+            "--probes: x is not one of error, responses, information, gradients, lesions, c",
+        ),
         ([*known, "--mean", "0.5,0.5,0.5"], "--mean and --std go together"),
         ([*known, "--mean", "0.5,0.5", "--std", "1,1,1"], "argument --mean: invalid triple value"),
         ([*known, "--out", "../mine"], "../mine holds other things"),

@@ -83,6 +83,8 @@ def build_world(put: Put, results: Path, right: bool) -> None:
         for cure in ("protocol.ramp=0.05", "protocol.hold_norms=true", "protocol.clip=1.0"):
             put(results, seed, "network=plain", "depth=20", cure, error=shallow)
             put(results, seed, "network=plain", "depth=56", cure, error=11.0 if right else 1.05)
+        for way in ("dirac", "looks_linear", "tailored", "fixup"):
+            put(results, seed, "network=plain", "depth=56", f"flip={way}", error=2.0 if right else 1.05)
         for option in "BC":
             put(results, seed, "network=residual", f"network.shortcut={option}", error=residual[20] + near)
         for depth, error in ((20, shallow), (56, deep)):

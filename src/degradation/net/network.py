@@ -32,10 +32,51 @@ class ZeroPadShortcut(nn.Module):
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, *self.pad))
 
 
+class ShiftedConv(nn.Conv2d):
+    """A convolution of its input plus a learned number, as Fixup has it."""
+
+    def __init__(self, in_width: int, out_width: int, kernel: int, stride: int):
+        super().__init__(in_width, out_width, kernel, stride, kernel // 2, bias=False)
+        self.shift = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + self.shift)
+
+
+class Scalars(nn.Module):
+    """Fixup's in the place of BN: a learned number is added, before it another multiplied where a branch ends."""
+
+    def __init__(self, ends: bool):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1)) if ends else None
+        self.shift = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x if self.scale is None else x * self.scale) + self.shift
+
+
+def rectify(x: Tensor, slope: float) -> Tensor:
+    """ReLU, in place; of another slope than 0 the tailored rectifier, which keeps the mean square of normal input."""
+    if not slope:
+        return F.relu(x, inplace=True)
+    return math.sqrt(2 / (1 + slope**2)) * F.leaky_relu(x, slope)
+
+
 def convolve(
-    in_width: int, out_width: int, kernel: int, stride: int, architecture: Architecture, norm: str = "batch"
+    in_width: int,
+    out_width: int,
+    kernel: int,
+    stride: int,
+    architecture: Architecture,
+    norm: str = "batch",
+    ends: bool = False,
 ) -> tuple[nn.Conv2d, nn.Module]:
-    """A convolution and what normalises it. Where nothing does, the convolution has the bias that BN had."""
+    """A convolution and what normalises it. Where nothing does, the convolution has the bias that BN had.
+
+    Or Fixup's scalars, of which some stand where a residual branch ends.
+    """
+    if architecture.init == "fixup":
+        return ShiftedConv(in_width, out_width, kernel, stride), Scalars(ends)
     convolution = nn.Conv2d(in_width, out_width, kernel, stride, kernel // 2, bias=norm == "none")
     if norm == "none":
         return convolution, nn.Identity()
@@ -61,11 +102,13 @@ class Block(nn.Module):
         for k, (kernel, multiple) in enumerate(layers):
             out = multiple * width
             placed = stride if k == strided else 1
-            convolution, norm = convolve(into, out, kernel, placed, architecture, architecture.norm)
+            ends = k == len(layers) - 1
+            convolution, norm = convolve(into, out, kernel, placed, architecture, architecture.norm, ends)
             self.add_module(f"conv{k + 1}", convolution)
             self.add_module(f"bn{k + 1}", norm)
             into = out
-        self.alpha, self.keeps_shape = architecture.alpha, stride == 1 and in_width == into
+        self.alpha, self.slope = architecture.alpha, architecture.slope
+        self.keeps_shape = stride == 1 and in_width == into
         self.shortcut: nn.Module | None
         match architecture.shortcut:
             case "none":
@@ -85,10 +128,10 @@ class Block(nn.Module):
     def respond(self, x: Tensor) -> Tensor:
         y = x
         for k, (convolution, norm) in enumerate(self.layers):
-            y = norm(convolution(F.relu(y, inplace=True) if k else y))
+            y = norm(convolution(rectify(y, self.slope) if k else y))
         if self.shortcut is not None:
             y = y + (self.shortcut(x) if self.alpha == 1 else self.alpha * self.shortcut(x))
-        return F.relu(y, inplace=True)
+        return rectify(y, self.slope)
 
     def forward(self, x: Tensor) -> Tensor:
         if not (self.recompute and self.training):
@@ -123,6 +166,16 @@ class Layer(NamedTuple):
     stage: int
     convolution: nn.Conv2d
     norm: nn.Module
+
+
+def delta_orthogonal_(weight: Tensor, generator: torch.Generator) -> None:
+    """Zero but at the kernel's centre, which is an orthogonal matrix that keeps the mean square of the channels.
+
+    Xiao et al., "Dynamical Isometry and a Mean Field Theory of CNNs" (arXiv 1806.05393).
+    """
+    out, into, kernel, _ = weight.shape
+    centre = nn.init.orthogonal_(weight.new_empty(out, into), max(1.0, math.sqrt(out / into)), generator)
+    weight.zero_()[:, :, kernel // 2, kernel // 2] = centre
 
 
 class Network(nn.Module):
@@ -160,9 +213,39 @@ class Network(nn.Module):
                 nn.init.kaiming_uniform_(layer.weight, math.sqrt(5), generator=generator)
             if layer.bias is not None:
                 layer.bias.zero_()
+        self._reshape(generator)
+
+    def _reshape(self, generator: torch.Generator) -> None:
+        # What other initialisations than He's make of his draws; the study without_shortcuts says what they are for.
+        body = [layer.convolution.weight for layer in self.layers()[1:]]
+        match self.architecture.init:
+            case "dirac":  # DiracNets (arXiv 1706.00388): identity, plus filters of norm 0.1
+                for weight in body:
+                    noise = 0.1 * F.normalize(weight.flatten(1)).view_as(weight)
+                    nn.init.dirac_(weight).add_(noise)
+            case "looks_linear":  # Balduzzi et al. (arXiv 1702.08591): channels in pairs, each the other's negative
+                for weight in body:
+                    quarter = weight[: len(weight) // 2, : weight.shape[1] // 2]
+                    delta_orthogonal_(quarter, generator)
+                    weight.copy_(torch.cat([torch.cat([quarter, -quarter], 1), torch.cat([-quarter, quarter], 1)]))
+                for weight in (self.stem.weight, self.head.weight.T):
+                    weight[len(weight) // 2 :] = -weight[: len(weight) // 2]
+            case "orthogonal":
+                for weight in (self.stem.weight, *body):
+                    delta_orthogonal_(weight, generator)
+                    if not self.architecture.slope:
+                        weight.mul_(math.sqrt(2))  # as He's, for the half that ReLU takes
+            case "fixup":  # Zhang et al. (arXiv 1901.09321): branches end, and the head begins, at zero
+                blocks = self.blocks().values()
+                for block in blocks:
+                    *others, (last, _) = block.layers
+                    for convolution, _ in others:
+                        convolution.weight.mul_(len(blocks) ** (-1 / (2 * block.count - 2)))
+                    nn.init.zeros_(last.weight)
+                nn.init.zeros_(self.head.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.pool(F.relu(self.bn(self.stem(x)), inplace=True))
+        x = self.pool(rectify(self.bn(self.stem(x)), self.architecture.slope))
         for stage in self.stages:
             x = stage(x)
         return self.head(x.mean((2, 3)))

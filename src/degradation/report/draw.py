@@ -106,8 +106,11 @@ def describe(runs: pd.DataFrame, what: str = "") -> str:
 def describe_warmup(runs: pd.DataFrame) -> str:
     """The schedule that deep networks really had: when the warm-up of each ended, if it did."""
     warmed = runs[(runs["depth"] >= runs["protocol.warmup.min_depth"]) & (runs["iterations"] > 1)]
-    ends = warmed["warmup_ended_at"].map(lambda at: "never ended" if pd.isna(at) else f"ended at iteration {at:,.0f}")
-    told = [f"{label} {' or '.join(sorted(set(part)))}" for label, part in ends.groupby(warmed["label"])]
+    told = []
+    for label, ends in warmed["warmup_ended_at"].groupby(warmed["label"]):
+        span = " to ".join(f"{at:,.0f}" for at in sorted({ends.min(), ends.max()}) if pd.notna(at))
+        kinds = [f"ended at iteration {span}"] * bool(span) + ["never ended"] * bool(ends.isna().any())
+        told.append(f"{label} {' or '.join(kinds)}")
     return f"warm-up of {', '.join(told)}" if told else ""
 
 
@@ -435,6 +438,10 @@ def draw_responses(rows: pd.DataFrame, caption: str) -> Figure:
         (log_scale if high > 8 * low > 0 else from_zero)((left, right))
     if alone:
         mark_stages(axes[0], rows["stage"])
+        if "std_exact" in rows:
+            axes[0].plot(
+                rows["layer"], rows["std_exact"], ":", color="0.55", label="std, BN averages of the training set"
+            )
         if rows["gamma_rms"].notna().any():
             axes[0].plot(rows["layer"], rows["gamma_rms"], "-.", color="0.4", label="BN gamma, root mean square")
         axes[0].legend()

@@ -57,6 +57,7 @@ FIGURES: dict[str, Callable[[pd.DataFrame], Figure | None]] = {
     "constructed_controls": studies.draw_constructed_controls,
     "lesions_recalibrated": studies.draw_recalibrated,
     "first_steps_cures": studies.draw_cures,
+    "without_shortcuts": studies.draw_without_shortcuts,
     "deviations": forest.draw_deviations,
     "verdicts": forest.draw_verdicts,
 }

@@ -106,8 +106,12 @@ def share_cured(
 def share_closed(
     table: pd.DataFrame, first: Filter, start: Filter, end: Filter, column: str = "train_error_eval"
 ) -> pd.DataFrame:
-    """How far the first kind of run is from `start` toward `end`: 0 as the one, 1 as the other."""
-    return _share(contrast(table, start, first, column), contrast(table, start, end, column))
+    """How far the first kind of run is from `start` toward `end`: 0 as the one, 1 as the other.
+
+    Every kind at the best rate of the other seeds (at_rate_of_others): without BN that may be another.
+    """
+    begun, reached, aimed = (at_rate_of_others(table, where, column) for where in (start, first, end))
+    return _share(begun - reached, begun - aimed)
 
 
 def level(table: pd.DataFrame, where: Filter, column: str = "train_error", over: str | None = None) -> pd.Series:

@@ -609,3 +609,53 @@ def draw_cures(table: pd.DataFrame) -> Figure | None:
         ax.set_xticks(range(len(remedies)), list(remedies))
     draw.from_zero(axes)
     return write_caption(figure, describe(rows))
+
+
+WITHOUT_SHORTCUTS: dict[str, dict[str, Any]] = {
+    "plain": {"network": "plain"},
+    "Dirac\nkernels": {"network": "plain", "network.init": "dirac"},
+    "looks\nlinear": {"network": "plain", "network.init": "looks_linear", "network.norm": "none"},
+    "tailored\nReLUs": {
+        "network": "plain",
+        "network.init": "orthogonal",
+        "network.activation": "tailored",
+        "network.norm": "none",
+    },
+    "Fixup\n(residual)": {"network": "residual", "network.init": "fixup", "network.norm": "none"},
+    "residual": {"network": "residual"},
+}
+
+
+def draw_without_shortcuts(table: pd.DataFrame) -> Figure | None:
+    """Are shortcuts necessary? Final errors of plain networks by other means, and of residual ones without BN
+
+    Beyond the paper. Each kind at the rate that is best for the mean of its eval-mode training error; all but plain,
+    Dirac and residual are without BN. Every run a point. The claims choose the rate on other seeds.
+    """
+    parts = []
+    for name, where in WITHOUT_SHORTCUTS.items():
+        for depth, runs in select(table, where, ("protocol.lr",)).groupby("depth"):
+            best = runs.groupby("protocol.lr")["train_error_eval"].mean().idxmin()
+            parts.append(runs[runs["protocol.lr"] == best].assign(way=name, of=depth))
+    rows = pd.concat(parts) if parts else pd.DataFrame({"way": [], "of": []})
+    rows = rows[rows["of"].isin(rows.loc[~rows["way"].isin(("plain", "residual")), "of"])]
+    if rows.empty:
+        return None
+    seeds = rows.groupby(["way", "of"])["seed"].nunique().groupby("way").agg(["min", "max"])
+    n = {way: " to ".join(str(n) for n in sorted({*counts})) for way, *counts in seeds.itertuples()}
+    names = {way: f"{way}\nn = {n[way]}" for way in WITHOUT_SHORTCUTS if way in n}
+    figure, _ = draw.draw_errors(rows.assign(line=rows["label"]), "way", "", names)
+    return write_caption(figure, describe(rows))
+
+
+def draw_layer_information(rows: pd.DataFrame, caption: str) -> Figure:
+    """What the layers of one network know of its images, as draw_information has it of runs."""
+    texts = {"cosine": "mean cosine", "rank": "effective rank", "probe_error": "error of a linear probe (%)"}
+    parts = [rows.assign(column=text, line="", style=0, value=rows[name]) for name, text in texts.items()]
+    labels, styles = ("layer index (1 is the stem)", ""), {0: {"color": "0.1", "marker": "."}}
+    figure, axes = draw_facets(pd.concat(parts), "layer", "value", labels, (3.4, 2.8), sharey=False, styles=styles)
+    layers = range(1, rows["layer"].max() + 1)  # of a block its last alone is in the table
+    stages = rows.set_index("layer")["stage"].reindex(layers).bfill().astype(int)
+    for ax in axes:
+        draw.mark_stages(ax, stages)
+    return write_caption(figure, caption)
