@@ -148,6 +148,7 @@ def attempt(arguments: argparse.Namespace, results: Path, expected: Path, most: 
                 if found := training(results):
                     wrong.append(f"{len(found)} workers train without their parent")
             hits += new
+            print(f"  {', '.join(new) or 'none'} killed, {len(hits)} in all", flush=True)
             status = process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             return hits, [*wrong, "hangs"]
