@@ -28,7 +28,7 @@ GRID = ["-m", "network=plain,residual", "depth=8", "length=1,5", "seed=0,1"]
 SETTINGS = ["protocol=smoke", "data=synthetic"]
 SETTINGS += ["network.width=4", "logger=none", "machine=cpu", "machine.checkpoint_seconds=0"]
 A_ROUND = 25  # kills, before the sweep is left to finish
-PATIENCE = 600  # seconds in which a sweep must end
+PATIENCE = 3600  # seconds in which a sweep must end, on a machine that others use, too
 WORDS = ("final", "outcome", "iteration", "run_id")
 
 
