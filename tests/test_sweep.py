@@ -11,6 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from degradation import cli
 from degradation.config import Config
 from degradation.sweep import check, describe_time, estimate_seconds
+from degradation.train.run import train
 
 from .conftest import TINY
 
@@ -86,3 +87,15 @@ def test_a_run_that_cannot_be_timed_costs_the_estimate_of_itself(
     assert list(estimate) == [todo[0].run_id]
     told = describe_time(todo, estimate, 0, 1)
     assert told.startswith("1 run(s) could not be timed, as where memory does not suffice; about ")
+
+
+@pytest.mark.parametrize(("error", "told"), [(MemoryError(), "out of memory"), (RuntimeError("alloc\nlong"), "alloc")])
+def test_memory_that_ends_is_a_run_that_failed(
+    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+) -> None:
+    def allocate(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("degradation.train.run.Network", allocate)
+    outcome = train(tiny())
+    assert (outcome.status, outcome.message) == ("failed", told)

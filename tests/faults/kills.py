@@ -28,7 +28,7 @@ GRID = ["-m", "network=plain,residual", "depth=8", "length=1,5", "seed=0,1"]
 SETTINGS = ["protocol=smoke", "data=synthetic"]
 SETTINGS += ["network.width=4", "logger=none", "machine=cpu", "machine.checkpoint_seconds=0"]
 A_ROUND = 25  # kills, before the sweep is left to finish
-PATIENCE = 600  # seconds in which a sweep must end
+PATIENCE = 3600  # seconds in which a sweep must end, on a machine that others use, too
 WORDS = ("final", "outcome", "iteration", "run_id")
 
 
@@ -148,6 +148,7 @@ def attempt(arguments: argparse.Namespace, results: Path, expected: Path, most: 
                 if found := training(results):
                     wrong.append(f"{len(found)} workers train without their parent")
             hits += new
+            print(f"  {', '.join(new) or 'none'} killed, {len(hits)} in all", flush=True)
             status = process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             return hits, [*wrong, "hangs"]

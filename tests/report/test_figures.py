@@ -357,7 +357,7 @@ def test_a_damaged_record_is_told_and_nothing_is_drawn_from_it(
 def test_one_run_of_a_users_own_is_enough_to_draw(put_record: Put, tmp_path: Path) -> None:
     put_record(tmp_path, 0, *TINY, "network.shortcut=B", error=40.0, study="single")
     write_figures(tmp_path, load_table(tmp_path))
-    assert "network.shortcut=B" in write_gallery(tmp_path, load_table(tmp_path)).read_text()
+    assert "## Protocol smoke" in write_gallery(tmp_path, load_table(tmp_path)).read_text()
 
 
 def test_nothing_is_made_of_no_records(tmp_path: Path) -> None:

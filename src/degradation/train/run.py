@@ -99,8 +99,8 @@ def train(config: Config, jobs: int = 1, place: str = "", origin: dict[str, Any]
         told = f"{error.strerror or error}, writing {config.folder}; mend that, and the same command resumes"
         outcome = Outcome(config.run_id, "failed", told)
     # RuntimeError is torch's: out of memory, or a file that cannot be written.
-    except (CheckpointError, ConstructionError, DataError, RecordError, RuntimeError, ValueError) as error:
-        outcome = Outcome(config.run_id, "failed", str(error).partition("\n")[0])
+    except (CheckpointError, ConstructionError, DataError, MemoryError, RecordError, RuntimeError, ValueError) as error:
+        outcome = Outcome(config.run_id, "failed", str(error).partition("\n")[0] or "out of memory")
     except Exception as error:
         outcome = Outcome(config.run_id, "failed", explain(error))
     say(f"{outcome.status}{': ' + outcome.message if outcome.message else ''}")
