@@ -6,7 +6,7 @@ precision), from the same files and in the same rounds.
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import count, repeat
@@ -101,8 +101,10 @@ def reference_training(config: Config, batches: Iterator[Any]) -> Callable[[], N
     return step
 
 
-def variants(config: Config, folder: Path, workers: tuple[int, ...]) -> dict[tuple[str, str, int], Run]:
-    """(part, recipe, workers) -> its Run, each begun."""
+def variants(
+    config: Config, folder: Path, workers: tuple[int, ...], closing: ExitStack
+) -> dict[tuple[str, str, int], Run]:
+    """(part, recipe, workers) -> its Run, each begun; what must be closed after the last is put on a stack."""
     size, cuda = config.protocol.batch_size, config.machine.device == "cuda"
     data = replace(config.data, name="images")  # whatever their folder is called
     train = load(data, folder, config.machine.device)[0]
@@ -119,6 +121,7 @@ def variants(config: Config, folder: Path, workers: tuple[int, ...]) -> dict[tup
         steps[IMAGES, REFERENCE, processes] = partial(next, theirs())
         if processes in (workers[0], workers[-1]):
             (ahead := copy.copy(stream)).workers, ahead.next = processes, -1
+            closing.callback(ahead.close)
             steps[BOTH, OURS, processes] = partial(next, map(module_of(config, ahead).run, count()))
             steps[BOTH, REFERENCE, processes] = reference_training(config, theirs())
     return {key: _run(key, step, size, cuda) for key, step in steps.items()}
@@ -142,13 +145,15 @@ def measure_images(
     config: Config, folder: Path, rounds: int, seconds: float, workers: tuple[int, ...], say: Callable[[str], None]
 ) -> pd.DataFrame:
     """images/s of every variant and round: columns KEY, round, images_per_second."""
-    rows, runs = [], variants(config, folder, workers)
-    for number in range(1, rounds + 1):
-        for key, run in runs.items():
-            rate, (part, recipe, processes) = run(seconds), key
-            told = f"{part:<15} {recipe:<32} {processes} workers {rate:9,.0f} images/s"
-            say(f"ResNet-{config.network.depth}, round {number} of {rounds}: {told}")
-            rows.append({**dict(zip(KEY, key, strict=True)), "round": number, "images_per_second": rate})
+    rows = []
+    with ExitStack() as closing:
+        runs = variants(config, folder, workers, closing)
+        for number in range(1, rounds + 1):
+            for key, run in runs.items():
+                rate, (part, recipe, processes) = run(seconds), key
+                told = f"{part:<15} {recipe:<32} {processes} workers {rate:9,.0f} images/s"
+                say(f"ResNet-{config.network.depth}, round {number} of {rounds}: {told}")
+                rows.append({**dict(zip(KEY, key, strict=True)), "round": number, "images_per_second": rate})
     return pd.DataFrame(rows)
 
 

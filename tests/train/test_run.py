@@ -29,6 +29,7 @@ from degradation.record import COLUMNS, Record, load_gradients, load_metrics, lo
 from degradation.train.run import EXIT_BUDGET, EXIT_DIVERGED, Outcome, exit_status, train
 from degradation.train.step import DegradationModule, warmup_ends
 from tests.conftest import TINY, Compose, Start
+from tests.data.test_folders import write_tree
 from tests.faults.kills import training
 
 # Long enough to be interrupted, with a warm-up that ends and a validation set, so that all there is must resume.
@@ -281,6 +282,14 @@ def test_streamed_batches_are_the_same_in_both_arms_and_after_a_stop(compose: Co
     assert (record_of(tmp_path / "again") / "checkpoint.ckpt").exists()
     assert train(config).status == "finished"
     assert_same_record(record_of(tmp_path / "again"), record_of(tmp_path / "plain"))
+
+
+def test_a_run_with_workers_that_decode_comes_to_its_end(start: Start, tmp_path: Path) -> None:
+    tree = write_tree(tmp_path / "tiny", 12)
+    images = ["data=imagenet", "data.name=tiny", "data.crop=20", "data.shorter_side=[24,40]", "network.classes=3"]
+    process = start(*images, "machine.workers=2", f"paths.data={tree}")
+    _, told = process.communicate(timeout=200)  # workers leave signals, also those by which Python would end them
+    assert process.returncode == 0, told
 
 
 def test_weight_decay_on_batchnorm_is_a_choice(tiny: Compose) -> None:

@@ -105,6 +105,10 @@ class StreamedBatches:
         self.next = iteration + 1
         return self._put(next(self.ahead))
 
+    def close(self) -> None:
+        """End the workers. They leave signals to the run, and so would outlive the one by which Python ends them."""
+        self.ahead, self.next = iter(()), -1
+
     def draw(self, size: int) -> tuple[Tensor, Tensor]:
         """Images float32 [B, 3, crop, crop] and labels [B] of the batch sought, on the device alone."""
         x = self.normalize(self.pixels[:size].permute(0, 3, 1, 2))

@@ -244,7 +244,8 @@ def write_gallery(results: Path, table: pd.DataFrame, compared: dict[str, pd.Dat
 
 
 def _judgement(verdict: Verdict, protocol: str) -> str:
-    qualified = verdict.verdict if protocol.startswith("paper") else f"{verdict.verdict} ({protocol})"
+    theirs = protocol.removeprefix("imagenet_").startswith("paper")
+    qualified = verdict.verdict if theirs else f"{verdict.verdict} ({protocol})"
     if verdict.verdict == "not testable":
         return f"not testable at this protocol ({protocol}): needs {'; '.join(verdict.notes)}"
     if verdict.verdict == "undecided" and verdict.seeds_needed:

@@ -182,6 +182,8 @@ def _train(config: Config, jobs: int, record: Record, say: Say, origin: dict[str
             diverged = str(error)
         finally:
             module.step = None  # with a captured graph, and the device memory that it holds
+            if isinstance(stream, StreamedBatches):
+                stream.close()
         network.to(machine.device)  # Lightning leaves it on the CPU
         if progress.stopped:
             message = f"checkpoint at iteration {module.iteration:,}; the same command continues"
