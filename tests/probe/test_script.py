@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from degradation.data.images import load_cifar10_mini
+from degradation.data.images import make_synthetic
 from degradation.data.resident import ChannelNormalizer
 from degradation.net.network import Network
 from degradation.probe.lesions import deletable
@@ -63,7 +63,7 @@ def test_a_checkpoint_of_other_code_from_end_to_end(tmp_path: Path, probe: Probe
     network = make_network("A", depth=14, width=2)
     write_foreign(tmp_path / "other.th", network)
     constants = ["--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225"]
-    small = ["--data", "cifar10_mini", "--lesion-images", "100", "--draws", "2"]
+    small = ["--data", "synthetic", "--lesion-images", "100", "--draws", "2"]
     command = [sys.executable, str(SCRIPT), "other.th", "--shortcut", "A", *small, *constants]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -98,7 +98,7 @@ def test_a_checkpoint_of_other_code_from_end_to_end(tmp_path: Path, probe: Probe
     assert set(lesions["stage"]) == {"1", "2", "3", ""}
 
     normalize = ChannelNormalizer([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-    for row, images in zip(tables["error.csv"].itertuples(), load_cifar10_mini(), strict=True):
+    for row, images in zip(tables["error.csv"].itertuples(), make_synthetic(512, 256), strict=True):
         error, loss = evaluate(network, Views(images, normalize))
         assert row.images == len(images)
         assert row.error == pytest.approx(error, rel=1e-5, abs=0.05)  # threads may round a tie the other way
