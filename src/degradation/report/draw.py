@@ -232,10 +232,16 @@ def one_legend(figure: Figure, handles: Iterable[Artist]) -> None:
     figure.legend(handles=handles, ncols=math.ceil(len(handles) / lines), loc="outside upper center")
 
 
-def melt(rows: pd.DataFrame, quantity: str = "error") -> pd.DataFrame:
-    """A row for each training and each test error (%) or loss: `kind` names it, `value` is it."""
-    parts = [rows.assign(kind=kind, value=rows[column.replace("error", quantity)]) for column, kind in KINDS.items()]
+def melt(rows: pd.DataFrame, columns: dict[str, str] | Sequence[str], place: str) -> pd.DataFrame:
+    """The rows once for each of these columns that there is: `value` is it, `place` its name, in words where a dict."""
+    names = columns if isinstance(columns, dict) else dict(zip(columns, columns, strict=True))
+    parts = [rows.assign(**{place: name, "value": rows[key]}) for key, name in names.items() if key in rows]
     return pd.concat(parts).dropna(subset=["value"])
+
+
+def melt_errors(rows: pd.DataFrame, quantity: str = "error") -> pd.DataFrame:
+    """A row for each training and each test error (%) or loss: `kind` names it, `value` is it."""
+    return melt(rows, {column.replace("error", quantity): kind for column, kind in KINDS.items()}, "kind")
 
 
 def mark_values(axes: Iterable[Axes], values: Iterable[float] | dict[float, str]) -> None:
@@ -258,13 +264,11 @@ def draw_errors(
     without stand where they belong.
     """
     place = runs[x].map({value: place for place, value in enumerate(names)}) if names else runs[x]
-    errors = melt(runs.assign(place=place))
+    errors = melt_errors(runs.assign(place=place))
     errors["column"] = errors["kind"] + " error"
     figure, axes = draw_facets(errors, "place", "value", (xlabel, "final error (%)"), (4, 2.8), plot=draw_points)
     if names:
-        slanted: dict[str, Any] = (
-            {"rotation": 20, "ha": "right"} if max(len(name) for name in names.values()) > 24 else {}
-        )
+        slanted: dict[str, Any] = {"rotation": 20, "ha": "right"} if max(map(len, names.values())) > 24 else {}
         for ax in axes:
             ax.set_xticks(range(len(names)), list(names.values()), **slanted)
             ax.set_xlim(-0.5, len(names) - 0.5)
@@ -330,7 +334,7 @@ def draw_curves(
         runs = runs.assign(
             line=runs["line"] + last.map(lambda error: f", at {error:.0f} %" if error > PAPER_TOP else "")
         )
-    curves = melt(gather(runs, load), quantity)
+    curves = melt_errors(gather(runs, load), quantity)
     curves = curves.assign(thousands=curves["iteration"] / 1000).assign(column=column)
     labels = ("iterations (thousands)", "error (%)" if quantity == "error" else "loss")
     figure, axes = draw_facets(curves, "thousands", "value", labels, (4.6, 3.3), styles=styles)
@@ -396,7 +400,7 @@ def draw_error_by_depth(table: pd.DataFrame) -> Figure | None:
         theirs = {depth: error for depth, error in PAPER_RESIDUAL.items() if depth in {*runs["depth"]}}
         crosses = axes[1].plot([*theirs], [*theirs.values()], "x", color="0.0", label="the paper's residual networks")
         axes[1].legend(handles=crosses, loc="center right")
-        zoom(axes, melt(runs), "value")
+        zoom(axes, melt_errors(runs), "value")
     return write_caption(figure, describe(runs, left_out(table)))
 
 

@@ -137,11 +137,11 @@ def deviations(table: pd.DataFrame) -> pd.DataFrame:
     two runs that differ in their seeds alone (missing where there are fewer than two).
     """
     flips = table[[len(varied) == 1 and set(varied) <= DEVIATIONS for varied in table["varied"]]]
-    twins = draw.melt(select(table, {}))
+    twins = draw.melt_errors(select(table, {}))
     values = twins.groupby(["label", "kind"])["value"].agg(["std", "count"])
     noise = (stats.t.ppf((1 + LEVEL) / 2, values["count"] - 1) * math.sqrt(2) * values["std"]).rename("noise")
     usual = twins.rename(columns={"value": "usual"})[["label", "kind", "pair", "usual"]]
-    pairs = draw.melt(flips).merge(usual, on=["label", "kind", "pair"]).join(noise, on=["label", "kind"])
+    pairs = draw.melt_errors(flips).merge(usual, on=["label", "kind", "pair"]).join(noise, on=["label", "kind"])
     return pairs.assign(change=pairs["value"] - pairs["usual"])
 
 

@@ -86,11 +86,7 @@ def at_rate_of_others(table: pd.DataFrame, where: Filter, column: str) -> pd.Ser
 
 
 def share_cured(
-    table: pd.DataFrame,
-    shallow: Filter,
-    deep: Filter,
-    remedy: dict[str, Any],
-    column: str = "train_error_eval",
+    table: pd.DataFrame, shallow: Filter, deep: Filter, remedy: dict[str, Any], column: str = "train_error_eval"
 ) -> pd.DataFrame:
     """How much of the gap between a deep kind of run and a shallow one is gone where both have a remedy.
 
@@ -156,11 +152,7 @@ def iterations_to_error(table: pd.DataFrame, first: Filter, second: Filter, erro
 
     A network that never gets there, or diverges, counts with all its iterations: a bound on the careful side.
     """
-
-    def reach(folder: Path) -> int | None:
-        return first_below(load_metrics(folder), error)
-
-    reached = [_of_runs(table, where, reach) for where in (first, second)]
+    reached = [_of_runs(table, where, partial(_reach, error)) for where in (first, second)]
     bounds = [_by_pair(select(table, where), "iterations") for where in (first, second)]
     ratio = reached[0].combine_first(bounds[0]) / reached[1].combine_first(bounds[1])
     return ratio.dropna()[lambda pairs: pairs.index.isin([*reached[0].index, *reached[1].index])]
@@ -171,13 +163,9 @@ def iterations_to_share(table: pd.DataFrame, first: Filter, second: Filter, shar
 
     From the error of guessing to its own final one (running training errors): a lower end alone is no faster start.
     """
-    guessing = table.set_index("folder")["guessing"]
-    final = table.set_index("folder")["train_error"]
-
-    def reach(folder: Path) -> int | None:
-        return first_below(load_metrics(folder), guessing[folder] + share * (final[folder] - guessing[folder]))
-
-    ours, theirs = (_of_runs(table, where, reach) for where in (first, second))
+    runs = table.set_index("folder")
+    levels = runs["guessing"] + share * (runs["train_error"] - runs["guessing"])
+    ours, theirs = (_of_runs(table, where, lambda folder: _reach(levels[folder], folder)) for where in (first, second))
     return (ours / theirs).dropna()
 
 
@@ -185,6 +173,10 @@ def first_below(metrics: pd.DataFrame, error: float) -> int | None:
     """The first iteration at which the running training error is under `error` percent; None if it never is."""
     under = metrics.loc[metrics["train_error"] < error, "iteration"]
     return int(under.iloc[0]) if len(under) else None
+
+
+def _reach(error: float, folder: Path) -> int | None:
+    return first_below(load_metrics(folder), error)
 
 
 def response_ratio(table: pd.DataFrame, depth: int, column: str = "std_exact") -> pd.Series:
@@ -264,11 +256,8 @@ def weight_growth(table: pd.DataFrame, where: Filter, until: int) -> pd.Series:
     def grown(folder: Path) -> float | None:
         rows = load_gradients(folder)
         rows = rows[rows["layer"] == 1].set_index("iteration")
-        return (
-            rows["weight_norm"][until] / rows["weight_norm"][0]
-            if until in rows.index and "weight_norm" in rows
-            else None
-        )
+        known = until in rows.index and "weight_norm" in rows
+        return rows["weight_norm"][until] / rows["weight_norm"][0] if known else None
 
     return _of_runs(table, where, grown)
 

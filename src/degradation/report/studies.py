@@ -1,7 +1,7 @@
 """The figures of the studies beyond the paper's own, and those of experiments/probe.py; encoded as draw.py says."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from degradation.record import load_gradients, load_metrics, load_responses
 from degradation.report import draw
-from degradation.report.draw import NEUTRAL, describe, draw_facets, left_out, with_n, write_caption
+from degradation.report.draw import NEUTRAL, describe, draw_facets, left_out, melt, with_n, write_caption
 from degradation.report.statistics import at_rate_of_others, first_below, growth_per_layer
 from degradation.report.table import ARMS, ERRORS, finished, gather, load_probe, probed_images, select
 
@@ -31,7 +31,7 @@ def draw_matched_pairs(table: pd.DataFrame) -> Figure | None:
     dot. Crosses and the arrow are the paper's (ImageNet, top-1, Table 2; more than this at 110 layers, section 4.2).
     """
     runs, index = finished(table), ["kind", "depth", "seed", "precision", "protocol"]
-    errors = draw.melt(runs).pivot_table("value", index, "network").reindex(columns=ARMS)
+    errors = draw.melt_errors(runs).pivot_table("value", index, "network").reindex(columns=ARMS)
     pairs = (errors["plain"] - errors["residual"]).dropna().rename("gain").reset_index()[::-1]  # training error first
     if pairs.empty:
         return None
@@ -234,17 +234,16 @@ def draw_initial_signals(table: pd.DataFrame) -> Figure | None:
         return None
     runs["column"] = runs["network.norm"].map({"batch": "with batch normalisation", "none": "without"})
     signals = gather(runs.assign(line=with_n(runs)), load_gradients)
-    signals = signals[signals["iteration"] == 0]
+    signals = signals[signals["iteration"] == 0].assign(place=lambda rows: rows["layer"])
     growth = signals.groupby("folder").apply(growth_per_layer, include_groups=False).rename("value")
     per_run = signals.drop_duplicates("folder").merge(growth, left_on="folder", right_index=True)
+    per_run = per_run.assign(row="growth", place=per_run["depth"])
     texts = {"std": "std of responses", "grad_response": "gradient norm", "growth": "growth per layer"}
-    layers = [signals.assign(row=row, place=signals["layer"], value=signals[row]) for row in ("std", "grad_response")]
-    rows = pd.concat([*layers, per_run.assign(row="growth", place=per_run["depth"])])
+    rows = pd.concat([melt(signals, ["std", "grad_response"], "row"), per_run])
     places = {row: "depth (weighted layers)" if row == "growth" else "layer index" for row in texts}
     figure, axes = draw_facets(rows, "place", "value", (places, texts), (4.8, 2.4), "row")
     columns = len(axes) // 3
-    for row in (axes[:columns], axes[columns:-columns]):
-        draw.log_scale(row)
+    _log_rows(axes[:-columns])
     draw.mark_values(axes[-columns:], runs["depth"])
     for ax in axes[-columns:]:
         ax.axhline(1, color="0.2", linewidth=1)
@@ -341,9 +340,8 @@ def draw_response_parts(table: pd.DataFrame) -> Figure | None:
     line = rows["label"].where(rows["style"] == "", "without weight decay on BN")
     layers = gather(rows.assign(column=rows["label"], line=line), load_responses)
     names = {"std": "std of responses", "gamma_rms": "gamma, rms", "beta_rms": "beta, rms"}
-    parts = pd.concat([layers.assign(row=part, value=layers.get(part)) for part in names]).dropna(subset=["value"])
-    styles = {"without": {**NEUTRAL[1], "marker": None}}
-    figure, axes = draw_facets(parts, "layer", "value", ("layer index", names), (2.9, 1.8), "row", styles)
+    styles, labels = {"without": {**NEUTRAL[1], "marker": None}}, ("layer index", names)
+    figure, axes = draw_facets(melt(layers, [*names], "row"), "layer", "value", labels, (2.9, 1.8), "row", styles)
     _log_rows(axes)
     return write_caption(figure, describe(rows))
 
@@ -401,9 +399,9 @@ def _stages(one: pd.DataFrame) -> pd.Series:
 def draw_gradients(rows: pd.DataFrame, caption: str) -> Figure:
     """Section 4.1 of one network: norms of the backward signal by layer, at the responses and at the weights."""
     texts = {"grad_response": "gradient norm at the responses", "grad_weight": "gradient norm at the weights"}
-    both = [rows.assign(column=text, line="", style=0, value=rows[name]) for name, text in texts.items()]
-    labels, styles = ("layer index (1 is the stem)", "norm"), {0: {"color": "0.1", "marker": "."}}
-    figure, axes = draw_facets(pd.concat(both), "layer", "value", labels, sharey=False, styles=styles)
+    both, labels = melt(rows.assign(line="", style=0), texts, "column"), ("layer index (1 is the stem)", "norm")
+    styles = {0: {"color": "0.1", "marker": "."}}
+    figure, axes = draw_facets(both, "layer", "value", labels, sharey=False, styles=styles)
     for ax, name in zip(axes, texts, strict=True):
         draw.mark_stages(ax, rows["stage"])
         if (rows[name] > 0).all():
@@ -434,11 +432,11 @@ def draw_lesions(rows: pd.DataFrame, caption: str) -> Figure:
     return write_caption(figure, caption)
 
 
-def _with_column(rows: pd.DataFrame, column: str, load: Any) -> pd.DataFrame:
-    # What `load` reads of the finished runs whose records have a column; earlier ones lack the younger measures.
-    rows = rows[rows["outcome"] == "finished"].sort_values(["depth", "network"])
-    read = gather(rows, load) if len(rows) else pd.DataFrame()
-    return read.dropna(subset=[column]) if column in read else pd.DataFrame()
+def _read(table: pd.DataFrame, column: str, load: Callable[[Path], pd.DataFrame]) -> pd.DataFrame:
+    # What `load` reads of the finished runs whose records have a column, which earlier ones lack; a column per arm.
+    rows = gather(finished(table).sort_values(["depth", "network"]), load)
+    rows = rows.dropna(subset=[column]) if column in rows else rows.iloc[:0]
+    return rows.assign(row=rows["depth"], column=rows["network"] + " networks", line=rows["label"])
 
 
 def draw_first_steps(table: pd.DataFrame) -> Figure | None:
@@ -447,17 +445,16 @@ def draw_first_steps(table: pd.DataFrame) -> Figure | None:
     Weights before BN have no scale of their own, and gradients go as the inverse of their norm: a layer whose weights
     explode at the first step hardly moves afterwards. Each layer a line, from the stem (lightest) to the last.
     """
-    signals = _with_column(select(table, {}), "weight_norm", load_gradients)
+    signals = _read(table, "weight_norm", load_gradients)
     if signals.empty:
         return None
     regular = signals["iteration"].max() / 10
     signals = signals[signals["iteration"] <= regular]
     few = {depth: set(np.linspace(1, depth - 1, 8).round()) for depth in signals["depth"].unique()}
     signals = signals[[row.layer in few[row.depth] for row in signals.itertuples()]]
-    share = signals["layer"] / signals["depth"]
-    signals = signals.assign(row=signals["depth"], column=signals["network"], title=signals["label"])
-    signals = signals.assign(line="layer " + signals["layer"].astype(str), style=share.round(2))
-    signals["step"] = np.log2(signals["iteration"] + 1)
+    share, steps = (signals["layer"] / signals["depth"]).round(2), np.log2(signals["iteration"] + 1)
+    signals = signals.assign(title=signals["label"], style=share, step=steps)
+    signals["line"] = "layer " + signals["layer"].astype(str)
     styles = {place: {"color": str(round(0.75 * (1 - place), 3))} for place in signals["style"].unique()}
     figure, axes = draw_facets(signals, "step", "weight_norm", ("iteration", "norm of weights"), styles=styles)
     for ax in axes:
@@ -473,15 +470,15 @@ def draw_weight_norms(table: pd.DataFrame) -> Figure | None:
     Top, the norm of each layer's weight gradient times that of its weights, which their scale does not change; bottom,
     the share of the weights that a step without momentum replaces. Vanishing gradients would fall to the left.
     """
-    signals = _with_column(select(table, {}), "weight_norm", load_gradients)
+    signals = _read(table, "weight_norm", load_gradients)
     if signals.empty:
         return None
     last = signals[signals["iteration"] == signals.groupby("folder")["iteration"].transform("max")]
     texts = {"scaled": "gradient norm x weight norm", "update": "rate x gradient norm / weight norm"}
-    values = (last["grad_weight"] * last["weight_norm"], last["lr"] * last["grad_weight"] / last["weight_norm"])
-    both = [last.assign(row=row, value=value) for row, value in zip(texts, values, strict=True)]
-    rows = pd.concat(both).assign(column=lambda rows: rows["network"] + " networks", line=lambda rows: rows["label"])
-    figure, axes = draw_facets(rows, "layer", "value", ("layer index", texts), (4.4, 2.8), "row")
+    last = last.assign(scaled=last["grad_weight"] * last["weight_norm"])
+    last = last.assign(update=last["lr"] * last["grad_weight"] / last["weight_norm"])
+    labels = ("layer index", texts)
+    figure, axes = draw_facets(melt(last, [*texts], "row"), "layer", "value", labels, (4.4, 2.8), "row")
     for ax in axes:
         ax.set_yscale("log")
     return write_caption(figure, describe(last, "after the last iteration, mean and range over seeds"))
@@ -493,15 +490,23 @@ def draw_information(table: pd.DataFrame) -> Figure | None:
     Of what leaves the stem and every block of the trained networks: the mean cosine between images, the effective rank
     and the error of a linear classifier on it. A signal that dies out has cosine 1, rank 0 and the error of guessing.
     """
-    rows = _with_column(select(table, {}), "cosine", load_responses)
+    rows = _read(table, "cosine", load_responses)
     if rows.empty:
         return None
     texts = {"cosine": "mean cosine", "rank": "effective rank", "probe_error": "error of a linear probe (%)"}
-    parts = [rows.assign(row=row, value=rows[row], column=rows["network"] + " networks") for row in texts]
-    both = pd.concat(parts).assign(line=lambda rows: rows["label"])
-    figure, _ = draw_facets(both, "layer", "value", ("layer index", texts), (4.4, 2.4), "row")
+    labels = ("layer index", texts)
+    figure, _ = draw_facets(melt(rows, [*texts], "row"), "layer", "value", labels, (4.4, 2.4), "row")
     told = "test images, averages over four quadrants, exact BN statistics, float32; mean and range over seeds"
     return write_caption(figure, describe(rows, told))
+
+
+def _draw_two(
+    rows: pd.DataFrame, x: str, names: dict[str, str], labels: tuple[str, str], **look: Any
+) -> tuple[Figure, list[Axes]]:
+    # Two columns of what _read gives, a panel per network.
+    both = melt(rows.assign(title=rows["label"]), names, "line")
+    styles = {name: {**style, **look} for name, style in zip(names.values(), NEUTRAL, strict=False)}
+    return draw_facets(both.assign(style=both["line"]), x, "value", labels, (4, 2.6), styles=styles)
 
 
 def draw_response_statistics(table: pd.DataFrame) -> Figure | None:
@@ -510,16 +515,11 @@ def draw_response_statistics(table: pd.DataFrame) -> Figure | None:
     Moving averages lag behind weights that move fast, and their lag adds up over layers. The claims are judged on the
     averages over the training set (float32).
     """
-    rows = _with_column(select(table, {}), "std_exact", load_responses)
+    rows = _read(table, "std_exact", load_responses)
     if rows.empty:
         return None
     names = {"std_exact": "averages over the training set, float32", "std": "as evaluated"}
-    parts = [
-        rows.assign(row=rows["depth"], column=rows["network"], title=rows["label"], line=name, style=n, value=rows[key])
-        for n, (key, name) in enumerate(names.items())
-    ]
-    styles = {n: {**NEUTRAL[n], "marker": None} for n in range(len(names))}
-    figure, axes = draw_facets(pd.concat(parts), "layer", "value", ("layer index", "std"), (4, 2.6), "all", styles)
+    figure, axes = _draw_two(rows, "layer", names, ("layer index", "std"), marker=None)
     axes[0].set_yscale("log")
     return write_caption(figure, describe(rows, "mean and range over seeds"))
 
@@ -561,20 +561,13 @@ def draw_recalibrated(table: pd.DataFrame) -> Figure | None:
     Error with each block deleted, with the BN statistics of the whole network and with those measured without the
     block (no weight is trained); dotted, the intact network. What comes back is BN's.
     """
-    lesions = _with_column(select(table, {}), "error_recalibrated", lambda folder: load_probe(folder, "lesions"))
+    lesions = _read(table, "error_recalibrated", lambda folder: load_probe(folder, "lesions"))
     if lesions.empty:
         return None
-    lesions = lesions.assign(place=lesions.groupby("folder").cumcount() + 1, row=lesions["depth"])
+    lesions = lesions.assign(place=lesions.groupby("folder").cumcount() + 1)
     names = {"error": "BN statistics as they were", "error_recalibrated": "recalibrated without the block"}
-    parts = [
-        lesions.assign(column=lesions["network"], title=lesions["label"], line=name, style=n, value=lesions[key])
-        for n, (key, name) in enumerate(names.items())
-    ]
-    labels = ("which block", "test error (%)")
-    styles = {n: {**NEUTRAL[n], "markersize": 4} for n in range(len(names))}
-    figure, axes = draw_facets(pd.concat(parts), "place", "value", labels, (4, 2.6), styles=styles)
-    for ax in axes:
-        ax.set_ylim(0, 100)
+    figure, axes = _draw_two(lesions, "place", names, ("which block", "test error (%)"))
+    axes[0].set_ylim(0, 100)
     return write_caption(figure, describe(lesions, "mean and range over seeds"))
 
 
@@ -598,8 +591,8 @@ def draw_cures(table: pd.DataFrame) -> Figure | None:
             shown = select(runs, where, ("protocol.lr",)).drop_duplicates("pair").set_index("pair", drop=False)
             shown = shown.loc[shown.index.intersection(errors.index)].assign(place=list(remedies).index(name))
             parts.append(shown.assign(value=errors.reindex(shown.index).to_numpy()))
-    rows = pd.concat(parts) if parts else pd.DataFrame({"place": []})
-    rows = rows[rows.groupby(["network", "depth"])["place"].transform("nunique") > 1] if len(rows) else rows
+    rows = pd.concat(parts)
+    rows = rows[rows.groupby(["network", "depth"])["place"].transform("nunique") > 1]
     if rows.empty:
         return None
     rows = rows.assign(column=rows["network"] + " networks", line=rows["label"])
