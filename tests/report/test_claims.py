@@ -127,11 +127,12 @@ def verdicts(loaded: pd.DataFrame) -> list[Verdict]:
 
 
 @pytest.fixture(scope="module")
-def drawn(loaded: pd.DataFrame) -> dict[str, Figure | None]:
-    """Every figure of it."""
+def drawn(loaded: pd.DataFrame) -> dict[str, Figure]:
+    """Every figure that it has."""
     ((condition, table),) = conditions(loaded)
     assert condition == "quick"
-    return {name: drawing(table) for name, drawing in FIGURES.items()}
+    found = {name: drawing(table) for name, drawing in FIGURES.items()}
+    return {name: figure for name, figure in found.items() if figure is not None}
 
 
 def test_every_claim_is_supported_where_the_paper_is_right(verdicts: list[Verdict]) -> None:
@@ -313,9 +314,9 @@ def test_figures_of_networks_that_did_not_learn(
     assert "| C3 (56) |" in (tmp_path / "claims.md").read_text()
 
 
-def test_every_claim_has_its_figure(drawn: dict[str, Figure | None]) -> None:
+def test_every_claim_has_its_figure(drawn: dict[str, Figure]) -> None:
     assert {claim.figure for claim in load_claims() if claim.figure} <= set(FIGURES)
-    assert [name for name, figure in drawn.items() if figure is None] == []
+    assert set(FIGURES) - set(drawn) == {"fig4"}  # of the networks on ImageNet, which are not in it
 
 
 def test_no_figure_has_two_legends(drawn: dict[str, Figure]) -> None:
@@ -511,7 +512,7 @@ def test_records_without_the_younger_measures_say_nothing_of_them(worlds: dict[b
     assert {name for name, verdict in verdicts.items() if verdict == "not run"} == younger
     ((_, table),) = conditions(load_table(tmp_path))
     drawn = {name for name, drawing in FIGURES.items() if drawing(table) is not None}
-    assert set(FIGURES) - drawn == {"first_steps", "weight_norms", "information", "fig7_statistics"}
+    assert set(FIGURES) - drawn == {"fig4", "first_steps", "weight_norms", "information", "fig7_statistics"}
 
 
 def test_another_precision_is_compared_at_equal_seed_and_judged_apart(tmp_path: Path) -> None:
