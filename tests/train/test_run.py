@@ -525,9 +525,8 @@ def test_a_killed_worker_costs_its_own_run(start: Start, tmp_path: Path) -> None
     stdout, stderr = process.communicate()
     assert process.returncode == EXIT_FAILED, stderr
     assert "Traceback" not in stdout + stderr
-    assert sorted(load_runs(tmp_path)["run_id"]) == sorted(
-        {f.name for f in (tmp_path / "runs").iterdir()} - {killed.name}
-    )
+    finished = {folder.name for folder in load_runs(tmp_path)["folder"]}
+    assert finished == {folder.name for folder in (tmp_path / "runs").iterdir()} - {killed.name}
     assert len(load_runs(tmp_path)) == 3
     table = stdout[stdout.rindex("\nrun ") :]
     (line,) = (line for line in table.splitlines() if " failed " in line)
