@@ -231,7 +231,7 @@ def write_gallery(results: Path, table: pd.DataFrame, compared: dict[str, pd.Dat
         parts.append(OTHERS.format(folder=_link(results, others.parent)))
     for condition, runs in conditions(table):
         parts += _section(results, condition, runs, (compared or {}).get(condition))
-    if (table.get("network.family") == "imagenet").any():
+    if "imagenet" in set(table.get("network.family", [])):
         parts.append(f"## {TABLE1}\n\n{markdown_table(imagenet.table1(), imagenet.TABLE1)}")
     headings = [part.removeprefix("## ") for part in (p.partition("\n")[0] for p in parts) if part.startswith("## ")]
     opening.append("\n".join(f"- [{heading}](#{_anchor(heading)})" for heading in headings))
