@@ -440,27 +440,25 @@ def _read(table: pd.DataFrame, column: str, load: Callable[[Path], pd.DataFrame]
 
 
 def draw_first_steps(table: pd.DataFrame) -> Figure | None:
-    """The first steps: norms of the weights (beyond the paper)
+    """The first steps: growth of the weights (beyond the paper)
 
+    Norm of each layer's weights over that at initialisation, after the first iterations (the later, the darker).
     Weights before BN have no scale of their own, and gradients go as the inverse of their norm: a layer whose weights
-    explode at the first step hardly moves afterwards. Each layer a line, from the stem (lightest) to the last.
+    explode in the first steps hardly moves afterwards.
     """
     signals = _read(table, "weight_norm", load_gradients)
     if signals.empty:
         return None
-    regular = signals["iteration"].max() / 10
-    signals = signals[signals["iteration"] <= regular]
-    few = {depth: set(np.linspace(1, depth - 1, 8).round()) for depth in signals["depth"].unique()}
-    signals = signals[[row.layer in few[row.depth] for row in signals.itertuples()]]
-    share, steps = (signals["layer"] / signals["depth"]).round(2), np.log2(signals["iteration"] + 1)
-    signals = signals.assign(title=signals["label"], style=share, step=steps)
-    signals["line"] = "layer " + signals["layer"].astype(str)
-    styles = {place: {"color": str(round(0.75 * (1 - place), 3))} for place in signals["style"].unique()}
-    figure, axes = draw_facets(signals, "step", "weight_norm", ("iteration", "norm of weights"), styles=styles)
+    first = signals[signals["iteration"] == 0].set_index(["folder", "layer"])["weight_norm"].rename("first")
+    steps = [step for step in (1, 4, 16, 64) if step < signals["iteration"].max()]
+    signals = signals[signals["iteration"].isin(steps)].join(first, on=["folder", "layer"])
+    signals = signals.assign(title=signals["label"], style=signals["iteration"].map(str))
+    signals = signals.assign(growth=signals["weight_norm"] / signals["first"], line="iteration " + signals["style"])
+    shades = np.linspace(0.75, 0, len(steps))
+    styles = {str(step): {"color": str(round(shade, 3))} for step, shade in zip(steps, shades, strict=True)}
+    figure, axes = draw_facets(signals, "layer", "growth", ("layer index", "norm of weights, relative"), styles=styles)
     for ax in axes:
         ax.set_yscale("log")
-        ticks = [2**n for n in range(0, int(regular).bit_length(), 2)]
-        ax.set_xticks([0, *np.log2(np.array(ticks) + 1)], ["0", *map(str, ticks)])
     return write_caption(figure, describe(signals, "mean and range over seeds"))
 
 
