@@ -306,13 +306,13 @@ def draw_convergence(table: pd.DataFrame) -> Figure | None:
     reached no line. The axis is logarithmic: equal distances are equal factors.
     """
     runs, levels = finished(table).sort_values(["depth", "network"]), range(80, 0, -10)
-    if runs.empty:
-        return None
     runs = runs.assign(line=with_n(runs), kind="training", column=runs["depth"].map("{} layers".format))
     metrics = [load_metrics(folder) for folder in runs["folder"]]
     parts = [runs.assign(level=level, reached=[first_below(rows, level) for rows in metrics]) for level in levels]
-    rows = pd.concat([part for part in parts if part["reached"].notna().any()] or parts[:1])
-    rows["reached"] = rows["reached"].astype(float)
+    shown = [part for part in parts if part["reached"].notna().any()]
+    if not shown:
+        return None
+    rows = pd.concat(shown).astype({"reached": float})
     labels = ("training error (%), running, falls to", "iterations until then")
     figure, axes = draw_facets(rows, "level", "reached", labels, (3.6, 3), plot=draw.draw_points)
     draw.mark_values(axes, rows["level"])

@@ -257,18 +257,8 @@ def shared_images(claim: Claim, table: pd.DataFrame) -> np.ndarray | float:
     return total
 
 
-def per_seed(claim: Claim, effects: pd.Series) -> pd.Series:
-    """One number per seed, and so per draw: where a seed was computed in several precisions, their mean."""
-    if effects.empty:
-        return effects
-    seeds = effects.groupby(effects.index.astype(str).str.split(" ").str[0])
-    one = seeds.transform("size") == 1
-    means = seeds.agg(lambda found: np.exp(np.log(found).mean()) if claim.statistic in RATIOS else found.mean())
-    return pd.concat([effects[one], means[seeds.size() > 1]]).sort_index()
-
-
 def _judge(claim: Claim, table: pd.DataFrame) -> Verdict:
-    effects = per_seed(claim, STATISTICS[claim.statistic](table, **claim.of))
+    effects = STATISTICS[claim.statistic](table, **claim.of)
     found = decide(claim, effects, shared_images(claim, table))
     if not found.effects:
         return found
