@@ -12,6 +12,7 @@ import report
 import reproductions
 
 from degradation.config import ConfigError, find_published
+from degradation.report.pages import write_gallery
 from degradation.report.table import conditions, load_table, probes_folder
 from degradation.train.run import train
 from tests.conftest import ROOT, Compose, Start
@@ -26,6 +27,12 @@ def evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for module in (publish, sys.modules["degradation.report.pages"], sys.modules["degradation.config"]):
         monkeypatch.setattr(module, "find_published", lambda: folder)
     return folder
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures take half a minute: one test of a publication draws them, others write the gallery alone."""
+    monkeypatch.setattr(publish, "report", write_gallery)
 
 
 def put_one(results: Path, **told: object) -> Path:
@@ -79,6 +86,7 @@ def test_what_is_no_evidence_is_refused(
     assert not (evidence / "runs").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_is_published_is_replaced_only_when_asked(
     evidence: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -89,6 +97,7 @@ def test_what_is_published_is_replaced_only_when_asked(
     assert run_publish(tmp_path / "own", folder.name, "--replace", monkeypatch=monkeypatch) == 0
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_is_published_once_in_each_precision(
     evidence: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -499,7 +499,7 @@ def test_one_diverging_run_does_not_stop_a_sweep(start: Start, tmp_path: Path) -
     for rate, outcome in runs["outcome"].items():
         (line,) = (line for line in table.splitlines() if f" lr={rate} seed 0 " in line)
         assert outcome in line.split()
-        assert (runs["run_id"][rate] in line) == (outcome == "finished")
+        assert (runs["folder"][rate].name in line) == (outcome == "finished")
         assert ("%" in line) == (outcome == "finished")
 
 
