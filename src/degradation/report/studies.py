@@ -393,7 +393,7 @@ def draw_lesions_by_block(table: pd.DataFrame) -> Figure | None:
 def _stages(one: pd.DataFrame) -> pd.Series:
     # Of single deleted blocks; earlier versions told the stage in the block's name alone.
     found = one["blocks"].str.extract(r"^stage(\d+)")[0].fillna("0").astype(int)
-    return one["stage"].fillna(found) if "stage" in one else found
+    return one["stage"].fillna(found).astype(int) if "stage" in one else found
 
 
 def draw_gradients(rows: pd.DataFrame, caption: str) -> Figure:
