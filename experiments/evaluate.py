@@ -5,6 +5,7 @@ networks by the average of their softmax scores, too (Table 5). What is measured
 results/tests/, where experiments/report.py finds it for Tables 2 to 5.
 """
 
+import degradation.script  # isort: skip  # noqa: F401  first of all
 import argparse
 import sys
 from dataclasses import replace

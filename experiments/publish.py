@@ -4,6 +4,7 @@ A record is evidence where others can repeat it: it is finished (or diverged, wh
 without changes, and belongs to a study. Whatever else is named is refused, and nothing is published.
 """
 
+import degradation.script  # isort: skip  # noqa: F401  first of all
 import argparse
 import json
 import shutil
@@ -61,13 +62,14 @@ def publish_run(folder: Path) -> None:
     """Copy a record, and what experiments/probe.py and evaluate.py measured of it, to those of its precision."""
     config, summary = check_identity(folder), read_summary(folder)
     target = find_published() / "runs" / summary["precision"] / folder.name
-    for twin in find_twins(summary):
-        shutil.rmtree(twin)
-        shutil.rmtree(probes_folder(twin), ignore_errors=True)
-    kept = {"network.pt"} if has_weights(summary, config) else set()
+    kept, twins = {"network.pt"} if has_weights(summary, config) else set(), find_twins(summary)
     copy(folder, target, tuple(name for name in ASIDE if name not in kept))
     if "seal" not in summary:
         seal(target)
+    for twin in twins:
+        shutil.rmtree(probes_folder(twin), ignore_errors=True)  # of other weights
+        if twin != target:
+            shutil.rmtree(twin)
     if (probed := probes_folder(folder)).is_dir():
         copy(probed, probes_folder(target), ())
     if (tested := path_of_tests(folder)).exists():
