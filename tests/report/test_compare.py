@@ -62,7 +62,8 @@ def test_published_runs_of_the_same_precision_come_first(tmp_path: Path) -> None
             put(published / precision, seed, "network=plain", "depth=20", error=error, precision=precision)
     ours, both = load_table(own), load_table(published / "bf16", published / "fp32")
     (row,) = compare_each(ours, ours, both, OTHERS)["quick"].to_dict("records")
-    assert (row["verdict"], row["published_n"]) == (EQUAL, 4)  # to the one in fp32; the spread is that of the others
+    assert (row["verdict"], row["published_n"]) == (EQUAL, 4)
+    assert row["besides"] == "to the one in fp32; n and mean are of those in bf16"
     put(published / "fp32", 1, "network=plain", "depth=20", error=40.0)
     both = load_table(published / "bf16", published / "fp32")
     (row,) = compare_each(ours, ours, both, OTHERS)["quick"].to_dict("records")

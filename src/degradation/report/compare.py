@@ -74,7 +74,8 @@ def _judge(ours: pd.DataFrame, every: pd.DataFrame, theirs: pd.DataFrame, row: d
         return NOTHING, "no such run is published"
     twins = every[every["precision"] == ours["precision"].iloc[0]].set_index("run_id")["folder"]
     if all(run.run_id in twins and are_equal(run.folder, twins[run.run_id]) for run in ours.itertuples()):
-        return EQUAL, ""
+        mine, other = ours["precision"].iloc[0], theirs["precision"].iloc[0]
+        return EQUAL, f"to the one in {mine}; n and mean are of those in {other}" if mine != other else ""
     found = {
         name: [
             set(runs[key].dropna().map("{:g}".format if key.endswith("threads") else str)) for runs in (ours, theirs)

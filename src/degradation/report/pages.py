@@ -59,6 +59,8 @@ TABLE1 = """Table 1: the ImageNet networks
 At full width, for one image of 224 pixels, strides of bottlenecks in their first 1x1; small protocols have fewer\
  channels and pixels. Networks without shortcuts and with option A have equal parameters. VGG as torchvision builds it:\
  the paper's 15.3 for VGG-16 counts the convolutions alone, its 19.6 for VGG-19 the fully connected layers, too."""
+OWN_CLAIMS = """The verdicts on the published records: [{page}/claims.md]({page}/claims.md). `make claims` judges\
+ yours and those together."""
 CLAIMS = """## How it is judged
 
 Generated from records; do not edit. Each claim's statistic, one number per seed, and
@@ -75,7 +77,7 @@ reached an error; it has no responses, gradients or lesions to compare. Training
 `evaluate_every` iterations; where that in eval mode would be judged otherwise, the row says so. Responses (C6, C7) are
 with BN statistics averaged over the training set, in float32; with moving averages where it says so. A verdict belongs
 to its protocol: only those of the paper's protocol are about the paper's claim as it stands. What they come to on
-networks that others trained at its length stands apart, in [reproductions/](reproductions/README.md).
+networks that others trained at its length stands apart, in [reproductions/](REPRODUCTIONS).
 
 Most thresholds are the sign that the paper claims (0, or a ratio of 1). They were written when seed 0 of the quick
 grid and depth 20 at short had been run, and nothing else; those written or tightened later name the seeds that were
@@ -409,4 +411,7 @@ def write_claims(results: Path, table: pd.DataFrame) -> Path:
         if condition == protocol:
             parts.append(_precisions(table[table["protocol"] == protocol]))
     empty = "" if parts else "Nothing to judge yet (smoke runs are not judged): `make claims`."
-    return _write(results / "claims.md", ["# Claims", *scores, empty, *parts, CLAIMS])
+    evidence, published = _link(results, _evidence(results)), find_published()
+    judged_how = CLAIMS.replace("REPRODUCTIONS", f"{evidence}/reproductions/README.md".removeprefix("./"))
+    opening = [] if results.resolve() == published.resolve() else [OWN_CLAIMS.format(page=_link(results, published))]
+    return _write(results / "claims.md", ["# Claims", *opening, *scores, empty, *parts, judged_how])
