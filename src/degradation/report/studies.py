@@ -557,13 +557,17 @@ def draw_recalibrated(table: pd.DataFrame) -> Figure | None:
     """Lesions with BN recalibrated: path length or statistics? (beyond the paper)
 
     Error with each block deleted, with the BN statistics of the whole network and with those measured without the
-    block (no weight is trained); dotted, the intact network. What comes back is BN's.
+    block (no weight is trained), beside the intact network's. What comes back is BN's.
     """
     lesions = _read(table, "error_recalibrated", lambda folder: load_probe(folder, "lesions"))
     if lesions.empty:
         return None
+    probed = {folder: load_probe(folder, "lesions") for folder in lesions["folder"].unique()}
+    intact = {folder: rows.loc[rows["count"] == 0, "error"].iloc[0] for folder, rows in probed.items()}
+    lesions = lesions.assign(intact=lesions["folder"].map(intact))
     lesions = lesions.assign(place=lesions.groupby("folder").cumcount() + 1)
     names = {"error": "BN statistics as they were", "error_recalibrated": "recalibrated without the block"}
+    names["intact"] = "no block deleted"
     figure, axes = _draw_two(lesions, "place", names, ("which block", "test error (%)"))
     axes[0].set_ylim(0, 100)
     return write_caption(figure, describe(lesions, "mean and range over seeds"))
