@@ -51,7 +51,7 @@ def test_the_rule(rows: dict[str, dict[str, object]]) -> None:
     assert told["plain-20"] == (WITHIN, "precision bf16, published fp32")
     assert told["plain-56"] == (DIFFERENT, "threads 2, published 1")
     assert told["plain-32"] == (NOTHING, "one published seed has no spread")
-    assert told["plain-20 protocol.lr=0.05"] == (NOTHING, "no such run is published")
+    assert told["plain-20 lr=0.05"] == (NOTHING, "no such run is published")
 
 
 def test_published_runs_of_the_same_precision_come_first(tmp_path: Path) -> None:

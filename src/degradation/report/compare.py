@@ -16,6 +16,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy import stats
 
+from degradation.config import describe_varied
 from degradation.report.draw import KINDS, describe, new_figure, style_of, write_caption
 from degradation.report.table import ARMS, PAPER_RESIDUAL, conditions
 
@@ -109,7 +110,8 @@ def compare(own: pd.DataFrame, published: pd.DataFrame, others: pd.DataFrame) ->
         every = every[every["protocol"] == ours["protocol"].iloc[0]]
         theirs = _of_one_precision(every, ours["precision"].iloc[0])
         name, depth = ours["network"].iloc[0], int(ours["depth"].iloc[0])
-        row: dict[str, Any] = {"network": f"{label} {variation}".strip(), "label": label, "n": len(ours)}
+        told = f"{label} {describe_varied(ours['varied'].iloc[0])}".strip()
+        row: dict[str, Any] = {"network": told, "label": label, "n": len(ours)}
         row["published_n"] = len(theirs)
         for error in KINDS:
             low, high = predict(theirs[error], len(ours))
