@@ -163,11 +163,12 @@ def draw_comparison(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
             look = (
                 {**style_of(network, int(depth)), "markersize": 8} if network in ARMS else {"color": "0", "marker": "^"}
             )
-            ax.plot(row[error], place, linestyle="none", zorder=3, **look)
+            ax.plot(row[error], place, linestyle="none", zorder=3, clip_on=False, **look)
             if error == "test_error":
                 ax.plot(row["paper"], place, "*", color="0.0", markersize=9, zorder=2)
         ax.set(xlabel=f"final {kind} error (%)", xlim=(0, min(100, ax.get_xlim()[1])), ylim=(-0.6, len(rows) - 0.4))
     axes[0].set_yticks(places, [f"{row.network} (n = {row.n})" for row in rows.itertuples()])
     if rows["paper"].notna().any():
         axes[1].set_title("stars: the paper's, at the end of its schedule", fontsize=9)
-    return write_caption(figure, describe(runs))
+    told = "markers: means of your seeds; strokes: the published means; bars: where 95 % of new seeds should land"
+    return write_caption(figure, describe(runs, told))
