@@ -1,4 +1,4 @@
-"""Measure training speed against the usual recipe, and what grows with depth: python experiments/bench.py --help."""
+"""Measure training speed against the usual recipe, and what grows with depth."""
 
 import degradation.script  # isort: skip  # noqa: F401  first of all
 import argparse

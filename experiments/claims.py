@@ -1,4 +1,4 @@
-"""Train what the claims still need, then write results/claims.md: python experiments/claims.py --help."""
+"""Train what the claims still need, then write results/claims.md."""
 
 import argparse
 import os
@@ -17,6 +17,9 @@ from degradation.report.verdicts import ClaimError, list_studies, load_claims
 from degradation.train.run import BEGAN, EXIT_BUDGET, EXIT_DIVERGED
 
 HERE = Path(__file__).parent
+# The studies that need more than records: the grid whose networks are probed for each.
+PROBED = dict.fromkeys(("lesions", "path_length", "constructed_solution"), "degradation_cifar")
+PROBED["lesions_imagenet"] = "degradation_imagenet"
 
 
 def run(command: list[str]) -> int:
@@ -36,11 +39,13 @@ def worse(status: int, done: int) -> int:
     return done or status if status in (0, EXIT_DIVERGED) else status
 
 
-def probe_networks(results: Path, protocol: str, overrides: list[str]) -> int:
-    """Lesion and deepen every network of the grid that was trained here since it was last measured."""
+def probe_networks(results: Path, protocol: str, grids: list[str], overrides: list[str]) -> int:
+    """Lesion and deepen every network of these grids that was trained here since it was last measured."""
     data = [("--data-dir", o.removeprefix("paths.data=")) for o in overrides if o.startswith("paths.data=")]
-    status = 0
-    for folder in select(load_table(results), {"protocol": protocol, "study": "degradation_cifar"})["folder"]:
+    table, status = load_table(results), 0
+    protocols = {protocol, f"imagenet_{protocol}"}  # cli.choose_protocol
+    runs = [run for grid in grids for run in select(table, {"study": grid}).itertuples() if run.protocol in protocols]
+    for folder in (run.folder for run in runs):
         out, weights = probes_folder(folder), folder / "network.pt"
         made = out / "probe.json"
         if weights.exists() and not (made.exists() and made.stat().st_mtime >= weights.stat().st_mtime):
@@ -89,17 +94,17 @@ def main() -> int:
     for number, study in enumerate(chosen, 1):
         print(f"\nstudy {number} of {len(chosen)}: {study}", flush=True)
         common = [f"seed={arguments.seeds}", *protocol, f"paths.results={arguments.results}"]
-        # The grid is trained here whatever is published: constructed solutions and lesions need its weights.
-        spared = arguments.with_published and study != "degradation_cifar"
+        # A grid is trained here whatever is published: constructed solutions and lesions need its weights.
+        spared = arguments.with_published and study not in PROBED.values()
         common += [f"paths.published={find_published()}"] * spared
         done = run([str(HERE / "train.py"), "-m", f"experiment={study}", *common, *arguments.overrides])
         status = worse(status, done)
         if done in (EXIT_INPUT, EXIT_BUDGET, EXIT_STOPPED):
             return done
     try:
-        if {"lesions", "path_length", "constructed_solution"} & set(chosen):
+        if grids := sorted({grid for study, grid in PROBED.items() if study in chosen}):
             name = protocol[-1].removeprefix("protocol=")
-            probed = probe_networks(Path(arguments.results), name, arguments.overrides)
+            probed = probe_networks(Path(arguments.results), name, grids, arguments.overrides)
             status = worse(status, probed)
     except RecordError as error:
         print(f"error: {error}", file=sys.stderr)

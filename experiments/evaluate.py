@@ -1,4 +1,4 @@
-"""Test ImageNet networks as the paper does, alone and together: python experiments/evaluate.py --help.
+"""Test ImageNet networks as the paper does, alone and together.
 
 Top-1 and top-5 validation errors by centre crop, ten crops, or whole images at five sizes (section 3.4), and of several
 networks by the average of their softmax scores, too (Table 5). What is measured of runs on all images also lands in

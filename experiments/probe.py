@@ -1,4 +1,4 @@
-"""What a trained network looks like inside, of a run or of other code: python experiments/probe.py --help.
+"""What a trained network looks like inside, of a run or of other code.
 
 Tables and figures of errors, layer responses (Fig. 7), what layers tell of images and gradients by layer (section 4.1),
 lesions (arXiv 1605.06431), and the deeper networks that identity layers make of this one (the constructed solution,
@@ -12,6 +12,7 @@ import os
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -21,7 +22,7 @@ import pandas as pd
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from degradation.config import TABLE_1, Architecture, ConfigError, DataConfig, MachineConfig, plan
+from degradation.config import TABLE_1, Architecture, ConfigError, DataConfig, MachineConfig, find_published, plan
 from degradation.data.images import DataError, load
 from degradation.data.resident import ChannelNormalizer, Normalizer
 from degradation.net.foreign import CheckpointError, checkpoint_file, load_network, read_config
@@ -212,6 +213,10 @@ MADE = {f"{probe}.{kind}" for probe in PROBES for kind in ("csv", "png", "svg", 
 
 def run(arguments: argparse.Namespace) -> None:
     """Probe a checkpoint; whatever is raised, nothing is written."""
+    if (arguments.checkpoint / "config.yaml").exists() and not (arguments.checkpoint / "network.pt").exists():
+        kept = sorted(path.parent for path in find_published().rglob("network.pt"))
+        named = ", ".join(os.path.relpath(folder) for folder in kept)
+        raise CheckpointError(f"{arguments.checkpoint} has no network.pt: train it here, or name one of {named}")
     file, config = checkpoint_file(arguments.checkpoint), read_config(arguments.checkpoint)
     name = file.parent.resolve().name if config else file.stem
     out = arguments.out or Path("inspect") / name
@@ -263,6 +268,7 @@ def run(arguments: argparse.Namespace) -> None:
         "seed": arguments.seed,
         **machines.describe(machine),
     }
+    above = out.parent.exists()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".probe-", dir=out.parent) as temporary:
@@ -284,6 +290,10 @@ def run(arguments: argparse.Namespace) -> None:
             made.rename(out)  # over an empty folder, or none: all of it or nothing
     except OSError as error:
         raise CheckpointError(f"cannot write {out} ({error.strerror}); name another folder with --out") from error
+    finally:
+        if not above:
+            with suppress(OSError):  # of what is in it, or was never made
+                out.parent.rmdir()
     print(f"tables and figures in {out}")
 
 

@@ -1,4 +1,4 @@
-"""Add your finished records to results/published/, and rebuild its pages: python experiments/publish.py --help.
+"""Add your finished records to results/published/, and rebuild its pages.
 
 A record is evidence where others can repeat it: it is finished (or diverged, which is an outcome), was made by a commit
 without changes, and belongs to a study. Whatever else is named is refused, and nothing is published.

@@ -1,4 +1,4 @@
-"""Rebuild every figure, table and page from the records in results/: python experiments/report.py --help."""
+"""Rebuild every figure, table and page from the records in results/."""
 
 import degradation.script  # isort: skip  # noqa: F401  first of all
 import argparse

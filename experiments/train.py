@@ -1,4 +1,4 @@
-"""Train one network, or sweep over many: python experiments/train.py --help."""
+"""Train one network, or sweep over many."""
 
 import degradation.script  # noqa: F401  first of all
 from degradation.cli import main

@@ -142,8 +142,11 @@ def test_every_run_of_every_study_composes(compose: Callable[..., Config], study
 
 @pytest.mark.parametrize("named", ["qick", "quick,smok", ""])
 def test_a_protocol_that_is_not_there_is_told_as_such(named: str) -> None:
+    for study in ("experiment=degradation_cifar", "experiment=degradation_imagenet"):  # each tells its half's
+        with pytest.raises(ConfigError, match=r"is not one of paper, quick, short, smoke$"):
+            choose_protocol([study, f"protocol={named}", "seed=0,1"])
     with pytest.raises(ConfigError, match=f"is not one of {', '.join(options('protocol'))}"):
-        choose_protocol(["experiment=degradation_cifar", f"protocol={named}", "seed=0,1"])
+        choose_protocol([f"protocol={named}"])
     assert choose_protocol(["protocol=quick,smoke"]) == ["protocol=quick,smoke"]
 
 

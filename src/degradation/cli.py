@@ -115,16 +115,20 @@ def choose_protocol(arguments: list[str]) -> list[str]:
     An option that its group has not is told here: Hydra would complain of something else where an axis is swept, too.
     """
     groups = list_groups()
-    half = "imagenet_" if any(re.fullmatch(r"\+?experiment=\w+_imagenet", a) for a in arguments) else ""
+    studies = [a.partition("=")[2] for a in arguments if a.lstrip("+").startswith("experiment=")]
+    half = "imagenet_" if any(study.endswith("_imagenet") for study in studies) else ""
     chosen = []
     for argument in arguments:
         group, _, value = argument.lstrip("+").partition("=")
         known, names = groups.get(group, []), value.split(",")
         if known and not set("([") & set(value):  # of more than names
-            if unknown := [name for name in names if name not in known]:
-                raise ConfigError(f"{group}={unknown[0]} is not one of {', '.join(known)}")
             if group == "protocol":
                 names = [half + name if half + name in known else name for name in names]
+            if unknown := [name for name in names if name not in known]:
+                if group == "protocol" and studies:  # of the study's half of the paper, as it calls them
+                    known = [n.removeprefix(half) for n in known if n.startswith("imagenet_") == bool(half)]
+                raise ConfigError(f"{group}={unknown[0]} is not one of {', '.join(known)}")
+            if group == "protocol":
                 argument = f"protocol={','.join(names)}"
         chosen.append(argument)
     asks = any(a.startswith("-") and a not in ("-m", "--multirun") for a in chosen)  # --help, --cfg and the like

@@ -413,6 +413,11 @@ def load_metrics(folder: Path) -> pd.DataFrame:
     return metrics.reindex(columns=list(dict.fromkeys([*COLUMNS, *metrics])))
 
 
+def settled_error(metrics: pd.DataFrame, window: int) -> float:
+    """The running training error (percent) over the last so many iterations."""
+    return float(metrics.loc[metrics["iteration"] > metrics["iteration"].iloc[-1] - window, "train_error"].mean())
+
+
 def load_responses(folder: Path) -> pd.DataFrame:
     """The layer responses of one run: layer (from 1), name, stage, std, gamma_rms.
 

@@ -22,7 +22,7 @@ from degradation.ending import SIGNALS, Stop
 from degradation.record import RecordError, read_summary, read_varied
 from degradation.train import machine as machines
 from degradation.train.callbacks import BEGAN, format_seconds
-from degradation.train.run import Outcome, calibrate, exit_status, load_images, train
+from degradation.train.run import Outcome, calibrate, exit_status, final_errors, load_images, train
 from degradation.train.tracking import find_mode
 
 EVALUATION = 1 / 3  # of an image's time in training: forward alone, of forward and backward
@@ -42,14 +42,14 @@ def find_published(configs: list[Config], precision: str) -> tuple[dict[str, Out
     done, others = {}, set()
     for config in configs:
         there = find_records(config.paths.published, config.run_id) if config.paths.published else ()
-        summaries = [read_summary(folder) for folder in there if (folder / "summary.json").exists()]
-        for summary in [s for s in summaries if s["precision"] == precision]:
-            told = {"label": config.label(read_varied(summary)), "message": summary.get("message", "")}
-            done[config.run_id] = Outcome(
-                config.run_id, "published", final=summary["final"], folder="published", **told
-            )
+        summaries = {folder: read_summary(folder) for folder in there if (folder / "summary.json").exists()}
+        for folder, summary in summaries.items():
+            if summary["precision"] == precision:
+                final = final_errors(folder, config.protocol) if summary["final"] else None
+                told = {"label": config.label(read_varied(summary)), "message": summary.get("message", "")}
+                done[config.run_id] = Outcome(config.run_id, "published", final=final, folder="published", **told)
         if config.run_id not in done:
-            others |= {summary["precision"] for summary in summaries}
+            others |= {summary["precision"] for summary in summaries.values()}
     line = f"{len(done)} published already; " if done else ""
     if others:
         line += f"those published in {' and '.join(sorted(others))} make no pairs with {precision}, and do not count; "
@@ -197,14 +197,16 @@ def _describe_end(status: int) -> str:
 
 
 def _estimate(todo: list[Config], sizes: Sizes, jobs: int) -> dict[str, float]:
-    # Elsewhere: a run that is too large for this machine must not end the sweep, not even where it is timed.
-    process, receive = _start(estimate_seconds, todo, sizes, jobs)
-    try:
-        estimate = receive.recv()
-    except EOFError:
-        estimate = {}
-    process.join()
-    return estimate
+    # Elsewhere: a run that is too large for this machine must not end the sweep, not even where it is timed. On a CPU
+    # so many at once as will run, as they share caches and the two threads of a core; the slowest tells.
+    beside = jobs if machines.resolve(todo[0].machine).device == "cpu" else 1
+    estimates: list[dict[str, float]] = []
+    for process, receive in [_start(estimate_seconds, todo, sizes, jobs) for _ in range(beside)]:
+        with suppress(EOFError):
+            estimates.append(receive.recv())
+        process.join()
+    shared = set.intersection(*map(set, estimates)) if len(estimates) == beside else set()
+    return {run_id: max(estimate[run_id] for estimate in estimates) for run_id in shared}
 
 
 def launch(composed: list[DictConfig], wanted_jobs: Any, origin: Origin) -> Sequence[JobReturn]:

@@ -15,7 +15,7 @@ import report
 from matplotlib.figure import Figure
 from scipy import stats
 
-from degradation.record import write_summary
+from degradation.record import settled_error, write_summary
 from degradation.report import draw
 from degradation.report.figures import FIGURES
 from degradation.report.forest import deviations, section_of, standardise
@@ -28,7 +28,7 @@ from degradation.report.statistics import (
     level,
     slope_in_depth,
 )
-from degradation.report.table import conditions, load_table, select, settled_error
+from degradation.report.table import conditions, load_table, select
 from degradation.report.verdicts import Claim, ClaimError, Verdict, decide, judge, load_claims, shared_images
 from tests.report.conftest import Put, put
 
@@ -386,7 +386,8 @@ def test_one_seed_is_a_line_and_what_is_not_run_a_list(put_record: Put, tmp_path
     assert "What the records say" not in page
     assert re.search(r"One seed each, which decides nothing: C3 \(56\) [\d.]+ points \(on the claimed side\);", page)
     lines = [line for line in page.splitlines() if line.startswith("- ")]
-    assert re.search(r'- C12\b.*: `make claims PROTOCOL=quick ARGS="--studies longer_training"` \(cost: ', page)
+    again = 'make claims PROTOCOL=quick ARGS="--studies longer_training machine.precision=fp32"'
+    assert re.search(rf"- C12\b.*: `{again}` \(cost: ", page)
     ((_, table),) = conditions(load_table(tmp_path))
     lacking = {verdict.claim.study for verdict in judge(load_claims(), table) if not verdict.effects}
     assert len(lines) == len(lacking) > 5

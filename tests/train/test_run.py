@@ -25,7 +25,7 @@ from degradation.cli import EXIT_INPUT, main
 from degradation.config import Architecture, Config
 from degradation.ending import EXIT_FAILED, EXIT_STOPPED, Stop
 from degradation.net.network import Network
-from degradation.record import COLUMNS, Record, load_gradients, load_metrics, load_responses, load_runs
+from degradation.record import COLUMNS, Record, load_gradients, load_metrics, load_responses, load_runs, settled_error
 from degradation.train.run import EXIT_BUDGET, EXIT_DIVERGED, Outcome, exit_status, train
 from degradation.train.step import DegradationModule, warmup_ends
 from tests.conftest import TINY, Compose, Start
@@ -149,7 +149,8 @@ def test_the_record_of_a_run(tiny: Compose) -> None:
     assert metrics["train_error"].notna().all()
     for column in ("test_error", "test_loss", "val_error", "val_loss"):
         assert metrics.loc[metrics[column].notna(), "iteration"].tolist() == [12, 24]
-    assert outcome.final == summary["final"]
+    settled = settled_error(metrics, config.protocol.evaluate_every)  # what figures have is what is told
+    assert outcome.final == {**summary["final"], "train_error": settled}
     final = dict(summary["final"])  # type: ignore[call-overload]
     for key in ("train_error", "train_loss", "test_error", "test_loss", "val_error", "val_loss"):
         assert final[key] == pytest.approx(metrics[key].iloc[-1], rel=1e-5)  # the headline is the final iteration

@@ -92,8 +92,9 @@ def describe(runs: pd.DataFrame, what: str = "") -> str:
     n = " to ".join(str(n) for n in sorted({counts.min(), counts.max()}))
     trained = f": {' or '.join(f'{n:,}' for n in lengths)} iteration{'s' if lengths != [1] else ''}"
     diverged = (runs["outcome"] != "finished").sum()
+    what_of = f"{trained if len(lengths) < 3 else ''} on {_among(runs['data'])}, {_among(runs['precision'])}"
     parts = [
-        f"protocol {condition}{trained if len(lengths) < 3 else ''} on {' and '.join(sorted(runs['data'].unique()))}",
+        f"protocol {condition}{what_of}",
         f"n = {n} seed{'s' if counts.max() > 1 else ''} each",
         f"{diverged} diverged (their error is that of guessing)" if diverged else "",
         describe_warmup(runs),
@@ -101,6 +102,10 @@ def describe(runs: pd.DataFrame, what: str = "") -> str:
     ]
     note = PROTOCOLS.get(condition.split(" ")[0], "")
     return ", ".join(part for part in parts if part) + (f" ({note})" if note else "")
+
+
+def _among(values: pd.Series) -> str:
+    return " and ".join(sorted(values.dropna().unique()))
 
 
 def describe_warmup(runs: pd.DataFrame) -> str:
@@ -216,6 +221,8 @@ def draw_facets(
             ax.set_xlim(left=0)
         elif (rows[x] % 1 == 0).all():
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+            if rows[x].min() == 1:  # counted from 1
+                ax.set_xlim(left=0.5)
     handles = [handle for _, handle in sorted(key.values(), key=lambda entry: entry[0])]
     if max(part["kind"].nunique() for part in parts.values()) > 1:
         handles += [Line2D([], [], color="0.3", label=kind, **look) for kind, look in KIND_LOOKS.items()]

@@ -141,9 +141,8 @@ def _section(results: Path, condition: str, table: pd.DataFrame, compared: pd.Da
         depths, seeds = (",".join(map(str, sorted(runs[column].unique()))) for column in ("depth", "seed"))
         # What a variant's runs share, as overrides: no spaces within a list.
         shared = re.sub(r",\s+(?=[^\[\]]*\])", ",", runs["variation"].iloc[0]).replace(", ", " ")
-        if condition.endswith(f"({runs['precision'].iloc[0]})"):
-            shared = f"machine.precision={runs['precision'].iloc[0]}"
-        grid = f"PROTOCOL={protocol} DEPTHS={depths} SEEDS={seeds}" + (f' ARGS="{shared}"' if shared else "")
+        shared = f"machine.precision={runs['precision'].iloc[0]} {shared}".strip()
+        grid = f'PROTOCOL={protocol} DEPTHS={depths} SEEDS={seeds} ARGS="{shared}"'
         half = "imagenet" if protocol.startswith("imagenet_") else "cifar"
         command = f"make degradation-{half} {grid.replace('imagenet_', '')}"
         parts += [f"{describe(runs)}.", f"Reproduce: `{command}`"]
@@ -301,7 +300,7 @@ def _single(verdicts: list[Verdict]) -> str:
     return f"One seed each, which decides nothing: {'; '.join(told)}." if told else ""
 
 
-def _not_run(verdicts: list[Verdict], protocol: str) -> str:
+def _not_run(verdicts: list[Verdict], protocol: str, precision: str) -> str:
     # What each study still lacks, with its cost as its file states it, and the command.
     lacking: dict[str, list[str]] = {}
     for verdict in verdicts:
@@ -311,9 +310,9 @@ def _not_run(verdicts: list[Verdict], protocol: str) -> str:
     for study, ids in lacking.items():
         header = (CONF / "experiment" / f"{study}.yaml").read_text().replace("\n# ", " ")
         cost = re.search(r"Costs[:,]? (.*?)\.(?=\s)", header)
-        command = f'`make claims PROTOCOL={protocol} ARGS="--studies {study}"`'
+        command = f'`make claims PROTOCOL={protocol} ARGS="--studies {study} machine.precision={precision}"`'
         lines.append(f"- {', '.join(ids)}: {command}" + (f" (cost: {cost[1]})" if cost else ""))
-    return "Not run at this protocol:\n\n" + "\n".join(lines) if lines else ""
+    return "Not run at this protocol, in this precision:\n\n" + "\n".join(lines) if lines else ""
 
 
 def _constructed(table: pd.DataFrame) -> str:
@@ -407,7 +406,7 @@ def write_claims(results: Path, table: pd.DataFrame) -> Path:
             {"claim": v.claim.id, "supported if": v.claim.threshold, "study": f"`{v.claim.study}`"} for v in judged
         ]
         parts.append(_fold("Thresholds and studies", markdown_table(pd.DataFrame(stating))))
-        parts += [_not_run(verdicts, protocol), _constructed(runs), _ledger(results, condition, runs)]
+        parts += [_not_run(verdicts, protocol, precision), _constructed(runs), _ledger(results, condition, runs)]
         if condition == protocol:
             parts.append(_precisions(table[table["protocol"] == protocol]))
     empty = "" if parts else "Nothing to judge yet (smoke runs are not judged): `make claims`."

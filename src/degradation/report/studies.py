@@ -457,8 +457,7 @@ def draw_first_steps(table: pd.DataFrame) -> Figure | None:
     shades = np.linspace(0.75, 0, len(steps))
     styles = {str(step): {"color": str(round(shade, 3))} for step, shade in zip(steps, shades, strict=True)}
     figure, axes = draw_facets(signals, "layer", "growth", ("layer index", "norm of weights, relative"), styles=styles)
-    for ax in axes:
-        ax.set_yscale("log")
+    draw.log_scale(axes)
     return write_caption(figure, describe(signals, "mean and range over seeds"))
 
 
@@ -477,8 +476,7 @@ def draw_weight_norms(table: pd.DataFrame) -> Figure | None:
     last = last.assign(update=last["lr"] * last["grad_weight"] / last["weight_norm"])
     labels = ("layer index", texts)
     figure, axes = draw_facets(melt(last, [*texts], "row"), "layer", "value", labels, (4.4, 2.8), "row")
-    for ax in axes:
-        ax.set_yscale("log")
+    _log_rows(axes)
     return write_caption(figure, describe(last, "after the last iteration, mean and range over seeds"))
 
 
@@ -518,7 +516,7 @@ def draw_response_statistics(table: pd.DataFrame) -> Figure | None:
         return None
     names = {"std_exact": "averages over the training set, float32", "std": "as evaluated"}
     figure, axes = _draw_two(rows, "layer", names, ("layer index", "std"), marker=None)
-    axes[0].set_yscale("log")
+    draw.log_scale(axes)
     return write_caption(figure, describe(rows, "mean and range over seeds"))
 
 

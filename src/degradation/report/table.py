@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from degradation.record import load_metrics, load_responses, load_runs
+from degradation.record import load_metrics, load_responses, load_runs, settled_error
 
 # Table 6, test error (%) of residual networks (option A); 110 layers: the best of five, mean 6.61 +- 0.16.
 PAPER_RESIDUAL = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.43, 1202: 7.93}
@@ -89,11 +89,6 @@ def load_table(*results: str | Path) -> pd.DataFrame:
         lambda layers: layers["std_exact"].mean() if "std_exact" in layers else None
     )
     return table.sort_values(["network", "depth", "seed"], ignore_index=True, kind="stable")
-
-
-def settled_error(metrics: pd.DataFrame, window: int) -> float:
-    """The running training error (percent) over the last so many iterations."""
-    return float(metrics.loc[metrics["iteration"] > metrics["iteration"].iloc[-1] - window, "train_error"].mean())
 
 
 def conditions(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:

@@ -16,7 +16,15 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from degradation.config import Architecture, Config, ConfigError, MachineConfig, find_published, find_records
+from degradation.config import (
+    Architecture,
+    Config,
+    ConfigError,
+    MachineConfig,
+    ProtocolConfig,
+    find_published,
+    find_records,
+)
 from degradation.data.images import DataError, Images, ImageSet, load, make_synthetic
 from degradation.data.resident import BatchStream, Normalizer
 from degradation.data.streamed import StreamedBatches
@@ -27,7 +35,15 @@ from degradation.probe.construct import ConstructionError, deepen, largest_diffe
 from degradation.probe.information import information
 from degradation.probe.layers import layer_gradients, layer_responses
 from degradation.probe.views import Views, evaluate, exact_batchnorm, layout
-from degradation.record import Record, RecordError, check_network, is_signed, read_summary
+from degradation.record import (
+    Record,
+    RecordError,
+    check_network,
+    is_signed,
+    load_metrics,
+    read_summary,
+    settled_error,
+)
 from degradation.train import machine as machines
 from degradation.train.callbacks import BEGAN, Checkpoint, Measure, Progress, budget_spent, first_steps, format_seconds
 from degradation.train.step import Chunks, DegradationModule, DivergedError
@@ -114,7 +130,14 @@ def _finished_before(config: Config) -> Outcome | None:
     if summary["outcome"] == "diverged":
         message = f"{summary['message']} (recorded; delete {config.folder} to run again)"
         return Outcome(config.run_id, "diverged", message)
-    return Outcome(config.run_id, "skipped", f"already in {config.folder}", summary["final"])
+    final = final_errors(config.folder, config.protocol)
+    return Outcome(config.run_id, "skipped", f"already in {config.folder}", final)
+
+
+def final_errors(folder: Path, protocol: ProtocolConfig) -> dict[str, float]:
+    """The final numbers of a record; as in figures, training error is over the last `evaluate_every` iterations."""
+    trained = settled_error(load_metrics(folder), protocol.evaluate_every)
+    return {**read_summary(folder)["final"], "train_error": trained}
 
 
 def load_images(config: Config, device: str = "cpu", workers: int = 0) -> tuple[Images, Images, Images | None]:
@@ -218,8 +241,9 @@ def _train(config: Config, jobs: int, record: Record, say: Say, origin: dict[str
         record.write(record.network, partial(torch.save, network.state_dict()))
         record.finish({**summary, "final": final})
         tracker.finish(final)
-        errors = f"train error {final['train_error']:.2f} %, test error {final['test_error']:.2f} %"
-        return Outcome(record.id, "finished", f"{errors} in {format_seconds(summary['seconds'])}", final)
+        told = final_errors(record.path, protocol)
+        errors = f"train error {told['train_error']:.2f} %, test error {told['test_error']:.2f} %"
+        return Outcome(record.id, "finished", f"{errors} in {format_seconds(summary['seconds'])}", told)
     finally:
         tracker.close(0 if tracker.finished else 1)
 
