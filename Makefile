@@ -25,6 +25,7 @@ setup: $(VENV)/.installed ## make the environment in .venv (the other targets do
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed; name one with PYTHON=")'
+	@echo "installing torch and the rest into $(VENV): one to ten minutes, without a word"
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@

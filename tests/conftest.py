@@ -38,9 +38,13 @@ Start = Callable[..., subprocess.Popen[str]]
 
 @pytest.fixture(scope="session", autouse=True)
 def quiet_process() -> Iterator[None]:
-    """Runs inside the test process leave its signal handlers alone; one thread is enough, and exact."""
+    """Runs inside the test process leave its signal handlers alone; one thread is enough, and exact.
+
+    So it is in scripts that are started: two threads of each of two workers would wait for each other.
+    """
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
         patch.setattr(Stop, "listen", classmethod(lambda cls: None))
         yield
 

@@ -33,6 +33,7 @@ def evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures take half a minute: one test of a publication draws them, others write the gallery alone."""
     monkeypatch.setattr(publish, "report", write_gallery)
+    monkeypatch.setattr(publish, "write_page", lambda folder: None)
 
 
 def put_one(results: Path, **told: object) -> Path:

@@ -17,6 +17,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -42,6 +45,11 @@ PAPER_TOP = 20  # %: how far the axes of Fig. 1 and 6 go
 KIND_LOOKS = {"training": {"linestyle": DASHED, "linewidth": 1.2}, "test": {"linestyle": "-", "linewidth": 1.8}}
 # Pixels per inch: a figure is as many pixels wide in every size, and on the smaller paper text and lines are larger.
 SIZES = {"page": 150, "lecture": 195}
+CANVASES = (
+    ("png", "Software", FigureCanvasAgg),
+    ("svg", "Date", FigureCanvasSVG),
+    ("pdf", "CreationDate", FigureCanvasPdf),
+)
 mpl.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25})
 mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "degradation", "pdf.fonttype": 42})
 mpl.rcParams.update({"savefig.dpi": SIZES["page"], "legend.frameon": False})
@@ -70,10 +78,11 @@ def new_figure(
 def save(figure: Figure, folder: Path, name: str) -> None:
     """Write name.png, name.svg and name.pdf; the same data give the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
-    for kind, undated in (("png", "Software"), ("svg", "Date"), ("pdf", "CreationDate")):
+    figure.set_dpi(mpl.rcParams["savefig.dpi"])
+    for kind, undated, canvas in CANVASES:
         path = folder / f"{name}.{kind}"
-        try:
-            figure.savefig(path, metadata={undated: None})
+        try:  # what savefig does, which draws everything twice
+            getattr(canvas(figure), f"print_{kind}")(path, metadata={undated: None})
         except OSError as error:  # a full disk, say, which names no file
             raise OSError(error.errno, error.strerror, str(path)) from error
         figure.set_layout_engine("none")  # laid out already, which takes as long as the drawing

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from degradation.config import find_published
@@ -114,5 +115,6 @@ def show(*names: str) -> None:
                 display(Markdown(f"**{condition}: {name}**"), TABLES[name](table))
             elif (figure := FIGURES[name](table)) is not None:
                 picture = io.BytesIO()
-                figure.savefig(picture, dpi=150)
+                figure.set_dpi(draw.SIZES["page"])
+                FigureCanvasAgg(figure).print_png(picture)
                 display(Markdown(f"**{condition}: {title_of(name)}.** {caption_of(name)}"), Image(picture.getvalue()))
