@@ -202,11 +202,14 @@ class DataConfig:
     crop: Count | None = None  # side of what is shown of images of any size (section 3.4); None: they are 32x32
     shorter_side: tuple[Count, ...] = (256, 480)  # range of that of a training image; tested at the least
     colour: Fraction = 0.0  # std of the colour augmentation's draws: 0.1 in AlexNet's
+    padding: Literal["after", "before"] = "after"  # zeros around an image of 32x32: after the mean is subtracted
 
     @model_validator(mode="after")
     def _check(self) -> "DataConfig":
         if self.crop is None and self.name not in SMALL:
             raise ValueError(f"data.name={self.name} is not one of {', '.join(SMALL)}, and others need data.crop")
+        if self.crop is not None and self.padding != "after":
+            raise ValueError(f"data.padding={self.padding} needs images of 32x32: with data.crop none is padded")
         if len(sides := [self.crop or 0, *self.shorter_side]) != 3 or sides != sorted(sides):
             raise ValueError(f"data.shorter_side={sides[1:]} must be a range from data.crop={self.crop} or above")
         return self

@@ -54,6 +54,16 @@ def test_a_batch_is_its_naive_reference(train: ImageSet, normalization: str, cha
         assert x.is_contiguous(memory_format=layout)
 
 
+def test_zeros_padded_before_normalisation_are_black_and_the_mean_image_lies_still(train: ImageSet) -> None:
+    stream, normalize = make_stream(train, padding="before"), Normalizer(train, "pixel_mean")
+    rows, offsets, flips = indices(stream, 1)
+    x = stream.batch(1)[0]
+    for image, row, (top, left), flip in zip(x, rows.tolist(), offsets.tolist(), flips.tolist(), strict=True):
+        view = F.pad(train.images[row].float() / 255, (4, 4, 4, 4))[:, top : top + 32, left : left + 32]
+        expected = ((view.flip(2) if flip else view) - normalize.mean) / normalize.std
+        torch.testing.assert_close(image, expected, rtol=0, atol=1e-5)
+
+
 def test_padding_is_zero_after_normalisation(train: ImageSet) -> None:
     stream = make_stream(train, batch_size=200)
     x = stream.batch(0)[0]

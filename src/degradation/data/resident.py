@@ -68,8 +68,9 @@ def draws(seed: int, stream: int, epoch: int) -> torch.Generator:
 class BatchStream:
     """The training batches as a pure function of (seed, iteration): both arms see the same, and resume is exact.
 
-    Each epoch is a fresh permutation. Every image is padded by 4 zeros on each side after normalisation, cropped to
-    its size at one of 81 offsets and flipped with probability 1/2, drawn per image (section 4.2).
+    Each epoch is a fresh permutation. Every image is padded by 4 zeros on each side, cropped to its size at one of 81
+    offsets and flipped with probability 1/2, drawn per image (section 4.2). Zeros are padded `after` normalisation, or
+    `before` it: then they are black, and the mean image lies still where the crop moves.
     Batches are on the device of the training set.
     """
 
@@ -82,15 +83,17 @@ class BatchStream:
         augmentation: Literal["crop_flip", "none"] = "crop_flip",
         last_batch: Literal["drop", "keep"] = "drop",
         channels_last: bool = True,
+        padding: Literal["after", "before"] = "after",
     ):
-        self.labels, self.batch_size, self.seed = train.labels, batch_size, seed
+        self.labels, self.batch_size, self.seed, self.padding = train.labels, batch_size, seed, padding
         self.augmentation, self.channels_last, self.count = augmentation, channels_last, len(train)
         self.batches_per_epoch = batches_per_epoch(len(train), batch_size, last_batch)
         self.size, device = train.images.shape[-1], train.images.device
         self.padded_size, pad = self.size + 2 * PADDING, (PADDING,) * 4
         # Pixels as rows of 3 channels, so that a crop is one gather and comes out in channels_last order.
         self.pixels = F.pad(train.images, pad).permute(0, 2, 3, 1).reshape(-1, 3)
-        self.mean = F.pad(normalize.mean.expand(train.images.shape[1:]), pad).permute(1, 2, 0).reshape(-1, 3)
+        mean = normalize.mean.expand(train.images.shape[1:])
+        self.mean = (F.pad(mean, pad) if padding == "after" else mean).permute(1, 2, 0).reshape(-1, 3)
         self.std = normalize.std.flatten()
         self.steps = torch.arange(max(batch_size, self.size), device=device)
         self.start = torch.zeros((), dtype=torch.int64, device=device)  # of the next batch in the epoch's order
@@ -126,7 +129,8 @@ class BatchStream:
         crop = (offsets[:, :1] + steps)[:, :, None] * self.padded_size + (offsets[:, 1:] + across)[:, None, :]
         pixels = (rows[:, None, None] * self.padded_size**2 + crop).flatten()
         x = self.pixels.index_select(0, pixels).float().div_(255)
-        x = x.sub_(self.mean.index_select(0, crop.flatten())).div_(self.std)
+        mean = self.mean.index_select(0, crop.flatten()) if self.padding == "after" else self.mean.repeat(size, 1)
+        x = x.sub_(mean).div_(self.std)
         x = x.view(size, self.size, self.size, 3).permute(0, 3, 1, 2)
         self.start += size
         return (x if self.channels_last else x.contiguous()), self.labels.index_select(0, rows)

@@ -254,7 +254,7 @@ def open_stream(
     """The training batches of a config."""
     data, batch_size = config.data, config.protocol.batch_size
     rest = (normalize, batch_size, config.seed, data.augmentation, data.last_batch, channels_last)
-    return BatchStream(train, *rest) if isinstance(train, ImageSet) else StreamedBatches(train, *rest)
+    return BatchStream(train, *rest, data.padding) if isinstance(train, ImageSet) else StreamedBatches(train, *rest)
 
 
 def _describe_layers(
