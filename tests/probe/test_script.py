@@ -200,7 +200,7 @@ def test_a_probe_that_fails_leaves_nothing(tmp_path: Path, probe: Probe, monkeyp
         raise RuntimeError("out of memory")
 
     write_foreign(tmp_path / "other.pt", make_network("A", depth=8, width=2))
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
+    monkeypatch.setattr("matplotlib.backends.backend_agg.FigureCanvasAgg.print_png", fail)
     with pytest.raises(RuntimeError):
         probe(tmp_path, "other.pt", "--shortcut", "A", "--data", "synthetic", "--out", "here")
     assert [path.name for path in tmp_path.iterdir()] == ["other.pt"]

@@ -88,7 +88,8 @@ def load_table(*results: str | Path) -> pd.DataFrame:
     table["mean_response_exact"] = read.map(
         lambda layers: layers["std_exact"].mean() if "std_exact" in layers else None
     )
-    return table.sort_values(["network", "depth", "seed"], ignore_index=True, kind="stable")
+    # Copied: in one block per type, of which parts are taken many times as fast.
+    return table.sort_values(["network", "depth", "seed"], ignore_index=True, kind="stable").copy()
 
 
 def conditions(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -142,10 +143,10 @@ def select(table: pd.DataFrame, where: Filter, over: tuple[str, ...] = ()) -> pd
         named |= {"protocol.lr"}
     made = table["made_by_study"] if "study" in where else [()] * len(table)
     usual = [set(varied) - set(by_study) <= named for varied, by_study in zip(table["varied"], made, strict=True)]
-    chosen = table[pd.Series(usual, index=table.index, dtype=bool)]
+    chosen = pd.Series(usual, index=table.index, dtype=bool)
     for key, value in where.items():
-        chosen = chosen[chosen[key] == value] if key in chosen else chosen.iloc[:0]
-    return chosen
+        chosen &= table[key] == value if key in table else False
+    return table[chosen]
 
 
 def finished(table: pd.DataFrame) -> pd.DataFrame:
