@@ -1,5 +1,6 @@
 """A sweep before its runs: what is refused, and how long it should take."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 
-from degradation import cli
+from degradation import cli, processes
 from degradation.config import Config
 from degradation.sweep import check, describe_time, estimate_seconds
 from degradation.train.run import train
@@ -99,3 +100,13 @@ def test_memory_that_ends_is_a_run_that_failed(
     monkeypatch.setattr("degradation.train.run.Network", allocate)
     outcome = train(tiny())
     assert (outcome.status, outcome.message) == ("failed", told)
+
+
+def test_a_process_has_the_environment_of_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for value in ("first", "later"):  # the server of both has that of the first
+        monkeypatch.setenv("DEGRADATION_BEGAN", value)
+        process, receive = processes.start(os.getenv, "DEGRADATION_BEGAN")
+        found.append(receive.recv())
+        process.join()
+    assert found == ["first", "later"]

@@ -8,6 +8,7 @@ pages.
 
     config    the schema of conf/: Architecture, Data, Protocol, Machine; the identity of a run         (no torch)
     record    the folder of a run: write, seal, skip, resume, load                                      (no torch)
+    processes a process for each piece of work of a sweep
     ending    how what was started here ends: signals, unforeseen errors; script: the same for experiments/
     net/      network: every network of the paper from its Architecture; foreign: other code's weights
     data/     images, folders: the sets and their checks; resident, streamed: batches by (seed, iteration), of images

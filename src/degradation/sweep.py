@@ -1,15 +1,13 @@
 """A sweep of runs: the plan printed first, the runs longest first, the closing table and the exit status."""
 
 import math
-import multiprocessing
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, suppress
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
+from degradation import processes
 from degradation.config import Architecture, Config, ConfigError, DataConfig, find_records, parse
 from degradation.ending import SIGNALS, Stop
 from degradation.record import RecordError, read_summary, read_varied
@@ -139,29 +138,6 @@ def closing_table(outcomes: list[Outcome]) -> str:
     return "\n".join(lines)
 
 
-def _start(work: Callable[..., Any], *arguments: Any) -> tuple[BaseProcess, Connection]:
-    """A process that sends what a call gives, and from where: an EOFError there tells that it was killed.
-
-    It is forked from one that has imported all and computed nothing, so that a start takes no time, and leaves signals
-    to the sweep until it asks for them.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", "degradation.sweep"])
-    receive, send = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(send, work, *arguments))
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    process.start()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    send.close()
-    return process, receive
-
-
-def _answer(send: Connection, work: Callable[..., Any], *arguments: Any) -> None:
-    answer = work(*arguments)
-    with suppress(BrokenPipeError):  # the sweep itself was killed: nobody is to be told
-        send.send(answer)
-
-
 def _train(asked: Any, *arguments: Any) -> Outcome:
     Stop.sweep = asked
     Stop.listen()
@@ -171,13 +147,13 @@ def _train(asked: Any, *arguments: Any) -> Outcome:
 
 def _run_each(configs: list[Config], jobs: int, origin: Origin) -> Iterator[Outcome]:
     """Each run in a process of its own, so many at once: one that is killed costs itself alone, and is told, too."""
-    asked, waiting = multiprocessing.get_context("forkserver").RawValue("b", 0), list(enumerate(configs, 1))
+    asked, waiting = processes.CONTEXT.RawValue("b", 0), list(enumerate(configs, 1))
     running: dict[Any, Any] = {}
     while waiting or running:
         while waiting and len(running) < jobs:
             number, config = waiting.pop(0)
             told = origin(config)
-            process, receive = _start(_train, asked, config, jobs, f"{number}/{len(configs)}", told)
+            process, receive = processes.start(_train, asked, config, jobs, f"{number}/{len(configs)}", told)
             running[process.sentinel] = (process, receive, config, config.label(told.get("varied", {})))
         for sentinel in wait(list(running), timeout=0.5):
             process, receive, config, label = running.pop(sentinel)
@@ -201,7 +177,7 @@ def _estimate(todo: list[Config], sizes: Sizes, jobs: int) -> dict[str, float]:
     # so many at once as will run, as they share caches and the two threads of a core; the slowest tells.
     beside = jobs if machines.resolve(todo[0].machine).device == "cpu" else 1
     estimates: list[dict[str, float]] = []
-    for process, receive in [_start(estimate_seconds, todo, sizes, jobs) for _ in range(beside)]:
+    for process, receive in [processes.start(estimate_seconds, todo, sizes, jobs) for _ in range(beside)]:
         with suppress(EOFError):
             estimates.append(receive.recv())
         process.join()
