@@ -13,13 +13,12 @@ from degradation.config import ConfigError, find_published
 from degradation.ending import EXIT_STOPPED, Stop
 from degradation.record import RecordError
 from degradation.report.table import find_results, load_table, probes_folder, select
-from degradation.report.verdicts import ClaimError, list_studies, load_claims
+from degradation.report.verdicts import BUILD_ON, ClaimError, list_studies, load_claims
 from degradation.train.run import BEGAN, EXIT_BUDGET, EXIT_DIVERGED
 
 HERE = Path(__file__).parent
-# The studies that need more than records: the grid whose networks are probed for each.
-PROBED = dict.fromkeys(("lesions", "path_length", "constructed_solution"), "degradation_cifar")
-PROBED["lesions_imagenet"] = "degradation_imagenet"
+# The studies that need probes of the networks that they build on.
+PROBED = ("lesions", "path_length", "constructed_solution", "lesions_imagenet")
 
 
 def run(command: list[str]) -> int:
@@ -95,14 +94,14 @@ def main() -> int:
         print(f"\nstudy {number} of {len(chosen)}: {study}", flush=True)
         common = [f"seed={arguments.seeds}", *protocol, f"paths.results={arguments.results}"]
         # A grid is trained here whatever is published: constructed solutions and lesions need its weights.
-        spared = arguments.with_published and study not in PROBED.values()
+        spared = arguments.with_published and study not in ("degradation_cifar", "degradation_imagenet")
         common += [f"paths.published={find_published()}"] * spared
         done = run([str(HERE / "train.py"), "-m", f"experiment={study}", *common, *arguments.overrides])
         status = worse(status, done)
         if done in (EXIT_INPUT, EXIT_BUDGET, EXIT_STOPPED):
             return done
     try:
-        if grids := sorted({grid for study, grid in PROBED.items() if study in chosen}):
+        if grids := sorted({BUILD_ON[study] for study in PROBED if study in chosen}):
             name = protocol[-1].removeprefix("protocol=")
             probed = probe_networks(Path(arguments.results), name, grids, arguments.overrides)
             status = worse(status, probed)

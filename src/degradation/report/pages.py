@@ -34,7 +34,7 @@ from degradation.report.table import (
     select,
     table6,
 )
-from degradation.report.verdicts import CONF, Verdict, judge, load_claims
+from degradation.report.verdicts import BUILD_ON, CONF, Verdict, judge, load_claims
 
 GALLERY = """# {title}
 
@@ -310,7 +310,8 @@ def _not_run(verdicts: list[Verdict], protocol: str, precision: str) -> str:
     for study, ids in lacking.items():
         header = (CONF / "experiment" / f"{study}.yaml").read_text().replace("\n# ", " ")
         cost = re.search(r"Costs[:,]? (.*?)\.(?=\s)", header)
-        command = f'`make claims PROTOCOL={protocol} ARGS="--studies {study} machine.precision={precision}"`'
+        studies = f"{BUILD_ON[study]},{study}" if study in BUILD_ON else study
+        command = f'`make claims PROTOCOL={protocol} ARGS="--studies {studies} machine.precision={precision}"`'
         lines.append(f"- {', '.join(ids)}: {command}" + (f" (cost: {cost[1]})" if cost else ""))
     return "Not run at this protocol, in this precision:\n\n" + "\n".join(lines) if lines else ""
 

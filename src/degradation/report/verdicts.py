@@ -106,6 +106,12 @@ class Verdict:
     notes: tuple[str, ...] = ()
 
 
+# The studies whose claims need more than their own runs, and those whose runs they are: grids, of which networks are
+# probed or deepened, or whose gradients are followed to the end.
+BUILD_ON = dict.fromkeys(("lesions", "path_length", "constructed_solution"), "degradation_cifar")
+BUILD_ON |= {"lesions_imagenet": "degradation_imagenet", "gradients": "degradation_cifar,warmup"}
+
+
 def list_studies(conf: Path = CONF) -> list[str]:
     """The names of the study files, first the one whose runs others build on; a ClaimError where there are none."""
     names = sorted(path.stem for path in (conf / "experiment").glob("*.yaml"))
