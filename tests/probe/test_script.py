@@ -195,6 +195,14 @@ def test_bad_input_is_one_line_and_nothing_is_written(tmp_path: Path, probe: Pro
         assert list(work.iterdir()) == []
 
 
+def test_a_run_without_weights_is_told_which_have_them(tmp_path: Path, probe: Probe) -> None:
+    bare = next((ROOT / "results" / "published" / "runs" / "bf16").glob("plain-20-quick-s1-*"))
+    status, said, complaint = probe(tmp_path, str(bare))
+    assert (status, said, complaint.count("\n")) == (2, "", 1)
+    assert "has no network.pt: train it here, or name one of " in complaint
+    assert "runs/fp32/plain-20-quick-s0-" in complaint
+
+
 def test_a_probe_that_fails_leaves_nothing(tmp_path: Path, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("out of memory")
