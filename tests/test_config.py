@@ -15,7 +15,7 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 
 from degradation.cli import choose_protocol, origin
-from degradation.config import Config, ConfigError, complete, flatten, parse, run_id
+from degradation.config import Config, ConfigError, complete, flatten, is_named, name_folder, parse, run_id
 
 CONF = Path(__file__).parents[1] / "conf"
 # One other value for every scientific setting, as an override.
@@ -371,3 +371,9 @@ def test_outside_of_a_checkout_one_line_says_so(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("error: no configs in ")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_folder_says_what_its_run_varies() -> None:
+    name = name_folder("plain-8-smoke-s0-1f", {"protocol.milestones": [40, 50], "network.shortcut": "B"})
+    assert name == "plain-8-smoke-shortcut=B,milestones=40,50-s0-1f"
+    assert is_named(name, "plain-8-smoke-s0-1f")

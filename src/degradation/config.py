@@ -361,7 +361,8 @@ def run_id(science: dict[str, Any]) -> str:
 def name_folder(identity: str, varied: dict[str, Any]) -> str:
     """A folder's name for a run: its id, with what it varies in words, such as plain-56-quick-lr=0.05-s0-1f0c2b9a."""
     network, end = identity.rsplit("-s", 1)
-    return "-".join(filter(None, (network, re.sub(r"[^\w.=+-]+", ",", describe_varied(varied))[:80], f"s{end}")))
+    told = re.sub(r"[^\w.=+-]+", ",", re.sub(r"[\[\]]", "", describe_varied(varied)))
+    return "-".join(filter(None, (network, told[:80], f"s{end}")))
 
 
 def is_named(name: str, identity: str) -> bool:
