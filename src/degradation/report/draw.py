@@ -101,9 +101,10 @@ def describe(runs: pd.DataFrame, what: str = "") -> str:
     n = " to ".join(str(n) for n in sorted({counts.min(), counts.max()}))
     trained = f": {' or '.join(f'{n:,}' for n in lengths)} iteration{'s' if lengths != [1] else ''}"
     diverged = (runs["outcome"] != "finished").sum()
-    what_of = f"{trained if len(lengths) < 3 else ''} on {_among(runs['data'])}, {_among(runs['precision'])}"
+    precision = _among(runs["precision"])
     parts = [
-        f"protocol {condition}{what_of}",
+        f"protocol {condition}{trained if len(lengths) < 3 else ''} on {_among(runs['data'])}",
+        precision if precision not in condition else "",
         f"n = {n} seed{'s' if counts.max() > 1 else ''} each",
         f"{diverged} diverged (their error is that of guessing)" if diverged else "",
         describe_warmup(runs),
