@@ -14,7 +14,7 @@ from degradation.ending import EXIT_STOPPED, Stop
 from degradation.record import RecordError
 from degradation.report.table import find_results, load_table, probes_folder, select
 from degradation.report.verdicts import BUILD_ON, ClaimError, list_studies, load_claims
-from degradation.train.run import BEGAN, EXIT_BUDGET, EXIT_DIVERGED
+from degradation.train.outcome import BEGAN, EXIT_BUDGET, EXIT_DIVERGED
 
 HERE = Path(__file__).parent
 # The studies that need probes of the networks that they build on.

@@ -17,8 +17,8 @@ import pandas as pd
 import torch
 from probe import Parser, positive, read_data, triple
 
-from degradation.config import ConfigError, find_conf, find_published, parse, run_id
-from degradation.data.images import DataError, load
+from degradation.config import ConfigError, DataError, find_conf, find_published, parse, run_id
+from degradation.data.images import load
 from degradation.data.resident import ChannelNormalizer, Normalizer
 from degradation.net.foreign import CheckpointError, checkpoint_file, load_network, read_config
 from degradation.probe.testing import Way, error_in_top, scores

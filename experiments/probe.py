@@ -22,8 +22,17 @@ import pandas as pd
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from degradation.config import TABLE_1, Architecture, ConfigError, DataConfig, MachineConfig, find_published, plan
-from degradation.data.images import DataError, load
+from degradation.config import (
+    TABLE_1,
+    Architecture,
+    ConfigError,
+    DataConfig,
+    DataError,
+    MachineConfig,
+    find_published,
+    plan,
+)
+from degradation.data.images import load
 from degradation.data.resident import ChannelNormalizer, Normalizer
 from degradation.net.foreign import CheckpointError, checkpoint_file, load_network, read_config
 from degradation.net.network import Network, parameter_count

@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import CIFAR10, VisionDataset
 
+from degradation import processes
 from degradation.config import Architecture, Config, MachineConfig
 from degradation.data.images import ImageSet, load_cifar10_mini
 from degradation.data.resident import BatchStream, Normalizer
@@ -260,7 +261,7 @@ def measure_throughput(
 ) -> pd.DataFrame:
     """images/s of every variant, depth and round: columns depth, variant, round, images_per_second."""
     rows = []
-    with machines.multi_process_service() if setting.cuda else nullcontext():
+    with processes.multi_process_service() if setting.cuda else nullcontext():
         for depth in depths:
             say(f"depth {depth}: warming up")
             runs = variants(setting, depth, jobs, min(1.0, seconds))

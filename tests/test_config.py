@@ -11,9 +11,9 @@ from pathlib import Path
 
 import hydra
 import pytest
-import torch
 from hydra.core.global_hydra import GlobalHydra
 
+from degradation import processes
 from degradation.cli import choose_protocol, origin
 from degradation.config import Config, ConfigError, complete, flatten, is_named, name_folder, parse, run_id
 
@@ -156,7 +156,7 @@ def test_a_study_of_imagenet_takes_the_protocols_of_imagenet(tmp_path: Path, mon
     assert choose_protocol([study, "protocol=quick,smoke"])[1] == "protocol=imagenet_quick,imagenet_smoke"
     assert choose_protocol([study, "protocol=imagenet_short"])[1] == "protocol=imagenet_short"
     for cuda, images, chosen in ((False, True, "quick"), (True, False, "quick"), (True, True, "paper")):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
+        monkeypatch.setattr(processes, "ask", lambda work, cuda=cuda: cuda)
         if images:
             (tmp_path / "imagenet" / "train").mkdir(parents=True, exist_ok=True)
         where = tmp_path if images else tmp_path / "none"

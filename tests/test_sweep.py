@@ -1,6 +1,8 @@
 """A sweep before its runs: what is refused, and how long it should take."""
 
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,8 +12,9 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 
 from degradation import cli, processes
-from degradation.config import Config
-from degradation.sweep import check, describe_time, estimate_seconds
+from degradation.config import Config, ConfigError
+from degradation.sweep import describe_time
+from degradation.train.plan import check, count_jobs, estimate_seconds
 from degradation.train.run import train
 
 from .conftest import TINY
@@ -82,7 +85,7 @@ def test_a_run_that_cannot_be_timed_costs_the_estimate_of_itself(
     def allocate(config: Config, jobs: int) -> object:
         return torch.empty(2**60) if config.network.width == 3 else lambda architecture: 0.5
 
-    monkeypatch.setattr("degradation.sweep.calibrate", allocate)
+    monkeypatch.setattr("degradation.train.plan.calibrate", allocate)
     todo = [tiny("network.width=2"), tiny("network.width=3")]
     estimate = estimate_seconds(todo, check(todo), 1)
     assert list(estimate) == [todo[0].run_id]
@@ -100,6 +103,18 @@ def test_memory_that_ends_is_a_run_that_failed(
     monkeypatch.setattr("degradation.train.run.Network", allocate)
     outcome = train(tiny())
     assert (outcome.status, outcome.message) == ("failed", told)
+
+
+def test_a_sweep_itself_holds_no_torch() -> None:
+    command = "import degradation.cli, degradation.sweep, sys; print('torch' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", command], text=True) == "False\n"
+
+
+def test_what_is_raised_or_killed_elsewhere_is_told_here() -> None:
+    with pytest.raises(ConfigError, match="JOBS=two must be auto or at least 1"):
+        processes.ask(count_jobs, "two", 1, "cpu")
+    with pytest.raises(MemoryError, match=r"nothing was begun: .* was ended by SIGKILL, as when memory runs out"):
+        processes.ask(signal.raise_signal, signal.SIGKILL)
 
 
 def test_a_process_has_the_environment_of_its_start(monkeypatch: pytest.MonkeyPatch) -> None:

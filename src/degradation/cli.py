@@ -11,12 +11,12 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from degradation.config import SCIENCE, Config, ConfigError, complete, find_conf, flatten, parse
-from degradation.data.images import DataError
+from degradation import processes
+from degradation.config import SCIENCE, Config, ConfigError, DataError, complete, find_conf, flatten, parse
 from degradation.record import RecordError
 
 EXIT_INPUT = 2  # nothing was started; argparse, which Hydra uses, gives the same
-INPUT_ERRORS = (ConfigError, DataError, RecordError, HydraException, OmegaConfBaseException, OSError)
+INPUT_ERRORS = (ConfigError, DataError, MemoryError, RecordError, HydraException, OmegaConfBaseException, OSError)
 
 
 def origin(config: Config) -> dict[str, Any]:
@@ -46,7 +46,8 @@ def origin(config: Config) -> dict[str, Any]:
 
 def task(cfg: DictConfig) -> Any:
     """One run, alone; those of a sweep are started by degradation.sweep."""
-    from degradation.sweep import check, describe_grid, describe_time, estimate_seconds, is_finished
+    from degradation.sweep import describe_time, is_finished
+    from degradation.train.plan import check, describe_grid, estimate_seconds
     from degradation.train.run import train
 
     try:
@@ -108,6 +109,12 @@ def describe_settings() -> str:
     return "\n".join(parts)
 
 
+def has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def choose_protocol(arguments: list[str]) -> list[str]:
     """Without a protocol on the command line: paper where a CUDA device is present, quick where not.
 
@@ -134,13 +141,12 @@ def choose_protocol(arguments: list[str]) -> list[str]:
     asks = any(a.startswith("-") and a not in ("-m", "--multirun") for a in chosen)  # --help, --cfg and the like
     if asks or any(a.lstrip("+").startswith("protocol=") for a in chosen):
         return chosen
-    import torch
-
-    from degradation.data.folders import find_root
-
-    name, why = ("paper", "a") if torch.cuda.is_available() else ("quick", "no")
+    sweeps = studies or {"-m", "--multirun"} & {*arguments}
+    name, why = ("paper", "a") if (processes.ask(has_cuda) if sweeps else has_cuda()) else ("quick", "no")
     why += " CUDA device is present"
     if half and name == "paper":
+        from degradation.data.folders import find_root
+
         said = [a.removeprefix("paths.data=") for a in chosen if a.startswith("paths.data=")]
         if find_root("imagenet", [os.environ.get("DATA_DIR", "data"), *said][-1]) is None:
             name, why = "quick", "DATA_DIR does not hold ImageNet"

@@ -37,6 +37,10 @@ class ConfigError(ValueError):
     """A setting is unknown, of the wrong type or out of range; the message names it."""
 
 
+class DataError(Exception):
+    """The images cannot be had; the message says which file, and what to do."""
+
+
 def find_conf() -> Path:
     """The folder conf/ of the checkout that this code runs from."""
     conf = Path(__file__).parents[2] / "conf"

@@ -50,6 +50,8 @@ def leave() -> None:
     """End this process at once; whoever started it tells so, unless it did itself."""
     if multiprocessing.parent_process() is None:
         print("stopped; the same command continues", file=sys.stderr)
+    for child in multiprocessing.active_children():  # which may be loading or timing, and heed no signal
+        child.kill()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(EXIT_STOPPED)

@@ -2,9 +2,14 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
-from collections.abc import Callable
-from contextlib import suppress
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -19,7 +24,7 @@ def start(work: Callable[..., Any], *arguments: Any) -> tuple[BaseProcess, Conne
 
     It has the environment of now, not that of the server.
     """
-    CONTEXT.set_forkserver_preload(["__main__", "degradation.sweep"])
+    CONTEXT.set_forkserver_preload(["__main__", "degradation.train.plan"])
     receive, send = CONTEXT.Pipe(duplex=False)
     process = CONTEXT.Process(target=_answer, args=(send, dict(os.environ), work, *arguments))
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # what is started leaves them to the sweep, until it asks
@@ -29,8 +34,77 @@ def start(work: Callable[..., Any], *arguments: Any) -> tuple[BaseProcess, Conne
     return process, receive
 
 
+def ask(work: Callable[..., Any], *arguments: Any) -> Any:
+    """What a call gives, in a process of its own; what it raises is raised here.
+
+    Raises:
+        MemoryError: the process was killed.
+    """
+    process, receive = start(_attempt, work, *arguments)
+    try:
+        answer = receive.recv()
+    except EOFError:
+        process.join()
+        raise MemoryError(f"nothing was begun: the process that plans {describe_end(process.exitcode or 0)}") from None
+    process.join()
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def describe_end(status: int) -> str:
+    """In words, how it ended, of a process that sent nothing."""
+    how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+    return f"{how}{', as when memory runs out' if status == -signal.SIGKILL else ''}"
+
+
+def _attempt(work: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return work(*arguments)
+    except Exception as error:
+        error.add_note(traceback.format_exc())  # which pickling would lose
+        return error
+
+
 def _answer(send: Connection, environment: dict[str, str], work: Callable[..., Any], *arguments: Any) -> None:
     os.environ.update(environment)
     answer = work(*arguments)
     with suppress(BrokenPipeError):  # the sweep itself was killed: nobody is to be told
         send.send(answer)
+
+
+@contextmanager
+def multi_process_service() -> Iterator[bool]:
+    """NVIDIA's MPS for as long as it lasts, so that kernels of several processes run side by side on one GPU.
+
+    Yields whether it serves: not where its daemon is missing, cannot start, or cannot be used by torch. One that the
+    user started is left alone.
+    """
+    program = shutil.which("nvidia-cuda-mps-control")
+    if program is None or "CUDA_MPS_PIPE_DIRECTORY" in os.environ:
+        yield "CUDA_MPS_PIPE_DIRECTORY" in os.environ
+        return
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        ours = {"CUDA_MPS_PIPE_DIRECTORY": folder, "CUDA_MPS_LOG_DIRECTORY": folder}
+        environment = {**os.environ, **ours}
+
+        def works(command: list[str], text: str = "") -> bool:
+            try:
+                null = subprocess.DEVNULL  # no pipe: the daemon would keep it open
+                options: dict[str, Any] = {"text": True, "timeout": 60, "stdout": null, "stderr": null, "check": True}
+                subprocess.run(command, env=environment, input=text, **options)
+            except (OSError, subprocess.SubprocessError):
+                return False
+            return True
+
+        started = works([program, "-d"])
+        serves = started and works([sys.executable, "-c", "import torch; torch.zeros(1, device='cuda').sum().item()"])
+        if serves:
+            os.environ |= ours
+        try:
+            yield serves
+        finally:
+            for name in ours if serves else ():
+                os.environ.pop(name, None)
+            if started:
+                works([program], "quit -t 10\n")

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torchvision.datasets import Imagenette
 
-from degradation.config import DataConfig
-from degradation.data.folders import DataError, find_images, read_image, read_imagenette_mini
+from degradation.config import DataConfig, DataError
+from degradation.data.folders import find_images, read_image, read_imagenette_mini
 from degradation.data.images import ImageSet, Pictures, load, show
 
 CLASSES = ("n01", "n02", "n03")

@@ -12,8 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from degradation.config import DataConfig
-from degradation.data.folders import DataError
+from degradation.config import DataConfig, DataError
 from degradation.data.images import ImageSet, Pictures, load, show
 from degradation.data.resident import Normalizer
 from degradation.data.streamed import StreamedBatches, principal_colours

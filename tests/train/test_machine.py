@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from degradation import processes
 from degradation.config import ConfigError
 from degradation.train import machine as machines
 from tests.conftest import Compose
@@ -51,7 +52,7 @@ def test_without_a_working_mps_nothing_changes(
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin" if daemon else str(tmp_path))
     monkeypatch.delenv("CUDA_MPS_PIPE_DIRECTORY", raising=False)
     before = dict(os.environ)
-    with machines.multi_process_service() as serves:
+    with processes.multi_process_service() as serves:
         assert not serves
         assert dict(os.environ) == before
     assert dict(os.environ) == before
@@ -59,6 +60,6 @@ def test_without_a_working_mps_nothing_changes(
 
 def test_an_mps_of_the_users_own_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
-    with machines.multi_process_service() as serves:
+    with processes.multi_process_service() as serves:
         assert serves
     assert os.environ["CUDA_MPS_PIPE_DIRECTORY"] == str(tmp_path)

@@ -26,7 +26,8 @@ from degradation.config import Architecture, Config
 from degradation.ending import EXIT_FAILED, EXIT_STOPPED, Stop
 from degradation.net.network import Network
 from degradation.record import COLUMNS, Record, load_gradients, load_metrics, load_responses, load_runs, settled_error
-from degradation.train.run import EXIT_BUDGET, EXIT_DIVERGED, Outcome, exit_status, train
+from degradation.train.outcome import EXIT_BUDGET, EXIT_DIVERGED, Outcome, exit_status
+from degradation.train.run import train
 from degradation.train.step import DegradationModule, warmup_ends
 from tests.conftest import TINY, Compose, Start
 from tests.data.test_folders import write_tree

@@ -13,15 +13,13 @@ from PIL import Image
 from torchvision.datasets import Imagenette
 from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
+from degradation.config import DataError
+
 IMAGENETTE_MINI = Path(__file__).parent / "imagenette_mini"
 IMAGENETTE = {"imagenette2": "full", "imagenette2-320": "320px", "imagenette2-160": "160px"}  # folder -> size
 NAMED = 5  # classes named in a message; of more, how many there are
 
 Found = tuple[list[Any], list[int]]  # files (or images in memory), and their labels
-
-
-class DataError(Exception):
-    """The images cannot be had; the message says which file, and what to do."""
 
 
 def read_image(source: str | Image.Image) -> Image.Image:

@@ -23,8 +23,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import calculate_md5
 
-from degradation.config import SMALL, ConfigError, DataConfig
-from degradation.data.folders import DataError, find_images, read_image, read_imagenette_mini
+from degradation.config import SMALL, ConfigError, DataConfig, DataError
+from degradation.data.folders import find_images, read_image, read_imagenette_mini
 
 MINI = Path(__file__).parent / "cifar10_mini"
 SAMPLE = 4096  # training images on which the normalisation of large sets is computed

@@ -1,6 +1,5 @@
 """What happens beside training: measuring, checkpointing, and telling progress, with stopping when asked to."""
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,25 +10,9 @@ import pytorch_lightning as pl
 from degradation.config import Config, ProtocolConfig
 from degradation.ending import Stop
 from degradation.record import Record, sign
+from degradation.train.outcome import budget_spent, format_seconds
 from degradation.train.step import DegradationModule
 from degradation.train.tracking import Tracker
-
-BEGAN = "DEGRADATION_BEGAN"  # when the sweep began (seconds since the epoch): the budget is the whole command's
-
-
-def budget_spent(config: Config, began: float) -> bool:
-    """Whether `budget_minutes` are over: of the whole sweep, else since the run itself began (s since the epoch)."""
-    if config.budget_minutes is None:
-        return False
-    return time.time() - float(os.environ.get(BEGAN, began)) >= 60 * config.budget_minutes
-
-
-def format_seconds(seconds: float) -> str:
-    """Such as 45 s, 12 min, 3 h 05 min."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def signals_every(protocol: ProtocolConfig) -> int:

@@ -3,12 +3,7 @@
 import importlib.metadata
 import os
 import platform
-import shutil
 import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,43 +59,6 @@ def apply(machine: MachineConfig) -> None:
     torch.backends.cuda.matmul.allow_tf32 = machine.precision == "tf32"
     torch.backends.cudnn.allow_tf32 = machine.precision == "tf32"
     torch.backends.cudnn.benchmark = True  # shapes never change: time the algorithms once
-
-
-@contextmanager
-def multi_process_service() -> Iterator[bool]:
-    """NVIDIA's MPS for as long as it lasts, so that kernels of several processes run side by side on one GPU.
-
-    Yields whether it serves: not where its daemon is missing, cannot start, or cannot be used by torch. One that the
-    user started is left alone.
-    """
-    program = shutil.which("nvidia-cuda-mps-control")
-    if program is None or "CUDA_MPS_PIPE_DIRECTORY" in os.environ:
-        yield "CUDA_MPS_PIPE_DIRECTORY" in os.environ
-        return
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        ours = {"CUDA_MPS_PIPE_DIRECTORY": folder, "CUDA_MPS_LOG_DIRECTORY": folder}
-        environment = {**os.environ, **ours}
-
-        def works(command: list[str], text: str = "") -> bool:
-            try:
-                null = subprocess.DEVNULL  # no pipe: the daemon would keep it open
-                options: dict[str, Any] = {"text": True, "timeout": 60, "stdout": null, "stderr": null, "check": True}
-                subprocess.run(command, env=environment, input=text, **options)
-            except (OSError, subprocess.SubprocessError):
-                return False
-            return True
-
-        started = works([program, "-d"])
-        serves = started and works([sys.executable, "-c", "import torch; torch.zeros(1, device='cuda').sum().item()"])
-        if serves:
-            os.environ |= ours
-        try:
-            yield serves
-        finally:
-            for name in ours if serves else ():
-                os.environ.pop(name, None)
-            if started:
-                works([program], "quit -t 10\n")
 
 
 def _cpu_name() -> str:

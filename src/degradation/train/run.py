@@ -8,7 +8,7 @@ import pickle
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,70 +16,26 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from degradation.config import (
-    Architecture,
-    Config,
-    ConfigError,
-    MachineConfig,
-    ProtocolConfig,
-    find_published,
-    find_records,
-)
-from degradation.data.images import DataError, Images, ImageSet, load, make_synthetic
+from degradation.config import Config, ConfigError, DataError, MachineConfig, find_published, find_records
+from degradation.data.images import Images, ImageSet, load
 from degradation.data.resident import BatchStream, Normalizer
 from degradation.data.streamed import StreamedBatches
-from degradation.ending import EXIT_FAILED, EXIT_STOPPED, Stop, explain
+from degradation.ending import Stop, explain
 from degradation.net.foreign import CheckpointError, load_network
 from degradation.net.network import Network, multiply_adds, parameter_count
 from degradation.probe.construct import ConstructionError, deepen, largest_difference, stage_statistics
 from degradation.probe.information import information
 from degradation.probe.layers import layer_gradients, layer_responses
 from degradation.probe.views import Views, evaluate, exact_batchnorm, layout
-from degradation.record import (
-    Record,
-    RecordError,
-    check_network,
-    is_signed,
-    load_metrics,
-    read_summary,
-    settled_error,
-)
+from degradation.record import Record, RecordError, check_network, is_signed
 from degradation.train import machine as machines
-from degradation.train.callbacks import BEGAN, Checkpoint, Measure, Progress, budget_spent, first_steps, format_seconds
+from degradation.train.callbacks import Checkpoint, Measure, Progress, first_steps
+from degradation.train.outcome import BEGAN, Outcome, budget_spent, final_errors, finished_before, format_seconds
 from degradation.train.step import Chunks, DegradationModule, DivergedError
 from degradation.train.tracking import Tracker
 
-EXIT_DIVERGED, EXIT_BUDGET = 3, 75
-EXITS = {"stopped": EXIT_STOPPED, "out of budget": EXIT_BUDGET, "failed": EXIT_FAILED, "diverged": EXIT_DIVERGED}
-EXITS |= {"finished": 0, "skipped": 0, "published": 0}  # of several runs, the first that is found
 SIGNAL_IMAGES, SIGNAL_IMAGES_DEEP = 128, 16  # of the batch on which gradients are measured; deeper than 110 layers
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How one run ended: finished, skipped (already finished), diverged, stopped, out of budget, or failed."""
-
-    run_id: str
-    status: str
-    message: str = ""
-    final: dict[str, float] | None = None
-    seconds: float = 0.0
-    label: str = ""  # the network, what it varies, and the seed
-    folder: str = ""  # the name of its record's
-
-    @property
-    def exit_status(self) -> int:
-        return EXITS[self.status]
-
-
-def exit_status(outcomes: list[Outcome]) -> int:
-    """Of a whole sweep: 0 only where every run is finished or already was.
-
-    That the same command would continue comes first: whoever repeats it until it is done learns of failures then.
-    """
-    ends = {outcome.status for outcome in outcomes}
-    return next(status for end, status in EXITS.items() if end in ends)
 
 
 def train(config: Config, jobs: int = 1, place: str = "", origin: dict[str, Any] | None = None) -> Outcome:
@@ -105,10 +61,10 @@ def train(config: Config, jobs: int = 1, place: str = "", origin: dict[str, Any]
         return Outcome(config.run_id, "out of budget", "not started", label=label)
     try:
         machines.resolve(config.machine, jobs)  # refused, if so, before there is a folder
-        if (outcome := _finished_before(config)) is None:
+        if (outcome := finished_before(config)) is None:
             record = Record(config, origin.get("varied"))
             try:  # it may have been finished while another process had the folder
-                outcome = _finished_before(config) or _train(config, jobs, record, say, origin)
+                outcome = finished_before(config) or _train(config, jobs, record, say, origin)
             finally:
                 record.close()
     except OSError as error:
@@ -121,23 +77,6 @@ def train(config: Config, jobs: int = 1, place: str = "", origin: dict[str, Any]
         outcome = Outcome(config.run_id, "failed", explain(error))
     say(f"{outcome.status}{': ' + outcome.message if outcome.message else ''}")
     return replace(outcome, seconds=time.monotonic() - began, label=label, folder=config.folder.name)
-
-
-def _finished_before(config: Config) -> Outcome | None:
-    if not (config.folder / "summary.json").exists():
-        return None
-    summary = read_summary(config.folder)
-    if summary["outcome"] == "diverged":
-        message = f"{summary['message']} (recorded; delete {config.folder} to run again)"
-        return Outcome(config.run_id, "diverged", message)
-    final = final_errors(config.folder, config.protocol)
-    return Outcome(config.run_id, "skipped", f"already in {config.folder}", final)
-
-
-def final_errors(folder: Path, protocol: ProtocolConfig) -> dict[str, float]:
-    """The final numbers of a record; as in figures, training error is over the last `evaluate_every` iterations."""
-    trained = settled_error(load_metrics(folder), protocol.evaluate_every)
-    return {**read_summary(folder)["final"], "train_error": trained}
 
 
 def load_images(config: Config, device: str = "cpu", workers: int = 0) -> tuple[Images, Images, Images | None]:
@@ -336,38 +275,3 @@ def _trainer(machine: MachineConfig, callbacks: list[pl.Callback]) -> pl.Trainer
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-
-
-def calibrate(config: Config, jobs: int) -> Callable[[Architecture], float]:
-    """Seconds of one iteration of any network of the config's family and width, from a few of its two smallest.
-
-    Time grows by the multiply-adds; what does not is the difference of the two.
-    """
-    machine = machines.resolve(config.machine, jobs)
-    machines.apply(machine)
-    size, side = config.protocol.batch_size, config.data.crop or 32
-    images = make_synthetic(max(512, size), 1, side)[0].to(machine.device)
-    normalize = Normalizer(images, "pixel_mean")
-    work, seconds = [], []
-    for depth in (8, 20) if config.network.family == "cifar" else (18, 34):
-        family = {"family": config.network.family, "width": config.network.width}
-        architecture = Architecture.paper(depth, "A", **family)  # type: ignore[arg-type]
-        network = Network(architecture).to(machine.device, memory_format=layout(machine.channels_last))  # type: ignore[call-overload]
-        stream = BatchStream(images, normalize, size, 0, channels_last=machine.channels_last)
-        module = DegradationModule(network, stream, config.protocol, machine).to(machine.device)
-        module.step = module.make_step(module.configure_optimizers())
-        iteration = 0
-        for timed in (False, True):
-            began, first = time.monotonic(), iteration
-            while iteration - first < (2 if machine.device == "cpu" else 10) or (
-                timed and time.monotonic() - began < 0.5
-            ):
-                module.run(iteration)
-                iteration += 1
-            if machine.device == "cuda":
-                torch.cuda.synchronize()
-        seconds.append((time.monotonic() - began) / (iteration - first))
-        work.append(multiply_adds(architecture, side))
-        module.step = None
-    slope = max(0.0, (seconds[1] - seconds[0]) / (work[1] - work[0]))
-    return lambda other: max(seconds[1] + slope * (multiply_adds(other, side) - work[1]), seconds[0])

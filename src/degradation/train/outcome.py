@@ -1,0 +1,78 @@
+"""How a run ends, and what is told of it; without torch, as the process of a sweep does not import it."""
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from degradation.config import Config, ProtocolConfig
+from degradation.ending import EXIT_FAILED, EXIT_STOPPED
+from degradation.record import load_metrics, read_summary, settled_error
+
+EXIT_DIVERGED, EXIT_BUDGET = 3, 75
+EXITS = {"stopped": EXIT_STOPPED, "out of budget": EXIT_BUDGET, "failed": EXIT_FAILED, "diverged": EXIT_DIVERGED}
+EXITS |= {"finished": 0, "skipped": 0, "published": 0}  # of several runs, the first that is found
+BEGAN = "DEGRADATION_BEGAN"  # when the sweep began (seconds since the epoch): the budget is the whole command's
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one run ended: finished, skipped (already finished), diverged, stopped, out of budget, or failed."""
+
+    run_id: str
+    status: str
+    message: str = ""
+    final: dict[str, float] | None = None
+    seconds: float = 0.0
+    label: str = ""  # the network, what it varies, and the seed
+    folder: str = ""  # the name of its record's
+
+    @property
+    def exit_status(self) -> int:
+        return EXITS[self.status]
+
+
+def exit_status(outcomes: list[Outcome]) -> int:
+    """Of a whole sweep: 0 only where every run is finished or already was.
+
+    That the same command would continue comes first: whoever repeats it until it is done learns of failures then.
+    """
+    ends = {outcome.status for outcome in outcomes}
+    return next(status for end, status in EXITS.items() if end in ends)
+
+
+def finished_before(config: Config) -> Outcome | None:
+    """What an earlier command left of a run: its end, or None where it did not come to one.
+
+    Raises:
+        RecordError: its record is damaged.
+    """
+    if not (config.folder / "summary.json").exists():
+        return None
+    summary = read_summary(config.folder)
+    if summary["outcome"] == "diverged":
+        message = f"{summary['message']} (recorded; delete {config.folder} to run again)"
+        return Outcome(config.run_id, "diverged", message)
+    final = final_errors(config.folder, config.protocol)
+    return Outcome(config.run_id, "skipped", f"already in {config.folder}", final)
+
+
+def final_errors(folder: Path, protocol: ProtocolConfig) -> dict[str, float]:
+    """The final numbers of a record; as in figures, training error is over the last `evaluate_every` iterations."""
+    trained = settled_error(load_metrics(folder), protocol.evaluate_every)
+    return {**read_summary(folder)["final"], "train_error": trained}
+
+
+def budget_spent(config: Config, began: float) -> bool:
+    """Whether `budget_minutes` are over: of the whole sweep, else since the run itself began (s since the epoch)."""
+    if config.budget_minutes is None:
+        return False
+    return time.time() - float(os.environ.get(BEGAN, began)) >= 60 * config.budget_minutes
+
+
+def format_seconds(seconds: float) -> str:
+    """Such as 45 s, 12 min, 3 h 05 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
