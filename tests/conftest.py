@@ -12,7 +12,6 @@ from pathlib import Path
 
 import hydra
 import pytest
-import torch
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
@@ -42,6 +41,8 @@ def quiet_process() -> Iterator[None]:
 
     So it is in scripts that are started: two threads of each of two workers would wait for each other.
     """
+    import torch  # not above: the process that hands out the tests needs none
+
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")

@@ -14,7 +14,8 @@ pages.
     data/     images, folders: the sets and their checks; resident, streamed: batches by (seed, iteration), of images
               held on the device or decoded while training
     probe/    views of images; layers (responses, gradients), information, lesions, construct; testing: ten crops
-    train/    run: one run, from config to record; step: schedule and iteration; callbacks; machine; tracking (W&B)
+    train/    plan: what runs need and how long they take; run: one run, from config to record; outcome; step:
+              schedule and iteration; callbacks; machine; tracking (W&B)
     report/   table, statistics, verdicts; draw, studies, forest, diagram, figures; compare, pages      (no torch)
     sweep     a list of runs: the plan, the time it takes, a process for each, the closing table
     cli       the command line of experiments/train.py

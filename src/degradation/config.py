@@ -18,7 +18,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
-from scipy.optimize import brentq
 
 SCIENCE = ("network", "data", "protocol", "seed")  # the parts of a config that its result depends on
 
@@ -114,6 +113,7 @@ def tailored_slope(activations: int) -> float:
     the mean square of their input, the cosine of two inputs after each is a function of that before, the C map.
     A ValueError where ReLU itself makes less of it.
     """
+    from scipy.optimize import brentq  # half a second, which few need
 
     def beyond(slope: float) -> float:
         cosine = 0.0

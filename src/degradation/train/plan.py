@@ -92,6 +92,7 @@ def calibrate(config: Config, jobs: int) -> Callable[[Architecture], float]:
     size, side = config.protocol.batch_size, config.data.crop or 32
     images = make_synthetic(max(512, size), 1, side)[0].to(machine.device)
     normalize = Normalizer(images, "pixel_mean")
+    least, longest = 2 if machine.device == "cpu" else 10, config.protocol.iterations / 10
     work, seconds = [], []
     for depth in (8, 20) if config.network.family == "cifar" else (18, 34):
         family = {"family": config.network.family, "width": config.network.width}
@@ -103,9 +104,7 @@ def calibrate(config: Config, jobs: int) -> Callable[[Architecture], float]:
         iteration = 0
         for timed in (False, True):
             began, first = time.monotonic(), iteration
-            while iteration - first < (2 if machine.device == "cpu" else 10) or (
-                timed and time.monotonic() - began < 0.5
-            ):
+            while (done := iteration - first) < least or (timed and done < longest and time.monotonic() - began < 0.5):
                 module.run(iteration)
                 iteration += 1
             if machine.device == "cuda":
