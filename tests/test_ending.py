@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from degradation.ending import EXIT_FAILED, explain
+from degradation.ending import EXIT_FAILED, EXIT_STOPPED, explain
 
 
 @pytest.mark.parametrize("writable", [True, False])
@@ -33,3 +33,9 @@ def test_a_reason_is_one_line(tmp_path: Path) -> None:
     told = explain(RuntimeError("\nfirst\nsecond"))
     assert told.startswith("RuntimeError: first (the full trace is in ")
     Path(told.rpartition(" ")[2].rstrip(")")).unlink()
+
+
+def test_a_script_that_keeps_nothing_starts_again() -> None:
+    code = "import degradation.script, signal; signal.raise_signal(signal.SIGTERM)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (EXIT_STOPPED, "stopped; the same command starts again\n")

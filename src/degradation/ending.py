@@ -7,10 +7,12 @@ import sys
 import tempfile
 import time
 import traceback
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
 EXIT_FAILED, EXIT_STOPPED = 1, 130
+RESUMES = ("train.py", "claims.py")  # the scripts that go on where they were stopped
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
@@ -49,7 +51,8 @@ def _handle(handler: Any) -> None:
 def leave() -> None:
     """End this process at once; whoever started it tells so, unless it did itself."""
     if multiprocessing.parent_process() is None:
-        print("stopped; the same command continues", file=sys.stderr)
+        resumes = Path(sys.argv[0]).name in RESUMES
+        print(f"stopped; the same command {'continues' if resumes else 'starts again'}", file=sys.stderr)
     for child in multiprocessing.active_children():  # which may be loading or timing, and heed no signal
         child.kill()
     sys.stdout.flush()
