@@ -23,7 +23,14 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator, StrMethodFormatter
+from matplotlib.ticker import (
+    LogFormatterSciNotation,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+    StrMethodFormatter,
+)
 from scipy import stats
 
 from degradation.record import load_metrics, load_responses
@@ -329,7 +336,8 @@ def log_scale(axes: Sequence[Axes]) -> None:
         ax.set_ylim(low / room, high * room)
         if high < 100 * low:  # numbers as they are read
             ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            powers = LogFormatterSciNotation(minor_thresholds=(np.inf, np.inf))
+            ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}") if low >= 1e-3 and high < 1e4 else powers)
             ax.yaxis.set_minor_formatter(NullFormatter())
 
 
