@@ -85,14 +85,18 @@ def main() -> int:
     if unknown := [study for study in chosen if study not in studies]:
         parser.error(f"unknown study {unknown[0]}; there are {', '.join(studies)}")
     try:
-        protocol = choose_protocol([f"protocol={arguments.protocol}"] if arguments.protocol else [])
+        asked = [f"experiment={study}" for study in chosen] + [f"protocol={arguments.protocol}"] * bool(
+            arguments.protocol
+        )
+        asked += [o for o in arguments.overrides if o.startswith("paths.data=")]
+        protocol = next(a for a in choose_protocol(asked) if a.startswith("protocol=")).replace("=imagenet_", "=")
     except ConfigError as error:
         parser.error(str(error))
     os.environ.setdefault(BEGAN, str(time.time()))  # budget_minutes is that of the whole command
     status = 0
     for number, study in enumerate(chosen, 1):
         print(f"\nstudy {number} of {len(chosen)}: {study}", flush=True)
-        common = [f"seed={arguments.seeds}", *protocol, f"paths.results={arguments.results}"]
+        common = [f"seed={arguments.seeds}", protocol, f"paths.results={arguments.results}"]
         # A grid is trained here whatever is published: constructed solutions and lesions need its weights.
         spared = arguments.with_published and study not in ("degradation_cifar", "degradation_imagenet")
         common += [f"paths.published={find_published()}"] * spared
@@ -102,7 +106,7 @@ def main() -> int:
             return done
     try:
         if grids := sorted({BUILD_ON[study] for study in PROBED if study in chosen}):
-            name = protocol[-1].removeprefix("protocol=")
+            name = protocol.removeprefix("protocol=")
             probed = probe_networks(Path(arguments.results), name, grids, arguments.overrides)
             status = worse(status, probed)
     except RecordError as error:

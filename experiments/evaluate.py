@@ -48,8 +48,17 @@ def evaluate(arguments: argparse.Namespace) -> tuple[pd.DataFrame, bool]:
     for place, folder in folders.items():
         check_network(folder)
         names[place] = run_id(check_identity(folder))
-    if configs[0] and not any(override.startswith("data") for override in given["overrides"]):
-        data = read_data(configs[0]["data"])
+    own = [read_data(config["data"]) for config in configs if config]
+    if own and not any(override.startswith("data") for override in given["overrides"]):
+        data = own[0]
+    # All are shown the same pixels, cropped and normalised as one says: what was trained on others is not comparable.
+    for path, config in zip(given["checkpoints"], configs, strict=True):
+        if (given["mean"] and config) or (config is None and own and not given["mean"]):
+            raise ConfigError(f"{path}: test runs apart from other code's networks, whose are --mean and --std")
+        if config and read_data(config["data"]) != own[0]:
+            raise ConfigError(
+                f"{path} was trained on other images, or sees them otherwise, than {names[0]}: test it alone"
+            )
     if data.crop is None:
         raise CheckpointError(f"{data.name}: images of 32x32 pixels are shown whole; see experiments/probe.py")
     images = load(data, composed.paths.data, machine.device, workers=int(machine.workers))
@@ -68,7 +77,7 @@ def evaluate(arguments: argparse.Namespace) -> tuple[pd.DataFrame, bool]:
             network = network.to(machine.device)
             if given["batchnorm"] == "exact":
                 told = config["protocol"] if config else vars(composed.protocol)
-                group = min(-(-told["batch_size"] // told["batchnorm_groups"]), len(train))
+                group = min(-(-told["batch_size"] // told["batchnorm_groups"]), len(train))  # ProtocolConfig.group
                 network = exact_batchnorm(network, replace(views.of(train), batch_size=group))
             together.append(scores(network, views, way))
             rows.append({"network": name, "networks": name, "way": way, **_errors(together[-1], test.labels)})
@@ -94,7 +103,13 @@ def keep(table: pd.DataFrame, checkpoints: list[str]) -> None:
     files = {run_id(check_identity(folder)): path_of_tests(folder) for folder in run_folders(checkpoints).values()}
     for leader, rows in table.drop(columns="network").groupby(table["networks"].str.split().str[0]):
         path = files[str(leader)]
-        both = pd.concat([*([pd.read_csv(path)] if path.exists() else []), rows])
+        try:
+            both = pd.concat([*([pd.read_csv(path)] if path.exists() else []), rows])
+            both["networks"], both["way"], both["batchnorm"]
+        except (LookupError, ValueError) as error:
+            raise RecordError(
+                f"{path} is damaged; delete it, and what is printed above can be measured again"
+            ) from error
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = both.drop_duplicates(["networks", "way", "batchnorm"], keep="last")
         write_atomically(path, kept.to_csv(index=False, float_format="%.4g"))
@@ -128,6 +143,8 @@ def main() -> int:
         parser.error("--mean and --std go together")
     try:
         table, whole = evaluate(arguments)
+        # First of all: it took hours, perhaps.
+        print(table.drop(columns=["networks", "commit"]).to_string(index=False, float_format="%.2f"), flush=True)
         if arguments.out:
             write_atomically(arguments.out, table.to_csv(index=False, float_format="%.4g"))
         if whole:
@@ -135,7 +152,6 @@ def main() -> int:
     except (CheckpointError, ConfigError, DataError, RecordError, hydra.errors.HydraException, OSError) as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
-    print(table.drop(columns=["networks", "commit"]).to_string(index=False, float_format="%.2f"))
     if whole:
         print("kept in tests/ beside runs/: experiments/report.py shows Tables 2 to 5")
     return 0

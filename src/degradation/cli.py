@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from degradation import processes
-from degradation.config import SCIENCE, Config, ConfigError, DataError, complete, find_conf, flatten, parse
+from degradation.config import SCIENCE, Config, ConfigError, DataError, complete, find_conf, find_root, flatten, parse
 from degradation.record import RecordError
 
 EXIT_INPUT = 2  # nothing was started; argparse, which Hydra uses, gives the same
@@ -145,8 +145,6 @@ def choose_protocol(arguments: list[str]) -> list[str]:
     name, why = ("paper", "a") if (processes.ask(has_cuda) if sweeps else has_cuda()) else ("quick", "no")
     why += " CUDA device is present"
     if half and name == "paper":
-        from degradation.data.folders import find_root
-
         said = [a.removeprefix("paths.data=") for a in chosen if a.startswith("paths.data=")]
         if find_root("imagenet", [os.environ.get("DATA_DIR", "data"), *said][-1]) is None:
             name, why = "quick", "DATA_DIR does not hold ImageNet"

@@ -29,6 +29,7 @@ Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 SMALL = ("cifar10", "cifar10_mini", "synthetic")  # sets of images of 32x32 pixels
+IMAGENETTE = {"imagenette2": "full", "imagenette2-320": "320px", "imagenette2-160": "160px"}  # folder -> size
 STRICT = ConfigDict(strict=True, extra="forbid")
 
 
@@ -242,7 +243,8 @@ class ProtocolConfig:
     batchnorm: Literal["moving", "exact"]
     log_every: Count
     evaluate_every: Count
-    batchnorm_groups: Count = 1  # parts of a batch over which BN takes its statistics: the devices of the paper
+    # Parts of a batch, of equal size or nearly, over which BN takes its statistics: the devices of the paper.
+    batchnorm_groups: Count = 1
     # Where the rate stands: PyTorch's v = m v + g, w = w - lr v, or Caffe's v = m v + lr g, w = w - v.
     momentum_rate: Literal["outside", "inside"] = "outside"
     # Against an explosion in the first steps, one by one (conf/experiment/first_steps.yaml).
@@ -254,11 +256,19 @@ class ProtocolConfig:
     def _check(self) -> "ProtocolConfig":
         if list(self.milestones) != sorted(self.milestones):
             raise ValueError(f"protocol.milestones={list(self.milestones)} must be in increasing order")
+        if self.batchnorm_groups > self.batch_size:
+            groups, size = self.batchnorm_groups, self.batch_size
+            raise ValueError(f"protocol.batchnorm_groups={groups} are more than the {size} images of a batch")
         if self.evaluate_every % self.log_every:
             raise ValueError(
                 f"protocol.evaluate_every={self.evaluate_every} must be a multiple of log_every={self.log_every}"
             )
         return self
+
+    @property
+    def group(self) -> int:
+        """The images over which BN takes its statistics."""
+        return -(-self.batch_size // self.batchnorm_groups)
 
     def longer(self, times: int) -> "ProtocolConfig":
         """Its iterations so many times over, its milestones moved along."""
@@ -427,6 +437,24 @@ def _explain(error: ValidationError, value: Any) -> str:
     same = [e["msg"] for e in error.errors(include_url=False) if e["loc"][: len(where)] == first["loc"][: len(where)]]
     wrong = " or ".join(dict.fromkeys(message.replace("Input ", "").replace("String ", "") for message in same))
     return f"{name}={value} {wrong}".replace("\n", " ")
+
+
+def find_root(name: str, data_dir: str | Path) -> Path | None:
+    """Which of <data_dir>/<name> and <data_dir> holds a folder train, if one does; not one that is named as others."""
+    above = Path(data_dir).expanduser()
+    others = {"imagenet", *IMAGENETTE} - {name}
+    return next((p for p in (above / name, above) if (p / "train").is_dir() and p.name not in others), None)
+
+
+def count_classes(name: str, data_dir: str) -> int:
+    """Of a set of images: of a folder of the user's own, as many as it has folders in train."""
+    if name in (*SMALL, *IMAGENETTE, "imagenette_mini"):
+        return 10
+    root = None if name == "imagenet" else find_root(name, data_dir)
+    return sum(path.is_dir() for path in (root / "train").iterdir()) if root else 1000
+
+
+OmegaConf.register_new_resolver("classes_of", count_classes, replace=True)
 
 
 def parse(cfg: DictConfig) -> Config:

@@ -174,6 +174,11 @@ class Record:
                         f"{self.path} was begun with {setting}={was[setting]}, not {now.get(setting)}; "
                         f"resume with machine.{setting}={was[setting]}, or delete the folder to run again"
                     )
+            if (begun := was.get("images")) and begun != (there := now.get("images")):
+                raise RecordError(
+                    f"{self.path} was begun with other images ({begun}) than are there now ({there}): put back those, "
+                    "or delete the folder to run again"
+                )
             moved = [key for key in ("cpu", "gpu", "torch") if was.get(key) != now.get(key)]
             other = ", ".join(f"{key} {now.get(key)} after {was.get(key)}" for key in moved)
         self._append("sessions.jsonl", json.dumps(session) + "\n")

@@ -1,7 +1,10 @@
 """Images as files: what is found in folders of classes, every kind of broken one told, and the embedded subset."""
 
+import hashlib
 import io
 import os
+import shutil
+import struct
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +16,7 @@ from PIL import Image
 from torchvision.datasets import Imagenette
 
 from degradation.config import DataConfig, DataError
+from degradation.data import folders
 from degradation.data.folders import find_images, read_image, read_imagenette_mini
 from degradation.data.images import ImageSet, Pictures, load, show
 
@@ -131,9 +135,12 @@ def test_a_folder_that_is_not_as_it_should_be_is_told(damage: Callable[[Path], N
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("content", [b"", b"no image", "cut"])
+@pytest.mark.parametrize("content", [b"", b"no image", "cut", "enormous"])
 def test_a_file_that_cannot_be_read_is_named_in_one_line(content: bytes | str, workers: int, tree: Path) -> None:
     path = tree / "val" / "n02" / "0.JPEG"
+    if content == "enormous":  # one that claims to be so
+        Image.new("1", (1, 1)).save(path, "BMP")
+        content = path.read_bytes()[:18] + struct.pack("<ii", 60000, 60000) + path.read_bytes()[26:]
     path.write_bytes(path.read_bytes()[:-100] if isinstance(content, str) else content)
     test = load(CONFIG, tree, workers=workers)[1]
     with pytest.raises(DataError, match=f"^{path} cannot be read .*; fetch it again, and the same command") as error:
@@ -141,18 +148,27 @@ def test_a_file_that_cannot_be_read_is_named_in_one_line(content: bytes | str, w
     assert "\n" not in str(error.value)
 
 
-def test_imagenette_is_downloaded_or_one_line_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", folders.IMAGENETTE)
+def test_imagenette_is_downloaded_or_one_line_says_what_to_do(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def unreachable(_self: Imagenette) -> None:
         raise OSError("no route to host\nat all")
 
     monkeypatch.setattr(Imagenette, "_download", unreachable)
     with pytest.raises(DataError, match=r"no route to host\).*DATA_DIR, or use data=imagenette_mini") as told:
-        find_images("imagenette2-160", tmp_path)
+        find_images(name, tmp_path / "mistyped" / "data")
     assert "\n" not in str(told.value)
+    assert not list(tmp_path.iterdir())
     with pytest.raises(DataError, match=r"imagenet is not in .*imagenet/train is missing"):
         find_images("imagenet", tmp_path)
     monkeypatch.setattr(Imagenette, "_download", lambda self: write_tree(Path(self._image_root).parent))
-    assert len(find_images("imagenette2-160", tmp_path)[0][0]) == 15
+    with pytest.raises(DataError, match=f"{name} holds 15 training and 15 validation images, but Imagenette has 9,469"):
+        find_images(name, tmp_path)  # as an unpacking that was interrupted leaves it
+    monkeypatch.setattr(folders, "IMAGENETTE_COUNTS", (15, 15))
+    assert len(find_images(name, tmp_path)[0][0]) == 15
+    with pytest.raises(DataError, match=r"imagenet is not in .*; name the folder that holds imagenet/train"):
+        find_images("imagenet", tmp_path / name)  # the folder of another set is not taken for it
 
 
 # The embedded subset
@@ -170,6 +186,9 @@ def write_imagenette_mini(source: Path, folder: Path, counts: tuple[int, int] = 
                     file := io.BytesIO(), "WEBP", quality=80, method=6
                 )
                 archive.writestr(zipfile.ZipInfo(f"{path.parent.name}/{path.stem}.webp"), file.getvalue())
+    zips = [folder / f"{split}.zip" for split in ("train", "val")]
+    sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in zips]
+    (folder / "SHA256SUMS").write_text("".join(sums))
 
 
 def test_the_embedded_subset_is_balanced_and_not_cropped() -> None:
@@ -200,8 +219,12 @@ def test_the_embedded_subset_is_made_of_the_whole(tmp_path: Path) -> None:
 def test_a_damaged_embedded_subset_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=f"{tmp_path} are damaged .*; install the package again"):
         read_imagenette_mini(tmp_path)
-    (tmp_path / "train.zip").write_bytes(b"cut short")
-    with pytest.raises(DataError, match=f"{tmp_path} are damaged"):
+    for path in folders.IMAGENETTE_MINI.iterdir():
+        shutil.copy(path, tmp_path)
+    content = bytearray((tmp_path / "val.zip").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "val.zip").write_bytes(content)
+    with pytest.raises(DataError, match=f"{tmp_path} are damaged .val.zip is not as SHA256SUMS says.; install"):
         read_imagenette_mini(tmp_path)
 
 

@@ -120,6 +120,7 @@ def main() -> int:
     import hydra
 
     from degradation.config import parse
+    from degradation.data.folders import IMAGENETTE_MINI, read_imagenette_mini
     from degradation.data.images import MINI, DataError, load_cifar10_mini
     from degradation.record import Record, RecordError, load_gradients, load_metrics, load_responses
     from degradation.report.table import load_table
@@ -163,9 +164,9 @@ def main() -> int:
         outcome = train(config(results, "seed=0", "depth=14", "network.parent_depth=8"))
         return "" if outcome.status == "failed" and "full trace" not in outcome.message else outcome.status
 
-    def images(results: Path) -> str:
+    def images(results: Path, load: Callable[[Path], object] = load_cifar10_mini) -> str:
         try:
-            load_cifar10_mini(results)
+            load(results)
         except DataError:
             return ""
         return "accepted"
@@ -253,6 +254,11 @@ def main() -> int:
     for name in ("train.csv", "test.csv"):
         label = lambda r: (r / name).write_text((r / name).read_text().replace(",3\n", ",5\n", 1))  # noqa: B023, E731
         trials.add("images", f"{name} label", MINI, label, images)
+    for name in ("train.zip", "val.zip"):
+        for what, change in ANY.items():
+            for _ in range(arguments.times if change in (flip, cut) else 1):
+                zips = (IMAGENETTE_MINI, lambda r: change(r / name), lambda r: images(r, read_imagenette_mini))  # noqa: B023
+                trials.add("images: zips", f"{name} {what}", *zips)
     trials.add("folder in use", "removed, begun again", whole, lambda _: None, replaced)
 
     shutil.rmtree(folder)

@@ -17,9 +17,10 @@ from degradation.config import Architecture
 from degradation.data.folders import read_image
 from degradation.data.images import Pictures, load
 from degradation.data.resident import Normalizer
+from degradation.net.foreign import load_network
 from degradation.net.network import Network
 from degradation.probe.testing import Way, error_in_top, scores
-from degradation.probe.views import Views, evaluate
+from degradation.probe.views import Views, evaluate, exact_batchnorm
 from degradation.report.imagenet import load_tests
 from degradation.report.table import load_table
 from degradation.train.run import train
@@ -133,8 +134,9 @@ def test_the_command_tests_runs_and_other_code_alone_and_together(
     tree: Path, tmp_path: Path, compose: Compose, run_command: Run
 ) -> None:
     small = ["data=imagenet", "data.name=tiny", "data.crop=20", "data.shorter_side=[24,40]", f"paths.data={tree}"]
-    network = ["network.width=4", "network.classes=3", "depth=18", "protocol.batch_size=8", "protocol.iterations=4"]
+    network = ["network.width=4", "depth=18", "protocol.batch_size=8", "protocol.iterations=4"]
     usual = [
+        "protocol.batchnorm_groups=2",
         "protocol=imagenet_smoke",
         *small,
         *network,
@@ -147,8 +149,8 @@ def test_the_command_tests_runs_and_other_code_alone_and_together(
     for config in configs:
         assert train(config).status == "finished"
     folders = [str(config.folder) for config in configs]
-    out, cpu = tmp_path / "table.csv", ["machine=cpu", "machine.threads=1"]
-    status, _, told = run_command(*folders, "--out", str(out), "--overrides", f"paths.data={tree}", *cpu)
+    out, cpu, where = tmp_path / "table.csv", ["machine=cpu", "machine.threads=1"], f"paths.data={tree}"
+    status, _, told = run_command(*folders, "--out", str(out), "--overrides", where, *cpu)
     assert (status, told) == (0, "")
     table = pd.read_csv(out)
     assert table["network"].tolist() == [*(Path(folder).name for folder in folders), "all"] * 3
@@ -161,11 +163,22 @@ def test_the_command_tests_runs_and_other_code_alone_and_together(
     shown = table[table["way"] == "ten_crop"].set_index("network")["top1"].to_dict()
     names = [Path(folder).name for folder in folders]
     assert by_networks == {**{name: shown[name] for name in names}, " ".join(sorted(names)): shown["all"]}
+    # What they are together, and by exact averages, from the networks themselves.
+    train_set, test, _ = load(configs[0].data, tree)
+    views = Views(test, Normalizer(train_set.sample, "pixel_mean"), batch_size=20)
+    networks = [load_network(folder) for folder in folders]
+    softmax = torch.stack([scores(network, views, "ten_crop") for network in networks]).mean(0)
+    assert shown["all"] == pytest.approx(error_in_top(softmax, test.labels, 1), rel=1e-3)
+    exact = exact_batchnorm(networks[0], replace(views.of(train_set), batch_size=4))  # half a batch
+    expected = error_in_top(scores(exact, views, "centre"), test.labels, 1)
+    by_exact = ("--ways=centre", "--batchnorm=exact", f"--out={out}", "--overrides", *cpu, where)
+    assert run_command(folders[0], *by_exact)[0] == 0
+    assert pd.read_csv(out)["top1"].tolist() == [pytest.approx(expected, rel=1e-3)]
     again = (*folders[:1], "--ways", "ten_crop", "--overrides", f"paths.data={tree}", *cpu)
     assert run_command(*again)[0] == 0
-    assert len(load_tests(load_table(tmp_path))) == 9  # in place of what was there
+    assert len(load_tests(load_table(tmp_path))) == 10  # in place of what was there
     assert run_command(*again, "--images", "4")[0] == 0
-    assert len(load_tests(load_table(tmp_path))) == 9  # of some images alone: not to be shown
+    assert len(load_tests(load_table(tmp_path))) == 10  # of some images alone: not to be shown
     foreign = tmp_path / "theirs.pt"
     torch.save(resnet18(num_classes=3).state_dict(), foreign)
     options = ["--stride-in", "3x3", "--pool", "padded", "--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225"]
@@ -174,7 +187,12 @@ def test_the_command_tests_runs_and_other_code_alone_and_together(
     )
     assert status == 0
     assert "centre" in said
+    other = compose(*usual, "data.shorter_side=[25,40]", "protocol.iterations=1", "protocol.log_every=1", "seed=2")
+    other = replace(other, protocol=replace(other.protocol, evaluate_every=1))
+    assert train(other).status == "finished"
     for arguments, told in (
+        ([folders[0], str(other.folder)], "trained on other images, or sees them otherwise, than residual-18"),
+        ([folders[0], str(foreign)], "theirs.pt: test runs apart from other code's networks"),
         ([str(foreign), "--ways", "nine"], "--ways: nine is not one of centre, ten_crop, multi_scale"),
         ([str(tmp_path / "none.pt")], "none.pt is not a file"),
         ([str(foreign), "--overrides", "data=imagenette_mini"], "theirs.pt has 3 classes, and imagenette_mini 10"),

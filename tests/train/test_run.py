@@ -6,6 +6,7 @@ The runs are tiny, of a second each; interruptions happen to the real command li
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -284,6 +285,19 @@ def test_streamed_batches_are_the_same_in_both_arms_and_after_a_stop(compose: Co
     assert (record_of(tmp_path / "again") / "checkpoint.ckpt").exists()
     assert train(config).status == "finished"
     assert_same_record(record_of(tmp_path / "again"), record_of(tmp_path / "plain"))
+
+
+def test_a_run_goes_on_with_the_files_that_it_began_with(compose: Compose, tmp_path: Path) -> None:
+    tree = write_tree(tmp_path / "tiny")
+    tiny = [*TINY, "data=imagenet", "data.name=tiny", "data.crop=32", "data.shorter_side=[32,40]"]
+    tiny += [f"paths.results={tmp_path}", f"paths.data={tree}", "protocol.batch_size=4"]
+    assert train(compose(*tiny, "budget_minutes=0")).exit_status == EXIT_BUDGET
+    (lost := next((tree / "train").rglob("*.JPEG"))).rename(tmp_path / "lost.JPEG")
+    outcome = train(compose(*tiny))
+    assert outcome.status == "failed"
+    assert re.search(r"was begun with other images \(15-\w+\) than are there now \(14-\w+\)", outcome.message)
+    (tmp_path / "lost.JPEG").rename(lost)
+    assert train(compose(*tiny)).status == "finished"
 
 
 def test_a_run_with_workers_that_decode_comes_to_its_end(start: Start, tmp_path: Path) -> None:

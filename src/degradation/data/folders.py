@@ -3,8 +3,11 @@
 ImageNet: Russakovsky et al., "ImageNet Large Scale Visual Recognition Challenge", 2015. Imagenette: fast.ai's subset.
 """
 
+import contextlib
+import hashlib
 import io
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +16,10 @@ from PIL import Image
 from torchvision.datasets import Imagenette
 from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
-from degradation.config import DataError
+from degradation.config import IMAGENETTE, DataError, find_root
 
 IMAGENETTE_MINI = Path(__file__).parent / "imagenette_mini"
-IMAGENETTE = {"imagenette2": "full", "imagenette2-320": "320px", "imagenette2-160": "160px"}  # folder -> size
+IMAGENETTE_COUNTS = (9469, 3925)  # training and validation images, in each size
 NAMED = 5  # classes named in a message; of more, how many there are
 
 Found = tuple[list[Any], list[int]]  # files (or images in memory), and their labels
@@ -29,15 +32,27 @@ def read_image(source: str | Image.Image) -> Image.Image:
     try:
         with open(source, "rb") as file:
             return Image.open(file).convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:  # what PIL raises for a file cut short, or no image at all
+    # What PIL raises for a file cut short, for no image at all, and for one that claims to be enormous.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         told = str(error).replace(f" {error.filename!r}", "") if isinstance(error, OSError) else str(error)
         raise DataError(f"{source} cannot be read ({told}); fetch it again, and the same command resumes") from error
 
 
-def find_root(name: str, data_dir: str | Path) -> Path | None:
-    """Which of <data_dir>/<name> and <data_dir> holds a folder train, if one does."""
-    above = Path(data_dir).expanduser()
-    return next((path for path in (above / name, above) if (path / "train").is_dir()), None)
+@contextlib.contextmanager
+def fetching(root: Path) -> Iterator[None]:
+    """A folder, made and locked, to download images to: of one that was mistyped nothing stays where that fails."""
+    made = [path for path in (root, *root.parents) if not path.exists()]
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(root / ".download.lock"):
+            yield
+    except Exception:
+        with contextlib.suppress(OSError):
+            if made:
+                (root / ".download.lock").unlink(missing_ok=True)
+            for path in made:
+                path.rmdir()
+        raise
 
 
 def find_images(name: str, data_dir: str | Path, download: bool = True) -> tuple[Found, Found]:
@@ -52,8 +67,7 @@ def find_images(name: str, data_dir: str | Path, download: bool = True) -> tuple
     root, reason = find_root(name, above) or above / name, ""
     if name in IMAGENETTE and not root.exists() and download:
         try:
-            above.mkdir(parents=True, exist_ok=True)
-            with filelock.FileLock(above / ".download.lock"):
+            with fetching(above):
                 Imagenette(str(above), size=IMAGENETTE[name], download=not root.exists())
         except Exception as error:  # whatever torchvision, urllib or the disk raise: the remedy is the same
             reason = f" and could not be downloaded ({(str(error) or type(error).__name__).splitlines()[0]})"
@@ -69,6 +83,12 @@ def find_images(name: str, data_dir: str | Path, download: bool = True) -> tuple
         if lacking:
             names = ", ".join(sorted(lacking)) if len(lacking) <= NAMED else f"{len(lacking)} of the other's classes"
             raise DataError(f"{split} lacks {names}: train and val must have the same classes")
+    if name in IMAGENETTE and (counts := (len(train[0]), len(val[0]))) != IMAGENETTE_COUNTS:
+        held, whole = ("{:,} training and {:,} validation images".format(*pair) for pair in (counts, IMAGENETTE_COUNTS))
+        raise DataError(
+            f"{root} holds {held}, but Imagenette has {whole}: delete it to have it downloaded again; "
+            "images of your own go by another data.name"
+        )
     return train, val
 
 
@@ -93,10 +113,13 @@ def read_imagenette_mini(folder: Path = IMAGENETTE_MINI) -> tuple[Found, Found]:
     splits = []
     for split in ("train", "val"):
         try:
-            with zipfile.ZipFile(folder / f"{split}.zip") as archive:  # which checks the sum of each
+            content = (folder / f"{split}.zip").read_bytes()
+            if f"{hashlib.sha256(content).hexdigest()}  {split}.zip" not in (folder / "SHA256SUMS").read_text():
+                raise ValueError(f"{split}.zip is not as SHA256SUMS says")
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
                 names = sorted(archive.namelist())
                 images = [Image.open(io.BytesIO(archive.read(name))).convert("RGB") for name in names]
-        except (OSError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
             raise DataError(f"the images in {folder} are damaged ({error}); install the package again") from error
         classes = sorted({Path(name).parent.name for name in names})
         splits.append((images, [classes.index(Path(name).parent.name) for name in names]))

@@ -3,7 +3,6 @@
 CIFAR-10: A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
 """
 
-import contextlib
 import hashlib
 import io
 import signal
@@ -13,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 import torch
 from PIL import Image
@@ -24,7 +22,7 @@ from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import calculate_md5
 
 from degradation.config import SMALL, ConfigError, DataConfig, DataError
-from degradation.data.folders import find_images, read_image, read_imagenette_mini
+from degradation.data.folders import fetching, find_images, read_image, read_imagenette_mini
 
 MINI = Path(__file__).parent / "cifar10_mini"
 SAMPLE = 4096  # training images on which the normalisation of large sets is computed
@@ -139,6 +137,12 @@ class Pictures:
         shown = [show(read_image(source), side, crop) for source in self.sources[rows]]
         return torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2)
 
+    @property
+    def fingerprint(self) -> str:
+        """How many there are, and a hash of what they are called (files) or of their pixels' sizes, in order."""
+        names = "\n".join("/".join(Path(s).parts[-2:]) if isinstance(s, str) else str(s.size) for s in self.sources)
+        return f"{len(self)}-{_sha256(names.encode())[:12]}"
+
     def batches(self, size: int) -> Iterator[ImageSet]:
         """The single view of all images once, in order; the last batch may be smaller."""
         rows = [slice(start, start + size) for start in range(0, len(self), size)]
@@ -215,18 +219,11 @@ def load_cifar10(data_dir: str | Path, download: bool = True) -> tuple[ImageSet,
     folder = root / CIFAR10.base_folder
     files = [*CIFAR10.train_list, *CIFAR10.test_list, [CIFAR10.meta["filename"], CIFAR10.meta["md5"]]]
     if not any((folder / name).exists() for name, _ in files) and download:
-        made = [path for path in (root, *root.parents) if not path.exists()]
         try:
-            root.mkdir(parents=True, exist_ok=True)
-            with filelock.FileLock(root / ".download.lock"):
+            with fetching(root):
                 CIFAR10(str(root), download=True)
         except Exception as error:  # whatever torchvision, urllib or the disk raise: the remedy is the same
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            with contextlib.suppress(OSError):  # of a folder that was mistyped nothing stays
-                if made:
-                    (root / ".download.lock").unlink(missing_ok=True)
-                for path in made:
-                    path.rmdir()
             raise DataError(
                 f"CIFAR-10 is not in {folder} and could not be downloaded ({reason}); "
                 f"put the extracted {CIFAR10.base_folder} in a folder and name that folder as DATA_DIR, "

@@ -5,12 +5,12 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from degradation.config import Architecture, Config, ConfigError, DataConfig
-from degradation.data.images import make_synthetic
+from degradation.data.images import Images, Pictures, make_synthetic
 from degradation.data.resident import BatchStream, Normalizer
 from degradation.net.network import Network, multiply_adds
 from degradation.probe.views import layout
@@ -19,7 +19,19 @@ from degradation.train.run import load_images
 from degradation.train.step import DegradationModule
 
 EVALUATION = 1 / 3  # of an image's time in training: forward alone, of forward and backward
-Sizes = dict[DataConfig, list[int]]
+READ = 64  # images whose decoding is timed
+
+
+class Size(NamedTuple):
+    """The images of a data config, and the seconds in which one process reads one of them, where files are read."""
+
+    training: int
+    test: int
+    held_out: int
+    seconds: float
+
+
+Sizes = dict[DataConfig, Size]
 
 
 def count_jobs(wanted: Any, runs: int, device: str) -> int:
@@ -50,7 +62,7 @@ def describe_grid(configs: list[Config], jobs: int) -> str:
 
 
 def check(todo: list[Config]) -> Sizes:
-    """The number of training, test and held-out images of each data config, before anything is made or begun.
+    """The number of images of each data config, before anything is made or begun.
 
     The images are loaded here, so that they fail, or are downloaded, once and before any run.
 
@@ -64,21 +76,38 @@ def check(todo: list[Config]) -> Sizes:
         if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
             raise ConfigError(f"cannot write to {place}; name another folder with RESULTS_DIR= or paths.results=")
     needs = {(c.data, c.protocol.batch_size, c.network.classes): c for c in todo}
-    return {data: [len(part or ()) for part in load_images(config)] for (data, *_), config in needs.items()}
+    return {data: _measure(load_images(config)) for (data, *_), config in needs.items()}
+
+
+def _measure(images: tuple[Images, Images, Images | None]) -> Size:
+    train, test, held_out = images
+    began = time.monotonic()
+    read = len(train[:READ].to("cpu").decode(slice(0, READ))) if isinstance(train, Pictures) else 0
+    return Size(len(train), len(test), len(held_out or ()), (time.monotonic() - began) / max(1, read))
 
 
 def estimate_seconds(todo: list[Config], sizes: Sizes, jobs: int) -> dict[str, float]:
     """Of each run, by id, from a short timing of this machine; of none that this machine has not the memory for."""
     timings: dict[Any, Callable[[Architecture], float]] = {}
-    seconds = {}
+    seconds: dict[str, float] = {}
     for config in todo:
         key = (config.protocol.batch_size, config.network.family, config.network.width, config.data.crop)
         with suppress(RuntimeError, MemoryError):
             timings[key] = timings.get(key) or calibrate(config, jobs)
-            protocol, (training, test, held_out) = config.protocol, sizes[config.data]
-            evaluated = protocol.iterations // protocol.evaluate_every * (test + held_out) + 2 * training + 7 * test
-            steps = protocol.iterations + EVALUATION * evaluated / protocol.batch_size
-            seconds[config.run_id] = steps * timings[key](config.network)
+            protocol, size, workers = (
+                config.protocol,
+                sizes[config.data],
+                machines.resolve(config.machine, jobs).workers,
+            )
+            evaluations = protocol.iterations // protocol.evaluate_every
+            evaluated = evaluations * (size.test + size.held_out) + 2 * size.training + 7 * size.test
+            step, trained = (
+                timings[key](config.network) / protocol.batch_size,
+                protocol.iterations * protocol.batch_size,
+            )
+            for images, each in ((trained, step), (evaluated, EVALUATION * step)):  # read by workers, or between steps
+                of_one = max(each, size.seconds / int(workers)) if workers else each + size.seconds
+                seconds[config.run_id] = seconds.get(config.run_id, 0.0) + images * of_one
     return seconds
 
 

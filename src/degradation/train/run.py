@@ -17,7 +17,7 @@ import pytorch_lightning as pl
 import torch
 
 from degradation.config import Config, ConfigError, DataError, MachineConfig, find_published, find_records
-from degradation.data.images import Images, ImageSet, load
+from degradation.data.images import Images, ImageSet, Pictures, load
 from degradation.data.resident import BatchStream, Normalizer
 from degradation.data.streamed import StreamedBatches
 from degradation.ending import Stop, explain
@@ -109,8 +109,7 @@ def _train(config: Config, jobs: int, record: Record, say: Say, origin: dict[str
     def at_test() -> Network:
         if protocol.batchnorm == "moving":
             return network.twin()
-        group = -(-protocol.batch_size // protocol.batchnorm_groups)
-        return exact_batchnorm(network, replace(views, batch_size=group))
+        return exact_batchnorm(network, replace(views, batch_size=protocol.group))
 
     def measure() -> dict[str, float]:
         subject, row = at_test(), {}
@@ -122,7 +121,8 @@ def _train(config: Config, jobs: int, record: Record, say: Say, origin: dict[str
     shown = SIGNAL_IMAGES if config.network.depth <= 110 else SIGNAL_IMAGES_DEEP  # float32, nothing recomputed
     x, y = (tensor[:shown].clone() for tensor in stream.batch(0))  # the same in both arms, and all along
     began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    if other := record.start_session({"from": began, **machines.describe(machine)}):
+    files = {"images": train_set.fingerprint} if isinstance(train_set, Pictures) else {}
+    if other := record.start_session({"from": began, **machines.describe(machine), **files}):
         say(f"continues on {other}: its last digits may be others than those of an uninterrupted run")
     tracker = Tracker(config, record, config.label(origin.get("varied", {})))
     try:
@@ -172,9 +172,7 @@ def _train(config: Config, jobs: int, record: Record, say: Say, origin: dict[str
         say(f"trained; measuring training error in eval mode, and responses, on {len(train_set) + len(test):,} images")
         subject = at_test()
         eval_error, eval_loss = evaluate(subject, views)
-        record.write_table(
-            "responses.csv", _describe_layers(subject, network, protocol.batch_size, views, views.of(test))
-        )
+        record.write_table("responses.csv", _describe_layers(subject, network, protocol.group, views, views.of(test)))
         final = {key: value for key, value in measured.row.items() if key not in ("iteration", "lr", "seconds")}
         final |= {"train_error_eval": eval_error, "train_loss_eval": eval_loss}
         record.write(record.network, partial(torch.save, network.state_dict()))
@@ -197,12 +195,12 @@ def open_stream(
 
 
 def _describe_layers(
-    subject: Network, network: Network, batch_size: int, train: Views, views: Views
+    subject: Network, network: Network, group: int, train: Views, views: Views
 ) -> list[dict[str, Any]]:
     # The responses as the network is evaluated; beside them, as moving averages lag and half precision is coarse, those
     # with BN statistics averaged over the training set, in float32, and what these tell of the images.
     train, exact_views = (replace(part, precision="fp32") for part in (train, views))
-    exact = exact_batchnorm(network, replace(train, batch_size=batch_size))
+    exact = exact_batchnorm(network, replace(train, batch_size=group))
     told, rows = information(exact, train, exact_views), layer_responses(exact, exact_views)
     return [
         {**row, "std_exact": other["std"], **told.get(str(row["name"]), dict.fromkeys(told["stem"]))}

@@ -169,7 +169,8 @@ class DegradationModule(pl.LightningModule):
         """One iteration: forward, cross-entropy, backward, SGD step."""
         # Groups as on so many devices: each has BN statistics of its own.
         with make_autocast(x.device.type, self.machine.precision):
-            logits = torch.cat([self.network(group) for group in x.chunk(self.protocol.batchnorm_groups)])
+            groups = x.tensor_split(min(len(x), self.protocol.batchnorm_groups))
+            logits = torch.cat([self.network(group) for group in groups])
         loss = F.cross_entropy(logits.float(), y)
         optimizer.zero_grad()
         loss.backward()
