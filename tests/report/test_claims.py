@@ -21,11 +21,13 @@ from degradation.report.figures import FIGURES
 from degradation.report.forest import deviations, section_of, standardise
 from degradation.report.pages import write_claims
 from degradation.report.statistics import (
-    at_rate_of_others,
+    at_rates_of_others,
     contrast,
     growth_per_layer,
     iterations_to_error,
     level,
+    share_closed,
+    share_cured,
     slope_in_depth,
 )
 from degradation.report.table import conditions, load_table, select
@@ -80,11 +82,13 @@ def build_world(put: Put, results: Path, right: bool) -> None:
         for rate in ("0.02", "0.002"):
             cold = ["network=plain", "depth=110", "protocol.warmup.min_depth=111", f"protocol.lr={rate}"]
             put(results, seed, *cold, error=65.0 if right else 5.0, gradient=gradient)
-        for cure in ("protocol.ramp=0.05", "protocol.hold_norms=true", "protocol.clip=1.0"):
-            put(results, seed, "network=plain", "depth=20", cure, error=shallow)
-            put(results, seed, "network=plain", "depth=56", cure, error=11.0 if right else 1.05)
-        for way in ("dirac", "looks_linear", "tailored", "fixup"):
-            put(results, seed, "network=plain", "depth=56", f"flip={way}", error=2.0 if right else 1.05)
+        for rate in ("0.02", "0.05"):  # of which the best is to be chosen
+            arm = ["network=plain", "depth=56", f"protocol.lr={rate}"]
+            for cure in ("protocol.ramp=0.05", "protocol.hold_norms=true", "protocol.clip=1.0"):
+                put(results, seed, *arm, cure, error=11.0 if right else 1.05)
+            for way in ("dirac", "looks_linear", "tailored", "fixup"):
+                put(results, seed, *arm, f"flip={way}", error=2.0 if right else 1.05)
+        put(results, seed, "network=residual", "depth=56", "protocol.lr=0.05", error=residual[56])
         for option in "BC":
             put(results, seed, "network=residual", f"network.shortcut={option}", error=residual[20] + near)
         for depth, error in ((20, shallow), (56, deep)):
@@ -481,15 +485,60 @@ def test_what_was_seen_is_exploratory_until_new_seeds_confirm_it() -> None:
     assert judge([claim], table.assign(protocol="paper"))[0].notes == ()
 
 
-def test_the_rate_is_chosen_on_other_seeds() -> None:
-    errors = {"0 a": [10.0, 30.0], "1 a": [40.0, 20.0], "2 a": [40.0, 30.0]}
-    rows = [
-        {"pair": pair, "protocol.lr": lr, "error": e, "varied": {}}
-        for pair, both in errors.items()
-        for lr, e in zip((0.1, 0.2), both, strict=True)
+def by_rate(kind: str, **errors: list[float | None]) -> list[dict[str, object]]:
+    """Runs of a kind at the rates 0.1, 0.2, 0.3, a list for each seed; None where there is none."""
+    return [
+        {"pair": f"{seed[1:]} a", "protocol.lr": lr, "train_error_eval": error, "varied": {}, "kind": kind}
+        for seed, each in errors.items()
+        for lr, error in zip((0.1, 0.2, 0.3), each, strict=False)
+        if error is not None
     ]
+
+
+def test_the_rate_is_chosen_on_other_seeds() -> None:
+    def best(*kinds: list[dict[str, object]]) -> list[dict[str, float]]:
+        runs = pd.DataFrame([run for kind in kinds for run in kind])
+        names = [{"kind": kind} for kind in dict.fromkeys(runs["kind"])]
+        return [values.to_dict() for values in at_rates_of_others(runs, names, "train_error_eval")]
+
     # Seed 0 would choose 0.1, the two others together choose 0.2; and so on.
-    assert at_rate_of_others(pd.DataFrame(rows), {}, "error").to_dict() == {"0 a": 30.0, "1 a": 40.0, "2 a": 40.0}
+    three = by_rate("x", s0=[10.0, 30.0], s1=[40.0, 20.0], s2=[40.0, 30.0])
+    assert best(three) == [{"0 a": 30.0, "1 a": 40.0, "2 a": 40.0}]
+    # Seeds that were run at one rate alone have no best one, and take none from the others.
+    assert best(three + by_rate("x", s3=[1.0], s4=[1.0])) == best(three)
+    assert best(by_rate("x", s0=[10.0], s1=[20.0])) == [{}]
+    # A rate that one kind lacks is none of another's either.
+    more = by_rate("x", s0=[10.0, 30.0, 1.0], s1=[40.0, 20.0, 1.0], s2=[40.0, 30.0, 1.0])
+    twin = by_rate("y", s0=[5.0, 6.0], s1=[5.0, 6.0], s2=[5.0, 6.0])
+    assert best(more, twin) == [*best(three), {"0 a": 5.0, "1 a": 5.0, "2 a": 5.0}]
+
+
+def test_harm_to_the_shallow_network_is_no_cure() -> None:
+    # Clipping leaves plain-56 as far from learning as it was, and takes plain-20 there, too.
+    runs = pd.DataFrame(
+        [
+            *by_rate("deep", s0=[75.0, 80.0], s1=[75.0, 80.0]),
+            *by_rate("shallow", s0=[40.0, 45.0], s1=[40.0, 45.0]),
+            *({**run, "clip": 1.0} for run in by_rate("deep", s0=[74.0, 80.0], s1=[74.0, 80.0])),
+            *({**run, "clip": 1.0} for run in by_rate("shallow", s0=[70.0, 75.0], s1=[70.0, 75.0])),
+        ]
+    ).fillna({"clip": 0.0})
+    runs["varied"] = [{"clip": 1.0} if clip else {} for clip in runs["clip"]]
+    found = share_cured(runs, {"kind": "shallow"}, {"kind": "deep"}, {"clip": 1.0})
+    assert found["part"].tolist() == [1.0, 1.0]
+    assert found["whole"].tolist() == [35.0, 35.0]
+
+
+def test_a_gap_is_closed_by_another_kind_at_a_rate_of_its_own() -> None:
+    runs = pd.DataFrame(
+        [
+            *by_rate("plain", s0=[75.0, 80.0], s1=[75.0, 80.0]),
+            *by_rate("residual", s0=[35.0, 30.0], s1=[35.0, 30.0]),
+            *by_rate("other", s0=[None, 60.0, 55.0], s1=[None, 60.0, 55.0]),
+        ]
+    )
+    found = share_closed(runs, {"kind": "other"}, {"kind": "plain"}, {"kind": "residual"})
+    assert (found["part"] / found["whole"]).tolist() == pytest.approx([20 / 45] * 2)
 
 
 def test_the_last_rows_are_averaged() -> None:

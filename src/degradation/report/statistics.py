@@ -5,7 +5,7 @@ a DataFrame, so indexed, of `part` and `whole`; pairs that lack a run, or whose 
 measure, or whose record is older than what is asked, are missing or NaN. Errors are in percent.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -71,32 +71,35 @@ def share_of_gain(
     return _share(contrast(table, first, second, column), contrast(table, plain, second, column))
 
 
-def at_rate_of_others(table: pd.DataFrame, where: Filter, column: str) -> pd.Series:
-    """A final number at the learning rate that is best, in the mean, for the other seeds of this precision.
+def at_rates_of_others(table: pd.DataFrame, kinds: Sequence[Filter], column: str) -> list[pd.Series]:
+    """A final number of each kind of run, at the learning rate that is best, in the mean, for the other seeds.
 
-    So no seed chooses its own; of rates that all of these seeds were run at. One seed alone says nothing.
+    So no seed chooses its own; seeds are those of one precision. Of the rates that all kinds were run at in most
+    seeds, two or more; seeds that lack one do not count. One seed alone says nothing.
     """
-    rows = select(table, where, ("protocol.lr",))
-    found: dict[str, float] = {}
-    for _, runs in rows.groupby(rows["pair"].str.split(" ").str[-1]):
-        errors = runs.pivot_table(column, "pair", "protocol.lr").dropna(axis=1)
-        for pair in errors.index if len(errors) > 1 and errors.size else ():
-            found[pair] = errors.loc[pair, errors.drop(index=pair).mean().idxmin()]
-    return pd.Series(found, dtype=float)
+    errors = [select(table, where, ("protocol.lr",)).pivot_table(column, "pair", "protocol.lr") for where in kinds]
+    rates: dict[str, dict[str, frozenset[Any]]] = {}
+    for pair in set.intersection(*(set(wide.index) for wide in errors)):
+        common = frozenset.intersection(*(frozenset(wide.loc[pair].dropna().index) for wide in errors))
+        rates.setdefault(str(pair).split(" ")[-1], {})[pair] = common
+    found: list[dict[str, float]] = [{} for _ in kinds]
+    for shared, pairs in map(_shared, rates.values()):
+        for values, wide in zip(found, errors, strict=True):
+            for pair in pairs if shared and len(pairs) > 1 else ():
+                values[pair] = wide.loc[pair, wide.loc[pairs, shared].drop(index=pair).mean().idxmin()]
+    return [pd.Series(values, dtype=float).sort_index() for values in found]
 
 
 def share_cured(
     table: pd.DataFrame, shallow: Filter, deep: Filter, remedy: dict[str, Any], column: str = "train_error_eval"
 ) -> pd.DataFrame:
-    """How much of the gap between a deep kind of run and a shallow one is gone where both have a remedy.
+    """How much of what a deep kind of run is behind a shallow one, both as they are, it gains by a remedy.
 
-    Every kind at the best rate of the other seeds (at_rate_of_others); 1 where no gap is left.
+    The shallow one with the remedy does not come into it: that it is harmed, too, is no cure. 1 where the deep one gets
+    as far as the shallow one as it is. Each at the best of the rates that all three have (at_rates_of_others).
     """
-    gaps = [
-        at_rate_of_others(table, {**deep, **cure}, column) - at_rate_of_others(table, {**shallow, **cure}, column)
-        for cure in ({}, remedy)
-    ]
-    return _share(gaps[0] - gaps[1], gaps[0])
+    sick, cured, well = at_rates_of_others(table, [deep, {**deep, **remedy}, shallow], column)
+    return _share(sick - cured, sick - well)
 
 
 def share_closed(
@@ -104,9 +107,10 @@ def share_closed(
 ) -> pd.DataFrame:
     """How far the first kind of run is from `start` toward `end`: 0 as the one, 1 as the other.
 
-    Every kind at the best rate of the other seeds (at_rate_of_others): without BN that may be another.
+    The two ends at the best of the rates that both have (at_rates_of_others), the first kind at the best of its own:
+    without BN another range of rates is the fair one.
     """
-    begun, reached, aimed = (at_rate_of_others(table, where, column) for where in (start, first, end))
+    (reached,), (begun, aimed) = (at_rates_of_others(table, kinds, column) for kinds in ([first], [start, end]))
     return _share(begun - reached, begun - aimed)
 
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from degradation.record import load_gradients, load_metrics, load_responses
 from degradation.report import draw
 from degradation.report.draw import NEUTRAL, describe, draw_facets, left_out, melt, with_n, write_caption
-from degradation.report.statistics import at_rate_of_others, first_below, growth_per_layer
+from degradation.report.statistics import at_rates_of_others, first_below, growth_per_layer
 from degradation.report.table import ARMS, ERRORS, finished, gather, load_probe, probed_images, select
 
 LESIONS = {"delete": "blocks deleted", "swap": "pairs of blocks swapped"}
@@ -574,8 +574,8 @@ def draw_recalibrated(table: pd.DataFrame) -> Figure | None:
 def draw_cures(table: pd.DataFrame) -> Figure | None:
     """Is degradation the first steps' explosion? Final training error with each remedy (beyond the paper)
 
-    Eval mode, every run a point, each kind at the rate that is best for the other seeds; the claim is about the
-    distance between plain-20 and plain-56.
+    Eval mode, every run a point, each kind at the rate that is best for the other seeds, of the rates that all kinds of
+    its network have. A cure brings plain-56 down toward plain-20 as it is, whatever it does to plain-20.
     """
     remedies: dict[str, dict[str, Any]] = {
         "as it is": {},
@@ -585,13 +585,14 @@ def draw_cures(table: pd.DataFrame) -> Figure | None:
     }
     parts = []
     for (network, depth), runs in table.groupby(["network", "depth"]):
-        for name, cure in remedies.items():
-            where = {"network": network, "depth": depth, **cure}
-            errors = at_rate_of_others(runs, where, "train_error_eval")
-            shown = select(runs, where, ("protocol.lr",)).drop_duplicates("pair").set_index("pair", drop=False)
+        ways = {name: {"network": network, "depth": depth, **cure} for name, cure in remedies.items()}
+        ways = {name: where for name, where in ways.items() if len(select(runs, where, ("protocol.lr",)))}
+        best = at_rates_of_others(runs, [*ways.values()], "train_error_eval") if ways else []
+        for name, errors in zip(ways, best, strict=True):
+            shown = select(runs, ways[name], ("protocol.lr",)).drop_duplicates("pair").set_index("pair", drop=False)
             shown = shown.loc[shown.index.intersection(errors.index)].assign(place=list(remedies).index(name))
             parts.append(shown.assign(value=errors.reindex(shown.index).to_numpy()))
-    rows = pd.concat(parts)
+    rows = pd.concat(parts) if parts else pd.DataFrame({"network": [], "depth": [], "place": []})
     rows = rows[rows.groupby(["network", "depth"])["place"].transform("nunique") > 1]
     if rows.empty:
         return None
