@@ -90,10 +90,10 @@ def put(results: Path, seed: int, *overrides: str, error: float, gradient: float
     probed = probes_folder(record.path)
     probed.mkdir(parents=True)
     rows = ["kind,count,draw,blocks,error,loss,error_recalibrated"]
-    rows += [f"delete,0,0,,{error},1,", f"delete_one,1,0,a,{error + hurt},1,{error + kept * hurt}"]
+    rows += [f"delete,0,0,,{error},1,{error}", f"delete_one,1,0,a,{error + hurt},1,{error + kept * hurt}"]
     (probed / "lesions.csv").write_text("\n".join(rows) + "\n")
     rows = ["depth,largest_difference,parent_error,error", f"56,{apart},1.0,1.0", f"110,{apart},1.0,1.1"]
-    (probed / "probe.json").write_text('{"probes": {"lesions": 500, "constructed": 500}}')
+    (probed / "probe.json").write_text('{"probes": {"lesions": 500, "constructed": 500}, "recalibrated_on": 480}')
     (probed / "constructed.csv").write_text("\n".join(rows) + "\n")
     record.close()
 

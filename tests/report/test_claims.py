@@ -25,12 +25,14 @@ from degradation.report.statistics import (
     contrast,
     growth_per_layer,
     iterations_to_error,
+    lesion_difference,
+    lesion_recovery,
     level,
     share_closed,
     share_cured,
     slope_in_depth,
 )
-from degradation.report.table import conditions, load_table, select
+from degradation.report.table import conditions, load_table, probes_folder, select
 from degradation.report.verdicts import Claim, ClaimError, Verdict, decide, judge, load_claims, shared_images
 from tests.report.conftest import Put, put
 
@@ -539,6 +541,32 @@ def test_a_gap_is_closed_by_another_kind_at_a_rate_of_its_own() -> None:
     )
     found = share_closed(runs, {"kind": "other"}, {"kind": "plain"}, {"kind": "residual"})
     assert (found["part"] / found["whole"]).tolist() == pytest.approx([20 / 45] * 2)
+
+
+def test_lesions_are_compared_with_the_whole_network_under_the_same_statistics(put_record: Put, tmp_path: Path) -> None:
+    for network in ("plain", "residual"):
+        put_record(tmp_path, 0, f"network={network}", error=40.0)
+    table = load_table(tmp_path)
+
+    def write(network: str, whole: str) -> None:
+        folder = probes_folder(table.loc[table["network"] == network, "folder"].iloc[0])
+        rows = [
+            "kind,count,error,error_recalibrated",
+            f"delete,0,40,{whole}",
+            "delete_one,1,80,50",
+            "delete_one,1,60,54",
+        ]
+        (folder / "lesions.csv").write_text("\n".join(rows) + "\n")
+
+    write("plain", "42")
+    write("residual", "")
+    (plain,) = lesion_recovery(table, "plain", 20).to_numpy()
+    assert plain.tolist() == [30 - 10, 30]  # of 70 - 40, 52 - 42 is left
+    (earlier,) = lesion_recovery(table, "residual", 20).to_numpy()
+    assert earlier.tolist() == [30 - 12, 30]
+    assert lesion_difference(table, 20).item() == 0
+    both = lesion_difference(table, 20, "error_recalibrated").item()
+    assert both == pytest.approx(10 / (90 - 42) - 12 / (90 - 40))
 
 
 def test_the_last_rows_are_averaged() -> None:

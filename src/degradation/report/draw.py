@@ -46,6 +46,7 @@ NEUTRAL: tuple[dict[str, Any], ...] = (
     {"color": "0.0", "linestyle": "-", "marker": "^", "markersize": 4},
     {"color": "0.4", "linestyle": "-.", "marker": "D", "markersize": 4},
     {"color": "0.55", "linestyle": ":", "marker": "v", "markersize": 4},
+    {"color": "0.7", "linestyle": (0, (5, 1, 1, 1, 1, 1)), "marker": "x", "markersize": 4},
 )
 KINDS = {"train_error": "training", "test_error": "test"}
 PAPER_TOP = 20  # %: how far the axes of Fig. 1 and 6 go

@@ -279,34 +279,44 @@ def constructed_difference(table: pd.DataFrame, network: str, shallow: int, deep
     return _of_runs(table, {"network": network, "depth": shallow}, largest)
 
 
+def _lesion_errors(folder: Path, column: str) -> tuple[float, float] | None:
+    # Of the whole network, and the mean over single deleted blocks, with the same kind of BN statistics. Earlier tables
+    # have no recalibrated whole network: there the one as it was evaluated stands for it.
+    rows = load_probe(folder, "lesions")
+    if column not in rows:
+        return None
+    intact = rows[rows["count"] == 0].iloc[0]
+    whole = intact["error"] if pd.isna(intact[column]) else intact[column]
+    return whole, rows.loc[rows["kind"] == "delete_one", column].mean()
+
+
 def lesion_difference(table: pd.DataFrame, depth: int, column: str = "error") -> pd.Series:
     """Share of a network's advantage over guessing that is lost with one block, mean over blocks: plain minus residual.
 
     A share, because a network that barely learned has little error left to gain. With column error_recalibrated, of
-    networks whose BN statistics are those that they have without the block.
+    networks whose BN statistics are those that they have without the block, beside the whole network's measured alike.
     """
     guessing = table.set_index("folder")["guessing"]
 
     def lost(folder: Path) -> float | None:
-        rows = load_probe(folder, "lesions")
-        if column not in rows:
+        if (errors := _lesion_errors(folder, column)) is None:
             return None
-        intact = rows.loc[rows["count"] == 0, "error"].iloc[0]
-        risen = rows.loc[rows["kind"] == "delete_one", column].mean() - intact
-        return risen / (guessing[folder] - intact) if intact < guessing[folder] else np.nan
+        whole, without = errors
+        return (without - whole) / (guessing[folder] - whole) if whole < guessing[folder] else np.nan
 
     plain, residual = (_of_runs(table, {"network": n, "depth": depth}, lost) for n in ("plain", "residual"))
     return plain - residual
 
 
 def lesion_recovery(table: pd.DataFrame, network: str, depth: int) -> pd.DataFrame:
-    """Of the advantage over guessing that is lost with one block, the share that comes back with recalibrated BN."""
+    """Of the advantage over guessing that is lost with one block, the share that comes back with recalibrated BN.
+
+    What is left of the loss is that of the recalibrated network beside the whole one, recalibrated, too.
+    """
 
     def rise(column: str, folder: Path) -> float | None:
-        rows = load_probe(folder, "lesions")
-        if "error_recalibrated" not in rows:
-            return None
-        return rows.loc[rows["kind"] == "delete_one", column].mean() - rows.loc[rows["count"] == 0, "error"].iloc[0]
+        errors = _lesion_errors(folder, column)
+        return errors[1] - errors[0] if errors else None
 
     where = {"network": network, "depth": depth}
     lost, left = (_of_runs(table, where, partial(rise, column)) for column in ("error", "error_recalibrated"))

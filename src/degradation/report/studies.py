@@ -15,7 +15,7 @@ from degradation.record import load_gradients, load_metrics, load_responses
 from degradation.report import draw
 from degradation.report.draw import NEUTRAL, describe, draw_facets, left_out, melt, with_n, write_caption
 from degradation.report.statistics import at_rates_of_others, first_below, growth_per_layer
-from degradation.report.table import ARMS, ERRORS, finished, gather, load_probe, probed_images, select
+from degradation.report.table import ARMS, ERRORS, finished, gather, load_probe, probed_images, recalibrated_on, select
 
 LESIONS = {"delete": "blocks deleted", "swap": "pairs of blocks swapped"}
 # Plain minus residual as the paper gives it, test error in points: ImageNet (Table 2), and what it is at least on
@@ -555,20 +555,25 @@ def draw_recalibrated(table: pd.DataFrame) -> Figure | None:
     """Lesions with BN recalibrated: path length or statistics? (beyond the paper)
 
     Error with each block deleted, with the BN statistics of the whole network and with those measured without the
-    block (no weight is trained), beside the intact network's. What comes back is BN's.
+    block (no weight is trained), beside the whole network's, with either. What comes back is BN's.
     """
     lesions = _read(table, "error_recalibrated", lambda folder: load_probe(folder, "lesions"))
+    lesions = lesions[lesions["kind"] == "delete_one"] if len(lesions) else lesions
     if lesions.empty:
         return None
-    probed = {folder: load_probe(folder, "lesions") for folder in lesions["folder"].unique()}
-    intact = {folder: rows.loc[rows["count"] == 0, "error"].iloc[0] for folder, rows in probed.items()}
-    lesions = lesions.assign(intact=lesions["folder"].map(intact))
+    probed = pd.concat([load_probe(folder, "lesions").assign(folder=folder) for folder in lesions["folder"].unique()])
+    whole = probed[probed["count"] == 0].drop_duplicates("folder").set_index("folder")
     lesions = lesions.assign(place=lesions.groupby("folder").cumcount() + 1)
     names = {"error": "BN statistics as they were", "error_recalibrated": "recalibrated without the block"}
-    names["intact"] = "no block deleted"
+    for column, name in (("error", "no block deleted"), ("error_recalibrated", "none deleted, recalibrated")):
+        lesions[f"whole_{column}"] = lesions["folder"].map(whole[column])
+        names[f"whole_{column}"] = name
     figure, axes = _draw_two(lesions, "place", names, ("which block", "test error (%)"))
     axes[0].set_ylim(0, 100)
-    return write_caption(figure, describe(lesions, "mean and range over seeds"))
+    known = {n for folder in whole.index if (n := recalibrated_on(folder))}
+    images = " or ".join(f"{n:,}" for n in sorted(known)) or "few"
+    told = f"recalibrated on {images} training images, mean and range over seeds"
+    return write_caption(figure, describe(lesions, told))
 
 
 def draw_cures(table: pd.DataFrame) -> Figure | None:

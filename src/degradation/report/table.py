@@ -249,3 +249,8 @@ def load_probe(run_folder: Path, probe: str) -> pd.DataFrame:
 def probed_images(run_folder: Path, probe: str) -> int:
     """How many images that table is of."""
     return int(json.loads((probes_folder(run_folder) / "probe.json").read_text())["probes"][probe])
+
+
+def recalibrated_on(run_folder: Path) -> int | None:
+    """How many training images the BN statistics of its recalibrated lesions are of; None where it is not recorded."""
+    return json.loads((probes_folder(run_folder) / "probe.json").read_text()).get("recalibrated_on")
