@@ -12,13 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import report
+import yaml
 from matplotlib.figure import Figure
 from scipy import stats
 
 from degradation.record import settled_error, write_summary
 from degradation.report import draw
 from degradation.report.figures import FIGURES
-from degradation.report.forest import deviations, section_of, standardise
+from degradation.report.forest import DEVIATIONS, deviations, section_of, standardise
 from degradation.report.pages import write_claims
 from degradation.report.statistics import (
     at_rates_of_others,
@@ -33,7 +34,7 @@ from degradation.report.statistics import (
     slope_in_depth,
 )
 from degradation.report.table import conditions, load_table, probes_folder, select
-from degradation.report.verdicts import Claim, ClaimError, Verdict, decide, judge, load_claims, shared_images
+from degradation.report.verdicts import CONF, Claim, ClaimError, Verdict, decide, judge, load_claims, shared_images
 from tests.report.conftest import Put, put
 
 SEEDS = (0, 1, 2)
@@ -397,6 +398,24 @@ def test_one_seed_is_a_line_and_what_is_not_run_a_list(put_record: Put, tmp_path
     ((_, table),) = conditions(load_table(tmp_path))
     lacking = {verdict.claim.study for verdict in judge(load_claims(), table) if not verdict.effects}
     assert len(lines) == len(lacking) > 5
+
+
+def test_what_is_not_testable_takes_no_side_with_one_seed(put_record: Put, tmp_path: Path) -> None:
+    for seed in (0, 1):  # a scoreboard needs two seeds of something
+        put_record(tmp_path, seed, "network=plain", error=30.0)
+        put_record(tmp_path, seed, "network=residual", error=20.0)
+    put_record(tmp_path, 0, "network=residual", "depth=56", error=10.0)
+    page = write_claims(tmp_path, load_table(tmp_path)).read_text()
+    assert re.search(r"C2 -[\d.]+ points per 10 layers \(not testable: needs residual-20 under 2 % training", page)
+    score = next(line for line in page.splitlines() if line.startswith("| Residual networks"))
+    assert "**Not testable:** Residual networks reverse it: training error falls with depth (C2);" in score
+
+
+def test_every_choice_that_is_flipped_has_its_line_in_the_ledger() -> None:
+    study = yaml.safe_load((CONF / "experiment" / "deviations.yaml").read_text())
+    for flip in study["hydra"]["sweeper"]["params"]["flip"].split(","):
+        changes = yaml.safe_load((CONF / "flip" / f"{flip}.yaml").read_text()) or {}
+        assert {f"{part}.{key}" for part, settings in changes.items() for key in settings} <= DEVIATIONS, flip
 
 
 @pytest.mark.parametrize(

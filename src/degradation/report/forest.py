@@ -20,7 +20,8 @@ from degradation.report.verdicts import LEVEL, Verdict, judge, load_claims
 
 # What the paper leaves open (README.md), and training without augmentation, as a yardstick.
 DEVIATIONS = {
-    *("protocol.decay_batchnorm", "protocol.batchnorm", "network.pad_side", "network.fan_mode"),
+    *("protocol.decay_batchnorm", "protocol.batchnorm", "protocol.batchnorm_groups"),
+    *("network.pad_side", "network.fan_mode"),
     *("data.last_batch", "data.normalization", "data.augmentation", "data.scale", "data.padding"),
     *("data.validation_images", "protocol.warmup.window"),
     *("network.bn_eps", "network.bn_momentum", "network.head", "protocol.momentum_rate"),

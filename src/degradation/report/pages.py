@@ -266,7 +266,7 @@ def _scoreboard(verdicts: list[Verdict]) -> str:
     for section, part in by_section(verdicts).items():
         told: dict[str, list[str]] = {"**Supported:**": [], "**Refuted:**": [], "Undecided:": [], "One seed:": []}
         for verdict in part:
-            several = len(verdict.effects) > 1
+            several = len(verdict.effects) > 1 or verdict.verdict == "not testable"
             heading = f"**{verdict.verdict.capitalize()}:**" if several else "One seed:"
             heading = "Undecided:" if heading == "**Undecided:**" else heading
             sentence = f"{verdict.claim.sentence} ({verdict.claim.id})" if several else verdict.claim.id
@@ -294,9 +294,13 @@ def verdict_table(verdicts: list[Verdict], condition: str, results: Path) -> pd.
 
 def _single(verdicts: list[Verdict]) -> str:
     sides = {1.0: "on the claimed side", 0.0: "at the threshold", -1.0: "on the other side"}
-    told = [
-        f"{v.claim.id} {value_of(v)} ({sides[math.copysign(1, d) if (d := standardise(v)) else 0.0]})" for v in verdicts
-    ]
+
+    def side(verdict: Verdict) -> str:
+        if verdict.verdict == "not testable":
+            return f"not testable: needs {'; '.join(verdict.notes)}"
+        return sides[math.copysign(1, d) if (d := standardise(verdict)) else 0.0]
+
+    told = [f"{v.claim.id} {value_of(v)} ({side(v)})" for v in verdicts]
     return f"One seed each, which decides nothing: {'; '.join(told)}." if told else ""
 
 
