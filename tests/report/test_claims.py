@@ -16,7 +16,7 @@ import yaml
 from matplotlib.figure import Figure
 from scipy import stats
 
-from degradation.record import settled_error, write_summary
+from degradation.record import epoch_of, load_metrics, running_error, settled_error, write_summary
 from degradation.report import draw
 from degradation.report.figures import FIGURES
 from degradation.report.forest import DEVIATIONS, deviations, section_of, standardise
@@ -24,8 +24,10 @@ from degradation.report.pages import write_claims
 from degradation.report.statistics import (
     at_rates_of_others,
     contrast,
+    first_below,
     growth_per_layer,
     iterations_to_error,
+    iterations_to_share,
     lesion_difference,
     lesion_recovery,
     level,
@@ -591,6 +593,35 @@ def test_lesions_are_compared_with_the_whole_network_under_the_same_statistics(p
 def test_the_last_rows_are_averaged() -> None:
     metrics = pd.DataFrame({"iteration": [25, 50, 75, 100], "train_error": [9.0, 3.0, 1.0, 2.0]})
     assert settled_error(metrics, 50) == 1.5
+
+
+def test_an_epoch_is_of_whole_rows() -> None:
+    assert epoch_of("cifar10_mini", 0, 32, 25) == 175  # 156.25 iterations
+    assert epoch_of("cifar10_mini", 500, 32, 25) == 150  # 140.625
+    assert epoch_of("cifar10", 0, 128, 50) == 400
+    assert epoch_of("flowers", 0, 128, 50) == 50  # one's own set: a row
+
+
+def test_a_level_is_reached_by_the_last_epoch_not_by_one_row_of_it() -> None:
+    errors = [90.0, 58.0, 70.0, 62.0, 57.0, 58.0]
+    metrics = pd.DataFrame({"iteration": range(25, 175, 25), "train_error": errors})
+    assert running_error(metrics, 50).tolist() == [90, 74, 64, 66, 59.5, 57.5]
+    assert running_error(metrics, 50).iloc[-1] == settled_error(metrics, 50)
+    assert first_below(metrics, 60.0, 25) == 50
+    assert first_below(metrics, 60.0, 50) == 125
+    assert first_below(metrics, 50.0, 50) is None
+
+
+def test_a_share_of_ones_own_way_has_no_start_in_the_end(put_record: Put, tmp_path: Path) -> None:
+    for network, error, pace in (("plain", 50.0, 1.0), ("residual", 10.0, 1.0)):
+        put_record(tmp_path, 0, f"network={network}", error=error, pace=pace)
+    table, kinds = load_table(tmp_path), ({"network": "plain"}, {"network": "residual"})
+    found = iterations_to_share(table, *kinds, 0.8).item()
+    reached = []
+    for run, error in zip(table.itertuples(), table["train_error"] * 0.8 + 18, strict=True):
+        reached.append(first_below(load_metrics(run.folder), error, 175))
+    assert found == reached[0] / reached[1]
+    assert iterations_to_share(table.assign(outcome=["diverged", "finished"]), *kinds, 0.8).empty
 
 
 def test_records_without_the_younger_measures_say_nothing_of_them(worlds: dict[bool, Path], tmp_path: Path) -> None:

@@ -73,11 +73,15 @@ of its weight in the statistic (times 1.96, where Student's t is of the seeds). 
 all others of a protocol are corrected by Holm's method. Where a protocol does not reach what a claim is about, it is
 not testable there. A claim that was written when some seeds were known is exploratory until others confirm it. Runs
 are compared at equal seed and precision. One that diverged counts with the error of guessing, and as never having
-reached an error; it has no responses, gradients or lesions to compare. Training error is running, over the last
-`evaluate_every` iterations; where that in eval mode would be judged otherwise, the row says so. Responses (C6, C7) are
-with BN statistics averaged over the training set, in float32; with moving averages where it says so. A verdict belongs
-to its protocol: only those of the paper's protocol are about the paper's claim as it stands. What they come to on
-networks that others trained at its length stands apart, in [reproductions/](REPRODUCTIONS).
+reached an error (C9 at a stated error; at a share of its own way its pair says nothing); it has no responses, gradients
+or lesions to compare. Training error is running, over the last epoch, or `evaluate_every` iterations where those are
+more; errors that are reached (C9) are over an epoch, too. Where training error in eval mode would be judged otherwise,
+before the correction, the row says so. Responses (C6, C7) are with BN statistics averaged over the training set, in
+float32; with moving averages where it says so. Lesions and linear probes are on few test images, the same for all
+seeds, which their intervals do not count: they are of the seeds alone. Recalibrated lesions stand beside the whole
+network recalibrated, or, where an earlier table lacks it, as it was evaluated. A verdict belongs to its protocol: only
+those of the paper's protocol are about the paper's claim as it stands. What they come to on networks that others
+trained at its length stands apart, in [reproductions/](REPRODUCTIONS).
 
 Most thresholds are the sign that the paper claims (0, or a ratio of 1). They were written when seed 0 of the quick
 grid and depth 20 at short had been run, and nothing else; those written or tightened later name the seeds that were

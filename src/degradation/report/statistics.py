@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from degradation.record import load_gradients, load_metrics, load_responses
+from degradation.record import load_gradients, load_metrics, load_responses, running_error
 from degradation.report.table import Filter, load_probe, select
 
 
@@ -156,7 +156,7 @@ def iterations_to_error(table: pd.DataFrame, first: Filter, second: Filter, erro
 
     A network that never gets there, or diverges, counts with all its iterations: a bound on the careful side.
     """
-    reached = [_of_runs(table, where, partial(_reach, error)) for where in (first, second)]
+    reached = [_of_runs(table, where, _reach(table, lambda _: error)) for where in (first, second)]
     bounds = [_by_pair(select(table, where), "iterations") for where in (first, second)]
     ratio = reached[0].combine_first(bounds[0]) / reached[1].combine_first(bounds[1])
     return ratio.dropna()[lambda pairs: pairs.index.isin([*reached[0].index, *reached[1].index])]
@@ -166,21 +166,26 @@ def iterations_to_share(table: pd.DataFrame, first: Filter, second: Filter, shar
     """First over second: the ratio of the iterations in which a network goes such a share of its own way.
 
     From the error of guessing to its own final one (running training errors): a lower end alone is no faster start.
+    A pair of which one diverged has no such end, and says nothing.
     """
     runs = table.set_index("folder")
     levels = runs["guessing"] + share * (runs["train_error"] - runs["guessing"])
-    ours, theirs = (_of_runs(table, where, lambda folder: _reach(levels[folder], folder)) for where in (first, second))
+    ours, theirs = (_of_runs(table, where, _reach(table, levels.get)) for where in (first, second))
     return (ours / theirs).dropna()
 
 
-def first_below(metrics: pd.DataFrame, error: float) -> int | None:
-    """The first iteration at which the running training error is under `error` percent; None if it never is."""
-    under = metrics.loc[metrics["train_error"] < error, "iteration"]
+def first_below(metrics: pd.DataFrame, error: float, epoch: int) -> int | None:
+    """The first iteration at which the running training error of the last `epoch` iterations is under `error` percent.
+
+    None if it never is. Single rows are of so few images that the first of them under a level is chance.
+    """
+    under = metrics.loc[running_error(metrics, epoch) < error, "iteration"]
     return int(under.iloc[0]) if len(under) else None
 
 
-def _reach(error: float, folder: Path) -> int | None:
-    return first_below(load_metrics(folder), error)
+def _reach(table: pd.DataFrame, level_of: Callable[[Path], Any]) -> Callable[[Path], int | None]:
+    epochs = table.set_index("folder")["epoch"]
+    return lambda folder: first_below(load_metrics(folder), level_of(folder), int(epochs[folder]))
 
 
 def response_ratio(table: pd.DataFrame, depth: int, column: str = "std_exact") -> pd.Series:

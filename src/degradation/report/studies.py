@@ -302,13 +302,16 @@ def _signals_in_training(table: pd.DataFrame, column: str, ylabel: str) -> Figur
 def draw_convergence(table: pd.DataFrame) -> Figure | None:
     """Early convergence (section 4.1, Fig. 4): iterations until the training error falls to a level
 
-    Every seed a point, lines are means; a level that a network never reached has no point, one that a seed never
-    reached no line. The axis is logarithmic: equal distances are equal factors.
+    Over the last epoch, or all so far. Every seed a point, lines are means; a level that a network never reached has no
+    point, one that a seed never reached no line. The axis is logarithmic: equal distances are equal factors.
     """
     runs, levels = finished(table).sort_values(["depth", "network"]), range(80, 0, -10)
     runs = runs.assign(line=with_n(runs), kind="training", column=runs["depth"].map("{} layers".format))
-    metrics = [load_metrics(folder) for folder in runs["folder"]]
-    parts = [runs.assign(level=level, reached=[first_below(rows, level) for rows in metrics]) for level in levels]
+    metrics = [(load_metrics(folder), epoch) for folder, epoch in zip(runs["folder"], runs["epoch"], strict=True)]
+    parts = [
+        runs.assign(level=level, reached=[first_below(rows, level, epoch) for rows, epoch in metrics])
+        for level in levels
+    ]
     shown = [part for part in parts if part["reached"].notna().any()]
     if not shown:
         return None

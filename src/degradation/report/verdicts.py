@@ -33,14 +33,13 @@ from scipy.optimize import brentq
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
+from degradation.record import IMAGES
 from degradation.report.statistics import RATIOS, STATISTICS
 
 CONF = Path(__file__).parents[3] / "conf"
 LEVEL, POWER = 0.95, 0.8
 LEAST_RATIO = 1e-30  # in place of 0, which has no logarithm
 LEAST_LOG = math.log(1e-30)  # of a p value
-TEST_IMAGES = {"cifar10": 10_000, "cifar10_mini": 1000, "synthetic": 256, "imagenet": 50_000, "imagenette_mini": 1000}
-TEST_IMAGES |= dict.fromkeys(("imagenette2", "imagenette2-320", "imagenette2-160"), 3925)
 
 
 class ClaimError(Exception):
@@ -259,7 +258,7 @@ def shared_images(claim: Claim, table: pd.DataFrame) -> np.ndarray | float:
         slope = (np.atleast_1d(statistic(moved, **claim.of).mean()) - base) / step
         if slope.any():
             p = runs["test_error"].mean()
-            total = total + np.outer(slope, slope) * p * (100 - p) / TEST_IMAGES.get(runs["data"].iloc[0], 10_000)
+            total = total + np.outer(slope, slope) * p * (100 - p) / IMAGES.get(runs["data"].iloc[0], (0, 10_000))[1]
     return total
 
 
