@@ -329,7 +329,8 @@ def draw_response_parts(table: pd.DataFrame) -> Figure | None:
     """What the responses of Fig. 7 are made of: BN's gamma and beta, with and without weight decay on them
 
     In training mode the variance of a response is that of beta over channels plus the mean square of gamma, so decay on
-    gamma may shape Fig. 7. Test set, eval mode; mean over seeds, bands their range.
+    gamma may shape Fig. 7. Test set, eval mode: with BN statistics averaged over the training set, on which claims are
+    judged, where they are recorded, and as evaluated; mean over seeds, bands their range.
     """
     decay = "protocol.decay_batchnorm"
     rows = select(table, {}, (decay,)).sort_values(["depth", "network", decay], ascending=[True, True, False])
@@ -342,7 +343,12 @@ def draw_response_parts(table: pd.DataFrame) -> Figure | None:
     rows = rows.assign(style=without.map({True: "without", False: ""}))[rows["depth"].isin(depths)]
     line = rows["label"].where(rows["style"] == "", "without weight decay on BN")
     layers = gather(rows.assign(column=rows["label"], line=line), load_responses)
-    names = {"std": "std of responses", "gamma_rms": "gamma, rms", "beta_rms": "beta, rms"}
+    names = {
+        "std_exact": "std, exact BN",
+        "std": "std, as evaluated",
+        "gamma_rms": "gamma, rms",
+        "beta_rms": "beta, rms",
+    }
     styles, labels = {"without": {**NEUTRAL[1], "marker": None}}, ("layer index", names)
     figure, axes = draw_facets(melt(layers, [*names], "row"), "layer", "value", labels, (2.9, 1.8), "row", styles)
     _log_rows(axes)
