@@ -486,6 +486,9 @@ def test_eval_mode_that_disagrees_is_told(table: pd.DataFrame) -> None:
     assert judge([claim], table)[0].notes == ()
     table["train_error_eval"] = -table["train_error_eval"]
     assert judge([claim], table)[0].notes[0].startswith("by eval-mode training error refuted (-")
+    (one,) = judge([claim], table[table["seed"] == 0])  # which decides nothing, and has a side
+    assert one.verdict == "undecided"
+    assert one.notes[0].startswith("by eval-mode training error on the other side (-")
 
 
 def test_all_but_primary_claims_are_corrected_for_being_many() -> None:
@@ -600,6 +603,17 @@ def test_an_epoch_is_of_whole_rows() -> None:
     assert epoch_of("cifar10_mini", 500, 32, 25) == 150  # 140.625
     assert epoch_of("cifar10", 0, 128, 50) == 400
     assert epoch_of("flowers", 0, 128, 50) == 50  # one's own set: a row
+
+
+def test_with_and_without_bn_are_shown_at_the_best_rate_that_both_have(put_record: Put, tmp_path: Path) -> None:
+    for norm, errors in (("batch", {0.02: 20.0, 0.05: 30.0, 0.1: 10.0}), ("none", {0.02: 60.0, 0.05: 50.0})):
+        for rate, error in errors.items():
+            put_record(tmp_path, 0, "network=plain", f"network.norm={norm}", f"protocol.lr={rate}", error=error)
+    figure = FIGURES["without_bn"](next(conditions(load_table(tmp_path)))[1])
+    assert figure is not None
+    assert "rate of plain-20 with BN 0.02, plain-20 without 0.05" in figure.get_supxlabel().replace("\n", " ")
+    shown = [y for line in figure.axes[0].get_lines() for y in np.ravel(line.get_ydata())]
+    assert {round(float(y)) for y in shown} == {20, 50}
 
 
 def test_a_level_is_reached_by_the_last_epoch_not_by_one_row_of_it() -> None:

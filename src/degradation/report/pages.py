@@ -305,7 +305,8 @@ def _single(verdicts: list[Verdict]) -> str:
     def side(verdict: Verdict) -> str:
         if verdict.verdict == "not testable":
             return f"not testable: needs {'; '.join(verdict.notes)}"
-        return sides[math.copysign(1, d) if (d := standardise(verdict)) else 0.0]
+        told = sides[math.copysign(1, d) if (d := standardise(verdict)) else 0.0]
+        return "; ".join([told, *verdict.notes])
 
     told = [f"{v.claim.id} {value_of(v)} ({side(v)})" for v in verdicts]
     return f"One seed each, which decides nothing: {'; '.join(told)}." if told else ""

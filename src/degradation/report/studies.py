@@ -28,7 +28,8 @@ def draw_matched_pairs(table: pd.DataFrame) -> Figure | None:
     """Plain minus residual: what the shortcut gains, against depth
 
     Above zero the residual network errs less. The mean over pairs of equal seed with its 95 % interval, every pair a
-    dot. Crosses and the arrow are the paper's (ImageNet, top-1, Table 2; more than this at 110 layers, section 4.2).
+    dot; the choice of test images, which all seeds share, is not in it. Crosses and the arrow are the paper's
+    (ImageNet, top-1, Table 2; more than this at 110 layers, section 4.2).
     """
     runs, index = finished(table), ["kind", "depth", "seed", "precision", "protocol"]
     errors = draw.melt_errors(runs).pivot_table("value", index, "network").reindex(columns=ARMS)
@@ -59,7 +60,8 @@ def draw_gap(table: pd.DataFrame) -> Figure | None:
     """Test minus training error: it is not overfitting
 
     An overfitting network errs little in training and far more on test images: a large gap. Both errors are of the
-    final network in eval mode, on un-augmented images; means over seeds with 95 % intervals, every seed a dot.
+    final network in eval mode, on un-augmented images; means over seeds with 95 % intervals, every seed a dot; the
+    choice of test images, which all seeds share, is not in them.
     """
     runs = finished(table)
     runs = runs.assign(gap=runs["test_error"] - runs["train_error_eval"]).dropna(subset=["gap"])
@@ -74,14 +76,16 @@ def draw_gap(table: pd.DataFrame) -> Figure | None:
     return write_caption(figure, describe(runs, left_out(table)))
 
 
-def _draw_against(rows: pd.DataFrame, x: str, xlabel: str, names: dict[Any, str] | None = None) -> Figure | None:
+def _draw_against(
+    rows: pd.DataFrame, x: str, xlabel: str, names: dict[Any, str] | None = None, told: str = ""
+) -> Figure | None:
     # Final errors by x, of the networks of those depths at which it was varied.
     rows = rows[rows.groupby("depth")[x].transform("nunique") > 1].sort_values(["depth", "network"])
     if rows.empty:
         return None
     shown = {value: name for value, name in (names or {}).items() if (rows[x] == value).any()}
     figure, _ = draw.draw_errors(rows.assign(line=rows["label"]), x, xlabel, shown)
-    return write_caption(figure, describe(rows))
+    return write_caption(figure, describe(rows, told))
 
 
 def by_settings(table: pd.DataFrame, settings: Sequence[str]) -> pd.DataFrame:
@@ -146,10 +150,18 @@ def draw_shortcut_strength(table: pd.DataFrame) -> Figure | None:
 def draw_without_bn(table: pd.DataFrame) -> Figure | None:
     """Final error with and without batch normalisation (section 4.1)
 
-    Were batch normalisation idle, the lines would be level. Every run a point.
+    Were batch normalisation idle, the lines would be level. Each kind at the rate that is best for the mean of its
+    training error, of the rates that its network has both with and without. Every run a point.
     """
-    rows = select(table, {}, ("network.norm",))
-    return _draw_against(rows, "network.norm", "", {"batch": "with BN", "none": "without"})
+    rows = select(table, {}, ("network.norm", "protocol.lr"))
+    rows = rows[rows.groupby(["label", "protocol.lr"])["network.norm"].transform("nunique") > 1]
+    errors = rows.groupby(["label", "network.norm", "protocol.lr"])["train_error"].mean()
+    rates = errors.groupby(["label", "network.norm"]).idxmin().map(lambda best: best[-1]).rename("best")
+    rows = rows.join(rates, on=["label", "network.norm"])
+    rows = rows[rows["protocol.lr"] == rows["best"]]
+    ways = {"batch": "with BN", "none": "without"}
+    told = [f"{label} {ways[norm]} {rate:g}" for (label, norm), rate in rates.items()]
+    return _draw_against(rows, "network.norm", "", ways, f"rate of {', '.join(told)}")
 
 
 def draw_longer(table: pd.DataFrame) -> Figure | None:
@@ -253,8 +265,9 @@ def draw_initial_signals(table: pd.DataFrame) -> Figure | None:
 def draw_gradients_in_training(table: pd.DataFrame) -> Figure | None:
     """Weight gradients along training (section 4.1)
 
-    The norm of the gradient of each layer's weights, at four moments: vanishing gradients would fall to the left. Each
-    depth has an axis of its own.
+    The norm of the gradient of each layer's weights, at four moments: at initialisation vanishing gradients would fall
+    to the left. Later it tells of the weights' own scale, too: before BN gradients go as the inverse of their norm
+    (weight_norms takes that out). Each depth has an axis of its own.
     """
     return _signals_in_training(table, "grad_weight", "gradient norm of weights")
 
@@ -262,8 +275,9 @@ def draw_gradients_in_training(table: pd.DataFrame) -> Figure | None:
 def draw_signals_in_training(table: pd.DataFrame) -> Figure | None:
     """Responses along training (section 4.1)
 
-    The std of each layer's response at four moments: forward signals that die out would fall to the right. Each depth
-    has an axis of its own.
+    The std of each layer's response at four moments. With BN it is the size of gamma, and near 1 at initialisation
+    whatever the images: what is passed on, the figure `information` shows. Without BN, forward signals that die out
+    would fall to the right. Each depth has an axis of its own.
     """
     return _signals_in_training(table, "std", "std of responses")
 
@@ -473,8 +487,9 @@ def draw_first_steps(table: pd.DataFrame) -> Figure | None:
 def draw_weight_norms(table: pd.DataFrame) -> Figure | None:
     """Gradients after training, whatever the scale of the weights (section 4.1)
 
-    Top, the norm of each layer's weight gradient times that of its weights, which their scale does not change; bottom,
-    the share of the weights that a step without momentum replaces. Vanishing gradients would fall to the left.
+    Top, the norm of each layer's weight gradient times that of its weights, which their scale does not change:
+    vanishing gradients would fall to the left. Bottom, the share of the weights that a step without momentum replaces,
+    which is small for layers whose weights are large, too.
     """
     signals = _read(table, "weight_norm", load_gradients)
     if signals.empty:

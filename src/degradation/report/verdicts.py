@@ -263,8 +263,8 @@ def shared_images(claim: Claim, table: pd.DataFrame) -> np.ndarray | float:
 
 
 def _judge(claim: Claim, table: pd.DataFrame) -> Verdict:
-    effects = STATISTICS[claim.statistic](table, **claim.of)
-    found = decide(claim, effects, shared_images(claim, table))
+    effects, shared = STATISTICS[claim.statistic](table, **claim.of), shared_images(claim, table)
+    found = decide(claim, effects, shared)
     if not found.effects:
         return found
     unmet = [need for need in claim.testable if not _is_met(need, table)]
@@ -273,11 +273,16 @@ def _judge(claim: Claim, table: pd.DataFrame) -> Verdict:
     notes = list(found.notes)
     if _column(claim) == "train_error":
         beside = decide(claim, STATISTICS[claim.statistic](table, **{**claim.of, "column": "train_error_eval"}))
+        sides = [claim.bounds[0] < verdict.mean < claim.bounds[1] for verdict in (found, beside)]
         if beside.verdict != found.verdict:
             notes.append(f"by eval-mode training error {beside.verdict} ({beside.mean:.3g})")
+        elif beside.effects and sides[0] != sides[1]:  # one seed has no more than a side
+            notes.append(
+                f"by eval-mode training error on the {'claimed' if sides[1] else 'other'} side ({beside.mean:.3g})"
+            )
     if seen := claim.seen.get(table["protocol"].iloc[0]):
         new = effects[[int(str(pair).split(" ")[0]) not in seen for pair in effects.index]]
-        confirmed = decide(claim, new).verdict == found.verdict != "undecided"
+        confirmed = decide(claim, new, shared).verdict == found.verdict != "undecided"
         notes.append("confirmed on new seeds" if confirmed else "exploratory: written after these seeds were seen")
     return replace(found, notes=tuple(notes))
 
