@@ -22,6 +22,7 @@ from degradation.report.figures import FIGURES
 from degradation.report.forest import DEVIATIONS, deviations, section_of, standardise
 from degradation.report.pages import write_claims
 from degradation.report.statistics import (
+    applied_decay,
     at_rates_of_others,
     contrast,
     first_below,
@@ -31,9 +32,11 @@ from degradation.report.statistics import (
     lesion_difference,
     lesion_recovery,
     level,
+    probe_gain,
     share_closed,
     share_cured,
     slope_in_depth,
+    weight_growth,
 )
 from degradation.report.table import conditions, load_table, probes_folder, select
 from degradation.report.verdicts import CONF, Claim, ClaimError, Verdict, decide, judge, load_claims, shared_images
@@ -535,6 +538,8 @@ def test_the_rate_is_chosen_on_other_seeds() -> None:
     assert best(by_rate("x", s0=[10.0], s1=[20.0])) == [{}]
     # A rate that one kind lacks is none of another's either.
     more = by_rate("x", s0=[10.0, 30.0, 1.0], s1=[40.0, 20.0, 1.0], s2=[40.0, 30.0, 1.0])
+    (wide,) = at_rates_of_others(pd.DataFrame(by_rate("x", s0=[3, 1, 2], s1=[3, 1, 2])), [{}], "train_error_eval")
+    assert wide.attrs["edges"] == []  # the best lies between others
     twin = by_rate("y", s0=[5.0, 6.0], s1=[5.0, 6.0], s2=[5.0, 6.0])
     assert best(more, twin) == [*best(three), {"0 a": 5.0, "1 a": 5.0, "2 a": 5.0}]
 
@@ -553,6 +558,7 @@ def test_harm_to_the_shallow_network_is_no_cure() -> None:
     found = share_cured(runs, {"kind": "shallow"}, {"kind": "deep"}, {"clip": 1.0})
     assert found["part"].tolist() == [1.0, 1.0]
     assert found["whole"].tolist() == [35.0, 35.0]
+    assert found.attrs["notes"][1] == "deep with remedy at its lowest rate of those run"
 
 
 def test_a_gap_is_closed_by_another_kind_at_a_rate_of_its_own() -> None:
@@ -596,6 +602,21 @@ def test_lesions_are_compared_with_the_whole_network_under_the_same_statistics(p
 def test_the_last_rows_are_averaged() -> None:
     metrics = pd.DataFrame({"iteration": [25, 50, 75, 100], "train_error": [9.0, 3.0, 1.0, 2.0]})
     assert settled_error(metrics, 50) == 1.5
+
+
+def test_what_is_read_from_a_runs_folder(put_record: Put, tmp_path: Path) -> None:
+    put_record(tmp_path, 0, "network=plain", error=20.0)
+    table, where = load_table(tmp_path), {"network": "plain"}
+    folder = table["folder"].iloc[0]
+    (folder / "metrics.csv").write_text("iteration,lr,train_error,test_error\n10,0.1,50,50\n30,0.01,50,50\n")
+    table["protocol.weight_decay"] = 0.5
+    assert applied_decay(table, where).item() == pytest.approx(0.5 * (10 * 0.1 + 20 * 0.01))
+    (folder / "responses.csv").write_text("layer,probe_error\n1,70\n2,\n3,60\n4,55\n")
+    assert probe_gain(table, where).item() == -15.0  # the last block's minus the stem's
+    rows = "0,1,2.0\n0,2,3.0\n64,1,10.0\n64,2,3.0\n"
+    (folder / "gradients.csv").write_text(f"iteration,layer,weight_norm\n{rows}")
+    assert weight_growth(table, where, 64).item() == 5.0
+    assert weight_growth(table, where, 16).empty
 
 
 def test_an_epoch_is_of_whole_rows() -> None:

@@ -75,7 +75,8 @@ def at_rates_of_others(table: pd.DataFrame, kinds: Sequence[Filter], column: str
     """A final number of each kind of run, at the learning rate that is best, in the mean, for the other seeds.
 
     So no seed chooses its own; seeds are those of one precision. Of the rates that all kinds were run at in most
-    seeds, two or more; seeds that lack one do not count. One seed alone says nothing.
+    seeds, two or more; seeds that lack one do not count. One seed alone says nothing. Each has attrs["edges"]:
+    `lowest` and `highest` where such a rate was chosen, as beyond it there may be a better one.
     """
     errors = [select(table, where, ("protocol.lr",)).pivot_table(column, "pair", "protocol.lr") for where in kinds]
     rates: dict[str, dict[str, frozenset[Any]]] = {}
@@ -83,11 +84,24 @@ def at_rates_of_others(table: pd.DataFrame, kinds: Sequence[Filter], column: str
         common = frozenset.intersection(*(frozenset(wide.loc[pair].dropna().index) for wide in errors))
         rates.setdefault(str(pair).split(" ")[-1], {})[pair] = common
     found: list[dict[str, float]] = [{} for _ in kinds]
+    edges: list[set[str]] = [set() for _ in kinds]
     for shared, pairs in map(_shared, rates.values()):
-        for values, wide in zip(found, errors, strict=True):
+        for values, ends, wide in zip(found, edges, errors, strict=True):
             for pair in pairs if shared and len(pairs) > 1 else ():
-                values[pair] = wide.loc[pair, wide.loc[pairs, shared].drop(index=pair).mean().idxmin()]
-    return [pd.Series(values, dtype=float).sort_index() for values in found]
+                best = wide.loc[pairs, shared].drop(index=pair).mean().idxmin()
+                values[pair] = wide.loc[pair, best]
+                ends |= {name for name, rate in (("lowest", shared[0]), ("highest", shared[-1])) if best == rate}
+    series = [pd.Series(values, dtype=float).sort_index() for values in found]
+    for each, ends in zip(series, edges, strict=True):
+        each.attrs["edges"] = sorted(ends)
+    return series
+
+
+def _with_edges(share: pd.DataFrame, **kinds: pd.Series) -> pd.DataFrame:
+    # Notes for whoever judges the share (attrs), of the kinds whose best rate may lie beyond those that were run.
+    told = {name.replace("_", " "): " and ".join(each.attrs["edges"]) for name, each in kinds.items()}
+    share.attrs["notes"] = [f"{name} at its {edges} rate of those run" for name, edges in told.items() if edges]
+    return share
 
 
 def share_cured(
@@ -99,7 +113,7 @@ def share_cured(
     as far as the shallow one as it is. Each at the best of the rates that all three have (at_rates_of_others).
     """
     sick, cured, well = at_rates_of_others(table, [deep, {**deep, **remedy}, shallow], column)
-    return _share(sick - cured, sick - well)
+    return _with_edges(_share(sick - cured, sick - well), deep=sick, deep_with_remedy=cured, shallow=well)
 
 
 def share_closed(
@@ -111,7 +125,7 @@ def share_closed(
     without BN another range of rates is the fair one.
     """
     (reached,), (begun, aimed) = (at_rates_of_others(table, kinds, column) for kinds in ([first], [start, end]))
-    return _share(begun - reached, begun - aimed)
+    return _with_edges(_share(begun - reached, begun - aimed), start=begun, end=aimed, first=reached)
 
 
 def level(table: pd.DataFrame, where: Filter, column: str = "train_error", over: str | None = None) -> pd.Series:

@@ -270,7 +270,7 @@ def _judge(claim: Claim, table: pd.DataFrame) -> Verdict:
     unmet = [need for need in claim.testable if not _is_met(need, table)]
     if unmet:
         return replace(found, verdict="not testable", notes=tuple(need.sentence for need in unmet), seeds_needed=None)
-    notes = list(found.notes)
+    notes = [*found.notes, *effects.attrs.get("notes", ())]
     if _column(claim) == "train_error":
         beside = decide(claim, STATISTICS[claim.statistic](table, **{**claim.of, "column": "train_error_eval"}))
         sides = [claim.bounds[0] < verdict.mean < claim.bounds[1] for verdict in (found, beside)]
