@@ -181,22 +181,33 @@ def probe_gradients(network: Network, _train: Views, batch: Views, _: argparse.N
     return table, f"{said}, on {len(batch.images)} training images"
 
 
-def probe_lesions(network: Network, train: Views, test: Views, arguments: argparse.Namespace) -> Told:
+def recalibration(train: Views, arguments: argparse.Namespace) -> Views:
+    """What BN statistics are averaged over after a lesion: about as many training images, in batches as trained."""
     few = train.images[:: max(1, len(train.images) // arguments.lesion_images)]  # spaced: sets may be sorted by class
-    one = delete_each(network, test, replace(train.of(few), batch_size=min(GRADIENT_BATCH, len(few))))
+    size = min(arguments.batch, len(few))
+    return replace(train.of(few[: len(few) - len(few) % size]), batch_size=size)
+
+
+def probe_lesions(network: Network, train: Views, test: Views, arguments: argparse.Namespace) -> Told:
+    again = recalibration(train, arguments)
+    one = delete_each(network, test, again)
     blocks, pairs = len(deletable(network)), len(swappable(network))
     deletions, swaps = spaced(blocks), spaced(min(blocks, pairs))
     several = lesion_random("delete", network, test, deletions, arguments.draws, arguments.seed)
     swapped = lesion_random("swap", network, test, swaps, arguments.draws, arguments.seed)
     table = pd.DataFrame([*one, *several, *swapped]).astype({"stage": "Int64"})  # of single deletions alone
+    # Of the whole network, too: like is compared with like.
+    table.loc[table["count"] == 0, "error_recalibrated"] = evaluate(exact_batchnorm(network, again), test)[0]
     error = table.groupby(["kind", "count"])["error"].mean()
     worst = max(one, key=lambda row: row["error"])
-    error_recalibrated = table["error_recalibrated"].mean()
+    error_recalibrated = table.groupby("kind")["error_recalibrated"].mean()
     said = (
         f"intact {error['delete', 0]:.2f} %; one block deleted {error['delete_one', 1]:.2f} % on average and "
         f"{worst['error']:.2f} % at worst ({worst['blocks']})"
     )
-    said += f", {error_recalibrated:.2f} % with BN recalibrated"
+    said += (
+        f", {error_recalibrated['delete_one']:.2f} % with BN recalibrated (intact {error_recalibrated['delete']:.2f} %)"
+    )
     for kind, most, what in (("delete", deletions[-1], "blocks deleted"), ("swap", swaps[-1], "pairs swapped")):
         if most > 1:
             said += f"; {most} {what} {error[kind, most]:.2f} %"
@@ -277,6 +288,9 @@ def run(arguments: argparse.Namespace) -> None:
         "seed": arguments.seed,
         **machines.describe(machine),
     }
+    if "lesions" in arguments.probes:
+        again = recalibration(Views(train, normalize), arguments)
+        provenance |= {"recalibrated_on": len(again.images)}  # training images
     above = out.parent.exists()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -34,6 +34,10 @@ NEEDED = {"iteration", "train_error", "test_error"}  # records of other versions
 KEPT = ("config.yaml", "sessions.jsonl", "metrics.csv", "gradients.csv", "initial.json", "responses.csv")
 KEEPS = ("device", "precision", "execution", "threads")  # of a run, to its end, where the machine's setting is auto
 SAME = (*KEEPS, "channels_last", "evaluation_batch")  # other such: other last digits of the same run
+# Training and test images of the sets that have a name.
+IMAGES = {"cifar10": (50_000, 10_000), "cifar10_mini": (5000, 1000), "synthetic": (512, 256)}
+IMAGES |= {"imagenet": (1_281_167, 50_000), "imagenette_mini": (2000, 1000)}
+IMAGES |= dict.fromkeys(("imagenette2", "imagenette2-320", "imagenette2-160"), (9469, 3925))
 
 
 class RecordError(Exception):
@@ -418,9 +422,22 @@ def load_metrics(folder: Path) -> pd.DataFrame:
     return metrics.reindex(columns=list(dict.fromkeys([*COLUMNS, *metrics])))
 
 
+def epoch_of(data: str, held_out: int, batch_size: int, log_every: int) -> int:
+    """Iterations in which all training images are shown, in whole rows of metrics.csv; a row's for unknown sets."""
+    images = IMAGES.get(data, (0, 0))[0] - held_out
+    return max(1, math.ceil(images / batch_size / log_every)) * log_every
+
+
 def settled_error(metrics: pd.DataFrame, window: int) -> float:
     """The running training error (percent) over the last so many iterations."""
     return float(metrics.loc[metrics["iteration"] > metrics["iteration"].iloc[-1] - window, "train_error"].mean())
+
+
+def running_error(metrics: pd.DataFrame, window: int) -> pd.Series:
+    """At every row the running training error (percent) over so many iterations, or those that there were."""
+    at = pd.to_timedelta(metrics["iteration"], unit="s")  # of which pandas has windows
+    errors = metrics["train_error"].set_axis(at).rolling(pd.Timedelta(window, unit="s")).mean()
+    return errors.set_axis(metrics.index)
 
 
 def load_responses(folder: Path) -> pd.DataFrame:

@@ -42,7 +42,7 @@ def find_published(configs: list[Config], precision: str) -> tuple[dict[str, Out
         summaries = {folder: read_summary(folder) for folder in there if (folder / "summary.json").exists()}
         for folder, summary in summaries.items():
             if summary["precision"] == precision:
-                final = final_errors(folder, config.protocol) if summary["final"] else None
+                final = final_errors(folder, config) if summary["final"] else None
                 told = {"label": config.label(read_varied(summary)), "message": summary.get("message", "")}
                 done[config.run_id] = Outcome(config.run_id, "published", final=final, folder="published", **told)
         if config.run_id not in done:

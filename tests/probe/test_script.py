@@ -96,6 +96,11 @@ def test_a_checkpoint_of_other_code_from_end_to_end(tmp_path: Path, probe: Probe
     assert one["blocks"].tolist() == deletable(network)
     assert one["stage"].tolist() == ["1", "1", "2", "3"]
     assert set(lesions["stage"]) == {"1", "2", "3", ""}
+    recalibrated = lesions["error_recalibrated"] != ""  # the whole network, too, in whole batches
+    assert recalibrated.tolist() == [
+        kind == "delete_one" or n == 0 for kind, n in zip(lesions["kind"], lesions["count"], strict=True)
+    ]
+    assert json.loads((out / "probe.json").read_text())["recalibrated_on"] == 103
 
     normalize = ChannelNormalizer([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     for row, images in zip(tables["error.csv"].itertuples(), make_synthetic(512, 256), strict=True):

@@ -32,8 +32,10 @@ def put(results: Path, seed: int, *overrides: str, error: float, gradient: float
     """A finished record with the given final errors, of the quick protocol unless named."""
     config, found = compose(*overrides)
     # As if measured on 10,000 test images: of 1,000 their choice alone hides half a point.
-    data = replace(config.data, name="cifar10") if config.data.name == "cifar10_mini" else config.data
-    config = replace(config, seed=seed, data=data, paths=replace(config.paths, results=str(results)))
+    if config.data.name == "cifar10_mini":  # with ten times the batch, so that an epoch is as long
+        protocol = replace(config.protocol, batch_size=10 * config.protocol.batch_size)
+        config = replace(config, data=replace(config.data, name="cifar10"), protocol=protocol)
+    config = replace(config, seed=seed, paths=replace(config.paths, results=str(results)))
     record = Record(config)
     # Of every run its own, so that differences between runs of equal seed have a spread, too.
     drawn = zlib.crc32(record.id.encode())
@@ -90,10 +92,10 @@ def put(results: Path, seed: int, *overrides: str, error: float, gradient: float
     probed = probes_folder(record.path)
     probed.mkdir(parents=True)
     rows = ["kind,count,draw,blocks,error,loss,error_recalibrated"]
-    rows += [f"delete,0,0,,{error},1,", f"delete_one,1,0,a,{error + hurt},1,{error + kept * hurt}"]
+    rows += [f"delete,0,0,,{error},1,{error}", f"delete_one,1,0,a,{error + hurt},1,{error + kept * hurt}"]
     (probed / "lesions.csv").write_text("\n".join(rows) + "\n")
     rows = ["depth,largest_difference,parent_error,error", f"56,{apart},1.0,1.0", f"110,{apart},1.0,1.1"]
-    (probed / "probe.json").write_text('{"probes": {"lesions": 500, "constructed": 500}}')
+    (probed / "probe.json").write_text('{"probes": {"lesions": 500, "constructed": 500}, "recalibrated_on": 480}')
     (probed / "constructed.csv").write_text("\n".join(rows) + "\n")
     record.close()
 

@@ -12,24 +12,34 @@ import numpy as np
 import pandas as pd
 import pytest
 import report
+import yaml
 from matplotlib.figure import Figure
 from scipy import stats
 
-from degradation.record import settled_error, write_summary
+from degradation.record import epoch_of, load_metrics, running_error, settled_error, write_summary
 from degradation.report import draw
 from degradation.report.figures import FIGURES
-from degradation.report.forest import deviations, section_of, standardise
+from degradation.report.forest import DEVIATIONS, deviations, section_of, standardise
 from degradation.report.pages import write_claims
 from degradation.report.statistics import (
-    at_rate_of_others,
+    applied_decay,
+    at_rates_of_others,
     contrast,
+    first_below,
     growth_per_layer,
     iterations_to_error,
+    iterations_to_share,
+    lesion_difference,
+    lesion_recovery,
     level,
+    probe_gain,
+    share_closed,
+    share_cured,
     slope_in_depth,
+    weight_growth,
 )
-from degradation.report.table import conditions, load_table, select
-from degradation.report.verdicts import Claim, ClaimError, Verdict, decide, judge, load_claims, shared_images
+from degradation.report.table import conditions, load_table, probes_folder, select
+from degradation.report.verdicts import CONF, Claim, ClaimError, Verdict, decide, judge, load_claims, shared_images
 from tests.report.conftest import Put, put
 
 SEEDS = (0, 1, 2)
@@ -80,11 +90,13 @@ def build_world(put: Put, results: Path, right: bool) -> None:
         for rate in ("0.02", "0.002"):
             cold = ["network=plain", "depth=110", "protocol.warmup.min_depth=111", f"protocol.lr={rate}"]
             put(results, seed, *cold, error=65.0 if right else 5.0, gradient=gradient)
-        for cure in ("protocol.ramp=0.05", "protocol.hold_norms=true", "protocol.clip=1.0"):
-            put(results, seed, "network=plain", "depth=20", cure, error=shallow)
-            put(results, seed, "network=plain", "depth=56", cure, error=11.0 if right else 1.05)
-        for way in ("dirac", "looks_linear", "tailored", "fixup"):
-            put(results, seed, "network=plain", "depth=56", f"flip={way}", error=2.0 if right else 1.05)
+        for rate in ("0.02", "0.05"):  # of which the best is to be chosen
+            arm = ["network=plain", "depth=56", f"protocol.lr={rate}"]
+            for cure in ("protocol.ramp=0.05", "protocol.hold_norms=true", "protocol.clip=1.0"):
+                put(results, seed, *arm, cure, error=11.0 if right else 1.05)
+            for way in ("dirac", "looks_linear", "tailored", "fixup"):
+                put(results, seed, *arm, f"flip={way}", error=2.0 if right else 1.05)
+        put(results, seed, "network=residual", "depth=56", "protocol.lr=0.05", error=residual[56])
         for option in "BC":
             put(results, seed, "network=residual", f"network.shortcut={option}", error=residual[20] + near)
         for depth, error in ((20, shallow), (56, deep)):
@@ -393,6 +405,24 @@ def test_one_seed_is_a_line_and_what_is_not_run_a_list(put_record: Put, tmp_path
     assert len(lines) == len(lacking) > 5
 
 
+def test_what_is_not_testable_takes_no_side_with_one_seed(put_record: Put, tmp_path: Path) -> None:
+    for seed in (0, 1):  # a scoreboard needs two seeds of something
+        put_record(tmp_path, seed, "network=plain", error=30.0)
+        put_record(tmp_path, seed, "network=residual", error=20.0)
+    put_record(tmp_path, 0, "network=residual", "depth=56", error=10.0)
+    page = write_claims(tmp_path, load_table(tmp_path)).read_text()
+    assert re.search(r"C2 -[\d.]+ points per 10 layers \(not testable: needs residual-20 under 2 % training", page)
+    score = next(line for line in page.splitlines() if line.startswith("| Residual networks"))
+    assert "**Not testable:** Residual networks reverse it: training error falls with depth (C2);" in score
+
+
+def test_every_choice_that_is_flipped_has_its_line_in_the_ledger() -> None:
+    study = yaml.safe_load((CONF / "experiment" / "deviations.yaml").read_text())
+    for flip in study["hydra"]["sweeper"]["params"]["flip"].split(","):
+        changes = yaml.safe_load((CONF / "flip" / f"{flip}.yaml").read_text()) or {}
+        assert {f"{part}.{key}" for part, settings in changes.items() for key in settings} <= DEVIATIONS, flip
+
+
 @pytest.mark.parametrize(
     ("entry", "told"),
     [
@@ -459,6 +489,9 @@ def test_eval_mode_that_disagrees_is_told(table: pd.DataFrame) -> None:
     assert judge([claim], table)[0].notes == ()
     table["train_error_eval"] = -table["train_error_eval"]
     assert judge([claim], table)[0].notes[0].startswith("by eval-mode training error refuted (-")
+    (one,) = judge([claim], table[table["seed"] == 0])  # which decides nothing, and has a side
+    assert one.verdict == "undecided"
+    assert one.notes[0].startswith("by eval-mode training error on the other side (-")
 
 
 def test_all_but_primary_claims_are_corrected_for_being_many() -> None:
@@ -481,20 +514,149 @@ def test_what_was_seen_is_exploratory_until_new_seeds_confirm_it() -> None:
     assert judge([claim], table.assign(protocol="paper"))[0].notes == ()
 
 
-def test_the_rate_is_chosen_on_other_seeds() -> None:
-    errors = {"0 a": [10.0, 30.0], "1 a": [40.0, 20.0], "2 a": [40.0, 30.0]}
-    rows = [
-        {"pair": pair, "protocol.lr": lr, "error": e, "varied": {}}
-        for pair, both in errors.items()
-        for lr, e in zip((0.1, 0.2), both, strict=True)
+def by_rate(kind: str, **errors: list[float | None]) -> list[dict[str, object]]:
+    """Runs of a kind at the rates 0.1, 0.2, 0.3, a list for each seed; None where there is none."""
+    return [
+        {"pair": f"{seed[1:]} a", "protocol.lr": lr, "train_error_eval": error, "varied": {}, "kind": kind}
+        for seed, each in errors.items()
+        for lr, error in zip((0.1, 0.2, 0.3), each, strict=False)
+        if error is not None
     ]
+
+
+def test_the_rate_is_chosen_on_other_seeds() -> None:
+    def best(*kinds: list[dict[str, object]]) -> list[dict[str, float]]:
+        runs = pd.DataFrame([run for kind in kinds for run in kind])
+        names = [{"kind": kind} for kind in dict.fromkeys(runs["kind"])]
+        return [values.to_dict() for values in at_rates_of_others(runs, names, "train_error_eval")]
+
     # Seed 0 would choose 0.1, the two others together choose 0.2; and so on.
-    assert at_rate_of_others(pd.DataFrame(rows), {}, "error").to_dict() == {"0 a": 30.0, "1 a": 40.0, "2 a": 40.0}
+    three = by_rate("x", s0=[10.0, 30.0], s1=[40.0, 20.0], s2=[40.0, 30.0])
+    assert best(three) == [{"0 a": 30.0, "1 a": 40.0, "2 a": 40.0}]
+    # Seeds that were run at one rate alone have no best one, and take none from the others.
+    assert best(three + by_rate("x", s3=[1.0], s4=[1.0])) == best(three)
+    assert best(by_rate("x", s0=[10.0], s1=[20.0])) == [{}]
+    # A rate that one kind lacks is none of another's either.
+    more = by_rate("x", s0=[10.0, 30.0, 1.0], s1=[40.0, 20.0, 1.0], s2=[40.0, 30.0, 1.0])
+    (wide,) = at_rates_of_others(pd.DataFrame(by_rate("x", s0=[3, 1, 2], s1=[3, 1, 2])), [{}], "train_error_eval")
+    assert wide.attrs["edges"] == []  # the best lies between others
+    twin = by_rate("y", s0=[5.0, 6.0], s1=[5.0, 6.0], s2=[5.0, 6.0])
+    assert best(more, twin) == [*best(three), {"0 a": 5.0, "1 a": 5.0, "2 a": 5.0}]
+
+
+def test_harm_to_the_shallow_network_is_no_cure() -> None:
+    # Clipping leaves plain-56 as far from learning as it was, and takes plain-20 there, too.
+    runs = pd.DataFrame(
+        [
+            *by_rate("deep", s0=[75.0, 80.0], s1=[75.0, 80.0]),
+            *by_rate("shallow", s0=[40.0, 45.0], s1=[40.0, 45.0]),
+            *({**run, "clip": 1.0} for run in by_rate("deep", s0=[74.0, 80.0], s1=[74.0, 80.0])),
+            *({**run, "clip": 1.0} for run in by_rate("shallow", s0=[70.0, 75.0], s1=[70.0, 75.0])),
+        ]
+    ).fillna({"clip": 0.0})
+    runs["varied"] = [{"clip": 1.0} if clip else {} for clip in runs["clip"]]
+    found = share_cured(runs, {"kind": "shallow"}, {"kind": "deep"}, {"clip": 1.0})
+    assert found["part"].tolist() == [1.0, 1.0]
+    assert found["whole"].tolist() == [35.0, 35.0]
+    assert found.attrs["notes"][1] == "deep with remedy at its lowest rate of those run"
+
+
+def test_a_gap_is_closed_by_another_kind_at_a_rate_of_its_own() -> None:
+    runs = pd.DataFrame(
+        [
+            *by_rate("plain", s0=[75.0, 80.0], s1=[75.0, 80.0]),
+            *by_rate("residual", s0=[35.0, 30.0], s1=[35.0, 30.0]),
+            *by_rate("other", s0=[None, 60.0, 55.0], s1=[None, 60.0, 55.0]),
+        ]
+    )
+    found = share_closed(runs, {"kind": "other"}, {"kind": "plain"}, {"kind": "residual"})
+    assert (found["part"] / found["whole"]).tolist() == pytest.approx([20 / 45] * 2)
+
+
+def test_lesions_are_compared_with_the_whole_network_under_the_same_statistics(put_record: Put, tmp_path: Path) -> None:
+    for network in ("plain", "residual"):
+        put_record(tmp_path, 0, f"network={network}", error=40.0)
+    table = load_table(tmp_path)
+
+    def write(network: str, whole: str) -> None:
+        folder = probes_folder(table.loc[table["network"] == network, "folder"].iloc[0])
+        rows = [
+            "kind,count,error,error_recalibrated",
+            f"delete,0,40,{whole}",
+            "delete_one,1,80,50",
+            "delete_one,1,60,54",
+        ]
+        (folder / "lesions.csv").write_text("\n".join(rows) + "\n")
+
+    write("plain", "42")
+    write("residual", "")
+    (plain,) = lesion_recovery(table, "plain", 20).to_numpy()
+    assert plain.tolist() == [30 - 10, 30]  # of 70 - 40, 52 - 42 is left
+    (earlier,) = lesion_recovery(table, "residual", 20).to_numpy()
+    assert earlier.tolist() == [30 - 12, 30]
+    assert lesion_difference(table, 20).item() == 0
+    both = lesion_difference(table, 20, "error_recalibrated").item()
+    assert both == pytest.approx(10 / (90 - 42) - 12 / (90 - 40))
 
 
 def test_the_last_rows_are_averaged() -> None:
     metrics = pd.DataFrame({"iteration": [25, 50, 75, 100], "train_error": [9.0, 3.0, 1.0, 2.0]})
     assert settled_error(metrics, 50) == 1.5
+
+
+def test_what_is_read_from_a_runs_folder(put_record: Put, tmp_path: Path) -> None:
+    put_record(tmp_path, 0, "network=plain", error=20.0)
+    table, where = load_table(tmp_path), {"network": "plain"}
+    folder = table["folder"].iloc[0]
+    (folder / "metrics.csv").write_text("iteration,lr,train_error,test_error\n10,0.1,50,50\n30,0.01,50,50\n")
+    table["protocol.weight_decay"] = 0.5
+    assert applied_decay(table, where).item() == pytest.approx(0.5 * (10 * 0.1 + 20 * 0.01))
+    (folder / "responses.csv").write_text("layer,probe_error\n1,70\n2,\n3,60\n4,55\n")
+    assert probe_gain(table, where).item() == -15.0  # the last block's minus the stem's
+    rows = "0,1,2.0\n0,2,3.0\n64,1,10.0\n64,2,3.0\n"
+    (folder / "gradients.csv").write_text(f"iteration,layer,weight_norm\n{rows}")
+    assert weight_growth(table, where, 64).item() == 5.0
+    assert weight_growth(table, where, 16).empty
+
+
+def test_an_epoch_is_of_whole_rows() -> None:
+    assert epoch_of("cifar10_mini", 0, 32, 25) == 175  # 156.25 iterations
+    assert epoch_of("cifar10_mini", 500, 32, 25) == 150  # 140.625
+    assert epoch_of("cifar10", 0, 128, 50) == 400
+    assert epoch_of("flowers", 0, 128, 50) == 50  # one's own set: a row
+
+
+def test_with_and_without_bn_are_shown_at_the_best_rate_that_both_have(put_record: Put, tmp_path: Path) -> None:
+    for norm, errors in (("batch", {0.02: 20.0, 0.05: 30.0, 0.1: 10.0}), ("none", {0.02: 60.0, 0.05: 50.0})):
+        for rate, error in errors.items():
+            put_record(tmp_path, 0, "network=plain", f"network.norm={norm}", f"protocol.lr={rate}", error=error)
+    figure = FIGURES["without_bn"](next(conditions(load_table(tmp_path)))[1])
+    assert figure is not None
+    assert "rate of plain-20 with BN 0.02, plain-20 without 0.05" in figure.get_supxlabel().replace("\n", " ")
+    shown = [y for line in figure.axes[0].get_lines() for y in np.ravel(line.get_ydata())]
+    assert {round(float(y)) for y in shown} == {20, 50}
+
+
+def test_a_level_is_reached_by_the_last_epoch_not_by_one_row_of_it() -> None:
+    errors = [90.0, 58.0, 70.0, 62.0, 57.0, 58.0]
+    metrics = pd.DataFrame({"iteration": range(25, 175, 25), "train_error": errors})
+    assert running_error(metrics, 50).tolist() == [90, 74, 64, 66, 59.5, 57.5]
+    assert running_error(metrics, 50).iloc[-1] == settled_error(metrics, 50)
+    assert first_below(metrics, 60.0, 25) == 50
+    assert first_below(metrics, 60.0, 50) == 125
+    assert first_below(metrics, 50.0, 50) is None
+
+
+def test_a_share_of_ones_own_way_has_no_start_in_the_end(put_record: Put, tmp_path: Path) -> None:
+    for network, error, pace in (("plain", 50.0, 1.0), ("residual", 10.0, 1.0)):
+        put_record(tmp_path, 0, f"network={network}", error=error, pace=pace)
+    table, kinds = load_table(tmp_path), ({"network": "plain"}, {"network": "residual"})
+    found = iterations_to_share(table, *kinds, 0.8).item()
+    reached = []
+    for run, error in zip(table.itertuples(), table["train_error"] * 0.8 + 18, strict=True):
+        reached.append(first_below(load_metrics(run.folder), error, 175))
+    assert found == reached[0] / reached[1]
+    assert iterations_to_share(table.assign(outcome=["diverged", "finished"]), *kinds, 0.8).empty
 
 
 def test_records_without_the_younger_measures_say_nothing_of_them(worlds: dict[bool, Path], tmp_path: Path) -> None:

@@ -452,10 +452,10 @@ def test_figures_take_their_places_when_all_are_drawn_and_are_the_same_every_tim
 
 
 def test_captions_tell_the_ends_of_warm_ups_as_a_range() -> None:
-    runs = pd.DataFrame(
-        {"label": "plain-110", "depth": 110, "protocol.warmup.min_depth": 110, "iterations": 2500}, range(4)
-    )
-    told = "warm-up of plain-110 ended at iteration 400 to 1,250 or never ended"
+    schedule = {"protocol.warmup.min_depth": 110, "protocol.lr": 0.02, "protocol.warmup.lr": 0.002}
+    runs = pd.DataFrame({"label": "plain-110", "depth": 110, **schedule, "iterations": 2500}, range(4))
+    never = "never ended (at 0.1 of the rate throughout)"
+    told = f"warm-up of plain-110 ended at iteration 400 to 1,250 or {never}"
     assert draw.describe_warmup(runs.assign(warmup_ended_at=[600, 1250, None, 400])) == told
     assert draw.describe_warmup(runs.assign(warmup_ended_at=400.0)) == "warm-up of plain-110 ended at iteration 400"
-    assert draw.describe_warmup(runs.assign(warmup_ended_at=None)) == "warm-up of plain-110 never ended"
+    assert draw.describe_warmup(runs.assign(warmup_ended_at=None)) == f"warm-up of plain-110 {never}"

@@ -46,6 +46,7 @@ NEUTRAL: tuple[dict[str, Any], ...] = (
     {"color": "0.0", "linestyle": "-", "marker": "^", "markersize": 4},
     {"color": "0.4", "linestyle": "-.", "marker": "D", "markersize": 4},
     {"color": "0.55", "linestyle": ":", "marker": "v", "markersize": 4},
+    {"color": "0.7", "linestyle": (0, (5, 1, 1, 1, 1, 1)), "marker": "x", "markersize": 4},
 )
 KINDS = {"train_error": "training", "test_error": "test"}
 PAPER_TOP = 20  # %: how far the axes of Fig. 1 and 6 go
@@ -129,9 +130,12 @@ def describe_warmup(runs: pd.DataFrame) -> str:
     """The schedule that deep networks really had: when the warm-up of each ended, if it did."""
     warmed = runs[(runs["depth"] >= runs["protocol.warmup.min_depth"]) & (runs["iterations"] > 1)]
     told = []
-    for label, ends in warmed["warmup_ended_at"].groupby(warmed["label"]):
+    for label, networks in warmed.groupby("label"):
+        ends = networks["warmup_ended_at"]
+        shares = (networks["protocol.warmup.lr"] / networks["protocol.lr"])[ends.isna()].unique()
+        never = f"never ended (at {' or '.join(f'{share:.2g}' for share in sorted(shares))} of the rate throughout)"
         span = " to ".join(f"{at:,.0f}" for at in sorted({ends.min(), ends.max()}) if pd.notna(at))
-        kinds = [f"ended at iteration {span}"] * bool(span) + ["never ended"] * bool(ends.isna().any())
+        kinds = [f"ended at iteration {span}"] * bool(span) + [never] * bool(ends.isna().any())
         told.append(f"{label} {' or '.join(kinds)}")
     return f"warm-up of {', '.join(told)}" if told else ""
 

@@ -20,7 +20,8 @@ from degradation.report.verdicts import LEVEL, Verdict, judge, load_claims
 
 # What the paper leaves open (README.md), and training without augmentation, as a yardstick.
 DEVIATIONS = {
-    *("protocol.decay_batchnorm", "protocol.batchnorm", "network.pad_side", "network.fan_mode"),
+    *("protocol.decay_batchnorm", "protocol.batchnorm", "protocol.batchnorm_groups"),
+    *("network.pad_side", "network.fan_mode"),
     *("data.last_batch", "data.normalization", "data.augmentation", "data.scale", "data.padding"),
     *("data.validation_images", "protocol.warmup.window"),
     *("network.bn_eps", "network.bn_momentum", "network.head", "protocol.momentum_rate"),
@@ -80,9 +81,10 @@ def standardise(verdict: Verdict) -> float:
 def draw_verdicts(table: pd.DataFrame) -> Figure | None:
     """Every claim: how far its mean lies from the threshold
 
-    In half widths of its 95 % interval over seeds, so that right of 1 the whole interval supports the claim and left of
-    -1 all of it refutes it; what is farther than ten stands at the edge. The marker is the verdict's. Beside it the
-    mean, the interval and n.
+    In half widths of its 95 % interval over seeds, so that right of 1 the whole interval is on the claimed side and
+    left of -1 all of it on the other; what is farther than ten stands at the edge. The marker is the verdict's, which
+    may be undecided or not testable there, too: it knows of the correction for many claims, and of what a protocol can
+    show. Beside it the mean, the interval and n.
     """
     judged = judge(load_claims(), table)
     if all(len(verdict.effects) < 2 for verdict in judged):
@@ -117,12 +119,14 @@ def draw_verdicts(table: pd.DataFrame) -> Figure | None:
     ax.set(ylim=(place - 0.2, -0.8), yticks=[], xlim=(-FAR - 0.7, FAR + 0.7))
     ax.set_xticks([-10, -5, -1, 1, 5, 10], ["≤ -10", "-5", "-1", "1", "5", "≥ 10"])
     ax.set_xlabel(
-        "← refuted, beyond -1        supported, beyond 1 →\n(mean minus threshold) / half width of the interval"
+        "← all on the other side, beyond -1     all on the claimed side, beyond 1 →\n"
+        "(mean minus threshold) / half width of the interval; the marker is the verdict's"
     )
     ax.spines["left"].set_visible(False)
     handles = [Line2D([], [], linestyle="none", label=name, **look) for name, look in LOOKS.items() if name in shown]
     draw.one_legend(figure, handles)
-    return write_caption(figure, describe(table))
+    own = select(table, {})  # what else is in the table no claim may be about, such as an earlier warm-up
+    return write_caption(figure, describe(own if len(own) else table))
 
 
 def value_of(verdict: Verdict) -> str:

@@ -73,15 +73,22 @@ of its weight in the statistic (times 1.96, where Student's t is of the seeds). 
 all others of a protocol are corrected by Holm's method. Where a protocol does not reach what a claim is about, it is
 not testable there. A claim that was written when some seeds were known is exploratory until others confirm it. Runs
 are compared at equal seed and precision. One that diverged counts with the error of guessing, and as never having
-reached an error; it has no responses, gradients or lesions to compare. Training error is running, over the last
-`evaluate_every` iterations; where that in eval mode would be judged otherwise, the row says so. Responses (C6, C7) are
-with BN statistics averaged over the training set, in float32; with moving averages where it says so. A verdict belongs
-to its protocol: only those of the paper's protocol are about the paper's claim as it stands. What they come to on
-networks that others trained at its length stands apart, in [reproductions/](REPRODUCTIONS).
+reached an error (C9 at a stated error; at a share of its own way its pair says nothing); it has no responses, gradients
+or lesions to compare. Training error is running, over the last epoch, or `evaluate_every` iterations where those are
+more; errors that are reached (C9) are over an epoch, too. Where training error in eval mode would be judged otherwise,
+before the correction, the row says so. Responses (C6, C7) are with BN statistics averaged over the training set, in
+float32; with moving averages where it says so. Lesions and linear probes are on few test images, the same for all
+seeds, which their intervals do not count: they are of the seeds alone. Recalibrated lesions stand beside the whole
+network recalibrated, or, where an earlier table lacks it, as it was evaluated. A verdict belongs to its protocol: only
+those of the paper's protocol are about the paper's claim as it stands. What they come to on networks that others
+trained at its length stands apart, in [reproductions/](REPRODUCTIONS).
 
-Most thresholds are the sign that the paper claims (0, or a ratio of 1). They were written when seed 0 of the quick
-grid and depth 20 at short had been run, and nothing else; those written or tightened later name the seeds that were
-known (`seen:`). None was written with a number of the paper's protocol at hand."""
+Most thresholds are the sign that the paper claims (0, or a ratio of 1). Those of CIFAR-10 were written when seed 0 of
+the quick grid and depth 20 at short had been run, and nothing else; where a threshold, what a claim needs to be
+testable, or how it is measured was written or changed later, the claim names the seeds that were known (`seen:`), and
+is exploratory on these. Of the claims on ImageNet, C9's level of 70 % and the quick protocol itself were chosen with
+trials of one seed at hand, and what C14 (residual) needs to be testable with three. None was written with a number of
+the paper's protocol at hand."""
 
 
 def _cell(value: Any) -> str:
@@ -266,7 +273,7 @@ def _scoreboard(verdicts: list[Verdict]) -> str:
     for section, part in by_section(verdicts).items():
         told: dict[str, list[str]] = {"**Supported:**": [], "**Refuted:**": [], "Undecided:": [], "One seed:": []}
         for verdict in part:
-            several = len(verdict.effects) > 1
+            several = len(verdict.effects) > 1 or verdict.verdict == "not testable"
             heading = f"**{verdict.verdict.capitalize()}:**" if several else "One seed:"
             heading = "Undecided:" if heading == "**Undecided:**" else heading
             sentence = f"{verdict.claim.sentence} ({verdict.claim.id})" if several else verdict.claim.id
@@ -294,9 +301,14 @@ def verdict_table(verdicts: list[Verdict], condition: str, results: Path) -> pd.
 
 def _single(verdicts: list[Verdict]) -> str:
     sides = {1.0: "on the claimed side", 0.0: "at the threshold", -1.0: "on the other side"}
-    told = [
-        f"{v.claim.id} {value_of(v)} ({sides[math.copysign(1, d) if (d := standardise(v)) else 0.0]})" for v in verdicts
-    ]
+
+    def side(verdict: Verdict) -> str:
+        if verdict.verdict == "not testable":
+            return f"not testable: needs {'; '.join(verdict.notes)}"
+        told = sides[math.copysign(1, d) if (d := standardise(verdict)) else 0.0]
+        return "; ".join([told, *verdict.notes])
+
+    told = [f"{v.claim.id} {value_of(v)} ({side(v)})" for v in verdicts]
     return f"One seed each, which decides nothing: {'; '.join(told)}." if told else ""
 
 

@@ -5,7 +5,7 @@ a DataFrame, so indexed, of `part` and `whole`; pairs that lack a run, or whose 
 measure, or whose record is older than what is asked, are missing or NaN. Errors are in percent.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from degradation.record import load_gradients, load_metrics, load_responses
+from degradation.record import load_gradients, load_metrics, load_responses, running_error
 from degradation.report.table import Filter, load_probe, select
 
 
@@ -71,32 +71,49 @@ def share_of_gain(
     return _share(contrast(table, first, second, column), contrast(table, plain, second, column))
 
 
-def at_rate_of_others(table: pd.DataFrame, where: Filter, column: str) -> pd.Series:
-    """A final number at the learning rate that is best, in the mean, for the other seeds of this precision.
+def at_rates_of_others(table: pd.DataFrame, kinds: Sequence[Filter], column: str) -> list[pd.Series]:
+    """A final number of each kind of run, at the learning rate that is best, in the mean, for the other seeds.
 
-    So no seed chooses its own; of rates that all of these seeds were run at. One seed alone says nothing.
+    So no seed chooses its own; seeds are those of one precision. Of the rates that all kinds were run at in most
+    seeds, two or more; seeds that lack one do not count. One seed alone says nothing. Each has attrs["edges"]:
+    `lowest` and `highest` where such a rate was chosen, as beyond it there may be a better one.
     """
-    rows = select(table, where, ("protocol.lr",))
-    found: dict[str, float] = {}
-    for _, runs in rows.groupby(rows["pair"].str.split(" ").str[-1]):
-        errors = runs.pivot_table(column, "pair", "protocol.lr").dropna(axis=1)
-        for pair in errors.index if len(errors) > 1 and errors.size else ():
-            found[pair] = errors.loc[pair, errors.drop(index=pair).mean().idxmin()]
-    return pd.Series(found, dtype=float)
+    errors = [select(table, where, ("protocol.lr",)).pivot_table(column, "pair", "protocol.lr") for where in kinds]
+    rates: dict[str, dict[str, frozenset[Any]]] = {}
+    for pair in set.intersection(*(set(wide.index) for wide in errors)):
+        common = frozenset.intersection(*(frozenset(wide.loc[pair].dropna().index) for wide in errors))
+        rates.setdefault(str(pair).split(" ")[-1], {})[pair] = common
+    found: list[dict[str, float]] = [{} for _ in kinds]
+    edges: list[set[str]] = [set() for _ in kinds]
+    for shared, pairs in map(_shared, rates.values()):
+        for values, ends, wide in zip(found, edges, errors, strict=True):
+            for pair in pairs if shared and len(pairs) > 1 else ():
+                best = wide.loc[pairs, shared].drop(index=pair).mean().idxmin()
+                values[pair] = wide.loc[pair, best]
+                ends |= {name for name, rate in (("lowest", shared[0]), ("highest", shared[-1])) if best == rate}
+    series = [pd.Series(values, dtype=float).sort_index() for values in found]
+    for each, ends in zip(series, edges, strict=True):
+        each.attrs["edges"] = sorted(ends)
+    return series
+
+
+def _with_edges(share: pd.DataFrame, **kinds: pd.Series) -> pd.DataFrame:
+    # Notes for whoever judges the share (attrs), of the kinds whose best rate may lie beyond those that were run.
+    told = {name.replace("_", " "): " and ".join(each.attrs["edges"]) for name, each in kinds.items()}
+    share.attrs["notes"] = [f"{name} at its {edges} rate of those run" for name, edges in told.items() if edges]
+    return share
 
 
 def share_cured(
     table: pd.DataFrame, shallow: Filter, deep: Filter, remedy: dict[str, Any], column: str = "train_error_eval"
 ) -> pd.DataFrame:
-    """How much of the gap between a deep kind of run and a shallow one is gone where both have a remedy.
+    """How much of what a deep kind of run is behind a shallow one, both as they are, it gains by a remedy.
 
-    Every kind at the best rate of the other seeds (at_rate_of_others); 1 where no gap is left.
+    The shallow one with the remedy does not come into it: that it is harmed, too, is no cure. 1 where the deep one gets
+    as far as the shallow one as it is. Each at the best of the rates that all three have (at_rates_of_others).
     """
-    gaps = [
-        at_rate_of_others(table, {**deep, **cure}, column) - at_rate_of_others(table, {**shallow, **cure}, column)
-        for cure in ({}, remedy)
-    ]
-    return _share(gaps[0] - gaps[1], gaps[0])
+    sick, cured, well = at_rates_of_others(table, [deep, {**deep, **remedy}, shallow], column)
+    return _with_edges(_share(sick - cured, sick - well), deep=sick, deep_with_remedy=cured, shallow=well)
 
 
 def share_closed(
@@ -104,10 +121,11 @@ def share_closed(
 ) -> pd.DataFrame:
     """How far the first kind of run is from `start` toward `end`: 0 as the one, 1 as the other.
 
-    Every kind at the best rate of the other seeds (at_rate_of_others): without BN that may be another.
+    The two ends at the best of the rates that both have (at_rates_of_others), the first kind at the best of its own:
+    without BN another range of rates is the fair one.
     """
-    begun, reached, aimed = (at_rate_of_others(table, where, column) for where in (start, first, end))
-    return _share(begun - reached, begun - aimed)
+    (reached,), (begun, aimed) = (at_rates_of_others(table, kinds, column) for kinds in ([first], [start, end]))
+    return _with_edges(_share(begun - reached, begun - aimed), start=begun, end=aimed, first=reached)
 
 
 def level(table: pd.DataFrame, where: Filter, column: str = "train_error", over: str | None = None) -> pd.Series:
@@ -152,7 +170,7 @@ def iterations_to_error(table: pd.DataFrame, first: Filter, second: Filter, erro
 
     A network that never gets there, or diverges, counts with all its iterations: a bound on the careful side.
     """
-    reached = [_of_runs(table, where, partial(_reach, error)) for where in (first, second)]
+    reached = [_of_runs(table, where, _reach(table, lambda _: error)) for where in (first, second)]
     bounds = [_by_pair(select(table, where), "iterations") for where in (first, second)]
     ratio = reached[0].combine_first(bounds[0]) / reached[1].combine_first(bounds[1])
     return ratio.dropna()[lambda pairs: pairs.index.isin([*reached[0].index, *reached[1].index])]
@@ -162,21 +180,26 @@ def iterations_to_share(table: pd.DataFrame, first: Filter, second: Filter, shar
     """First over second: the ratio of the iterations in which a network goes such a share of its own way.
 
     From the error of guessing to its own final one (running training errors): a lower end alone is no faster start.
+    A pair of which one diverged has no such end, and says nothing.
     """
     runs = table.set_index("folder")
     levels = runs["guessing"] + share * (runs["train_error"] - runs["guessing"])
-    ours, theirs = (_of_runs(table, where, lambda folder: _reach(levels[folder], folder)) for where in (first, second))
+    ours, theirs = (_of_runs(table, where, _reach(table, levels.get)) for where in (first, second))
     return (ours / theirs).dropna()
 
 
-def first_below(metrics: pd.DataFrame, error: float) -> int | None:
-    """The first iteration at which the running training error is under `error` percent; None if it never is."""
-    under = metrics.loc[metrics["train_error"] < error, "iteration"]
+def first_below(metrics: pd.DataFrame, error: float, epoch: int) -> int | None:
+    """The first iteration at which the running training error of the last `epoch` iterations is under `error` percent.
+
+    None if it never is. Single rows are of so few images that the first of them under a level is chance.
+    """
+    under = metrics.loc[running_error(metrics, epoch) < error, "iteration"]
     return int(under.iloc[0]) if len(under) else None
 
 
-def _reach(error: float, folder: Path) -> int | None:
-    return first_below(load_metrics(folder), error)
+def _reach(table: pd.DataFrame, level_of: Callable[[Path], Any]) -> Callable[[Path], int | None]:
+    epochs = table.set_index("folder")["epoch"]
+    return lambda folder: first_below(load_metrics(folder), level_of(folder), int(epochs[folder]))
 
 
 def response_ratio(table: pd.DataFrame, depth: int, column: str = "std_exact") -> pd.Series:
@@ -275,34 +298,44 @@ def constructed_difference(table: pd.DataFrame, network: str, shallow: int, deep
     return _of_runs(table, {"network": network, "depth": shallow}, largest)
 
 
+def _lesion_errors(folder: Path, column: str) -> tuple[float, float] | None:
+    # Of the whole network, and the mean over single deleted blocks, with the same kind of BN statistics. Earlier tables
+    # have no recalibrated whole network: there the one as it was evaluated stands for it.
+    rows = load_probe(folder, "lesions")
+    if column not in rows:
+        return None
+    intact = rows[rows["count"] == 0].iloc[0]
+    whole = intact["error"] if pd.isna(intact[column]) else intact[column]
+    return whole, rows.loc[rows["kind"] == "delete_one", column].mean()
+
+
 def lesion_difference(table: pd.DataFrame, depth: int, column: str = "error") -> pd.Series:
     """Share of a network's advantage over guessing that is lost with one block, mean over blocks: plain minus residual.
 
     A share, because a network that barely learned has little error left to gain. With column error_recalibrated, of
-    networks whose BN statistics are those that they have without the block.
+    networks whose BN statistics are those that they have without the block, beside the whole network's measured alike.
     """
     guessing = table.set_index("folder")["guessing"]
 
     def lost(folder: Path) -> float | None:
-        rows = load_probe(folder, "lesions")
-        if column not in rows:
+        if (errors := _lesion_errors(folder, column)) is None:
             return None
-        intact = rows.loc[rows["count"] == 0, "error"].iloc[0]
-        risen = rows.loc[rows["kind"] == "delete_one", column].mean() - intact
-        return risen / (guessing[folder] - intact) if intact < guessing[folder] else np.nan
+        whole, without = errors
+        return (without - whole) / (guessing[folder] - whole) if whole < guessing[folder] else np.nan
 
     plain, residual = (_of_runs(table, {"network": n, "depth": depth}, lost) for n in ("plain", "residual"))
     return plain - residual
 
 
 def lesion_recovery(table: pd.DataFrame, network: str, depth: int) -> pd.DataFrame:
-    """Of the advantage over guessing that is lost with one block, the share that comes back with recalibrated BN."""
+    """Of the advantage over guessing that is lost with one block, the share that comes back with recalibrated BN.
+
+    What is left of the loss is that of the recalibrated network beside the whole one, recalibrated, too.
+    """
 
     def rise(column: str, folder: Path) -> float | None:
-        rows = load_probe(folder, "lesions")
-        if "error_recalibrated" not in rows:
-            return None
-        return rows.loc[rows["kind"] == "delete_one", column].mean() - rows.loc[rows["count"] == 0, "error"].iloc[0]
+        errors = _lesion_errors(folder, column)
+        return errors[1] - errors[0] if errors else None
 
     where = {"network": network, "depth": depth}
     lost, left = (_of_runs(table, where, partial(rise, column)) for column in ("error", "error_recalibrated"))

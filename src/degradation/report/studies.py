@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from degradation.record import load_gradients, load_metrics, load_responses
 from degradation.report import draw
 from degradation.report.draw import NEUTRAL, describe, draw_facets, left_out, melt, with_n, write_caption
-from degradation.report.statistics import at_rate_of_others, first_below, growth_per_layer
-from degradation.report.table import ARMS, ERRORS, finished, gather, load_probe, probed_images, select
+from degradation.report.statistics import at_rates_of_others, first_below, growth_per_layer
+from degradation.report.table import ARMS, ERRORS, finished, gather, load_probe, probed_images, recalibrated_on, select
 
 LESIONS = {"delete": "blocks deleted", "swap": "pairs of blocks swapped"}
 # Plain minus residual as the paper gives it, test error in points: ImageNet (Table 2), and what it is at least on
@@ -28,7 +28,8 @@ def draw_matched_pairs(table: pd.DataFrame) -> Figure | None:
     """Plain minus residual: what the shortcut gains, against depth
 
     Above zero the residual network errs less. The mean over pairs of equal seed with its 95 % interval, every pair a
-    dot. Crosses and the arrow are the paper's (ImageNet, top-1, Table 2; more than this at 110 layers, section 4.2).
+    dot; the choice of test images, which all seeds share, is not in it. Crosses and the arrow are the paper's
+    (ImageNet, top-1, Table 2; more than this at 110 layers, section 4.2).
     """
     runs, index = finished(table), ["kind", "depth", "seed", "precision", "protocol"]
     errors = draw.melt_errors(runs).pivot_table("value", index, "network").reindex(columns=ARMS)
@@ -59,7 +60,8 @@ def draw_gap(table: pd.DataFrame) -> Figure | None:
     """Test minus training error: it is not overfitting
 
     An overfitting network errs little in training and far more on test images: a large gap. Both errors are of the
-    final network in eval mode, on un-augmented images; means over seeds with 95 % intervals, every seed a dot.
+    final network in eval mode, on un-augmented images; means over seeds with 95 % intervals, every seed a dot; the
+    choice of test images, which all seeds share, is not in them.
     """
     runs = finished(table)
     runs = runs.assign(gap=runs["test_error"] - runs["train_error_eval"]).dropna(subset=["gap"])
@@ -74,14 +76,16 @@ def draw_gap(table: pd.DataFrame) -> Figure | None:
     return write_caption(figure, describe(runs, left_out(table)))
 
 
-def _draw_against(rows: pd.DataFrame, x: str, xlabel: str, names: dict[Any, str] | None = None) -> Figure | None:
+def _draw_against(
+    rows: pd.DataFrame, x: str, xlabel: str, names: dict[Any, str] | None = None, told: str = ""
+) -> Figure | None:
     # Final errors by x, of the networks of those depths at which it was varied.
     rows = rows[rows.groupby("depth")[x].transform("nunique") > 1].sort_values(["depth", "network"])
     if rows.empty:
         return None
     shown = {value: name for value, name in (names or {}).items() if (rows[x] == value).any()}
     figure, _ = draw.draw_errors(rows.assign(line=rows["label"]), x, xlabel, shown)
-    return write_caption(figure, describe(rows))
+    return write_caption(figure, describe(rows, told))
 
 
 def by_settings(table: pd.DataFrame, settings: Sequence[str]) -> pd.DataFrame:
@@ -146,10 +150,18 @@ def draw_shortcut_strength(table: pd.DataFrame) -> Figure | None:
 def draw_without_bn(table: pd.DataFrame) -> Figure | None:
     """Final error with and without batch normalisation (section 4.1)
 
-    Were batch normalisation idle, the lines would be level. Every run a point.
+    Were batch normalisation idle, the lines would be level. Each kind at the rate that is best for the mean of its
+    training error, of the rates that its network has both with and without. Every run a point.
     """
-    rows = select(table, {}, ("network.norm",))
-    return _draw_against(rows, "network.norm", "", {"batch": "with BN", "none": "without"})
+    rows = select(table, {}, ("network.norm", "protocol.lr"))
+    rows = rows[rows.groupby(["label", "protocol.lr"])["network.norm"].transform("nunique") > 1]
+    errors = rows.groupby(["label", "network.norm", "protocol.lr"])["train_error"].mean()
+    rates = errors.groupby(["label", "network.norm"]).idxmin().map(lambda best: best[-1]).rename("best")
+    rows = rows.join(rates, on=["label", "network.norm"])
+    rows = rows[rows["protocol.lr"] == rows["best"]]
+    ways = {"batch": "with BN", "none": "without"}
+    told = [f"{label} {ways[norm]} {rate:g}" for (label, norm), rate in rates.items()]
+    return _draw_against(rows, "network.norm", "", ways, f"rate of {', '.join(told)}")
 
 
 def draw_longer(table: pd.DataFrame) -> Figure | None:
@@ -253,8 +265,9 @@ def draw_initial_signals(table: pd.DataFrame) -> Figure | None:
 def draw_gradients_in_training(table: pd.DataFrame) -> Figure | None:
     """Weight gradients along training (section 4.1)
 
-    The norm of the gradient of each layer's weights, at four moments: vanishing gradients would fall to the left. Each
-    depth has an axis of its own.
+    The norm of the gradient of each layer's weights, at four moments: at initialisation vanishing gradients would fall
+    to the left. Later it tells of the weights' own scale, too: before BN gradients go as the inverse of their norm
+    (weight_norms takes that out). Each depth has an axis of its own.
     """
     return _signals_in_training(table, "grad_weight", "gradient norm of weights")
 
@@ -262,8 +275,9 @@ def draw_gradients_in_training(table: pd.DataFrame) -> Figure | None:
 def draw_signals_in_training(table: pd.DataFrame) -> Figure | None:
     """Responses along training (section 4.1)
 
-    The std of each layer's response at four moments: forward signals that die out would fall to the right. Each depth
-    has an axis of its own.
+    The std of each layer's response at four moments. With BN it is the size of gamma, and near 1 at initialisation
+    whatever the images: what is passed on, the figure `information` shows. Without BN, forward signals that die out
+    would fall to the right. Each depth has an axis of its own.
     """
     return _signals_in_training(table, "std", "std of responses")
 
@@ -302,13 +316,16 @@ def _signals_in_training(table: pd.DataFrame, column: str, ylabel: str) -> Figur
 def draw_convergence(table: pd.DataFrame) -> Figure | None:
     """Early convergence (section 4.1, Fig. 4): iterations until the training error falls to a level
 
-    Every seed a point, lines are means; a level that a network never reached has no point, one that a seed never
-    reached no line. The axis is logarithmic: equal distances are equal factors.
+    Over the last epoch, or all so far. Every seed a point, lines are means; a level that a network never reached has no
+    point, one that a seed never reached no line. The axis is logarithmic: equal distances are equal factors.
     """
     runs, levels = finished(table).sort_values(["depth", "network"]), range(80, 0, -10)
     runs = runs.assign(line=with_n(runs), kind="training", column=runs["depth"].map("{} layers".format))
-    metrics = [load_metrics(folder) for folder in runs["folder"]]
-    parts = [runs.assign(level=level, reached=[first_below(rows, level) for rows in metrics]) for level in levels]
+    metrics = [(load_metrics(folder), epoch) for folder, epoch in zip(runs["folder"], runs["epoch"], strict=True)]
+    parts = [
+        runs.assign(level=level, reached=[first_below(rows, level, epoch) for rows, epoch in metrics])
+        for level in levels
+    ]
     shown = [part for part in parts if part["reached"].notna().any()]
     if not shown:
         return None
@@ -326,7 +343,8 @@ def draw_response_parts(table: pd.DataFrame) -> Figure | None:
     """What the responses of Fig. 7 are made of: BN's gamma and beta, with and without weight decay on them
 
     In training mode the variance of a response is that of beta over channels plus the mean square of gamma, so decay on
-    gamma may shape Fig. 7. Test set, eval mode; mean over seeds, bands their range.
+    gamma may shape Fig. 7. Test set, eval mode: with BN statistics averaged over the training set, on which claims are
+    judged, where they are recorded, and as evaluated; mean over seeds, bands their range.
     """
     decay = "protocol.decay_batchnorm"
     rows = select(table, {}, (decay,)).sort_values(["depth", "network", decay], ascending=[True, True, False])
@@ -339,7 +357,12 @@ def draw_response_parts(table: pd.DataFrame) -> Figure | None:
     rows = rows.assign(style=without.map({True: "without", False: ""}))[rows["depth"].isin(depths)]
     line = rows["label"].where(rows["style"] == "", "without weight decay on BN")
     layers = gather(rows.assign(column=rows["label"], line=line), load_responses)
-    names = {"std": "std of responses", "gamma_rms": "gamma, rms", "beta_rms": "beta, rms"}
+    names = {
+        "std_exact": "std, exact BN",
+        "std": "std, as evaluated",
+        "gamma_rms": "gamma, rms",
+        "beta_rms": "beta, rms",
+    }
     styles, labels = {"without": {**NEUTRAL[1], "marker": None}}, ("layer index", names)
     figure, axes = draw_facets(melt(layers, [*names], "row"), "layer", "value", labels, (2.9, 1.8), "row", styles)
     _log_rows(axes)
@@ -464,8 +487,9 @@ def draw_first_steps(table: pd.DataFrame) -> Figure | None:
 def draw_weight_norms(table: pd.DataFrame) -> Figure | None:
     """Gradients after training, whatever the scale of the weights (section 4.1)
 
-    Top, the norm of each layer's weight gradient times that of its weights, which their scale does not change; bottom,
-    the share of the weights that a step without momentum replaces. Vanishing gradients would fall to the left.
+    Top, the norm of each layer's weight gradient times that of its weights, which their scale does not change:
+    vanishing gradients would fall to the left. Bottom, the share of the weights that a step without momentum replaces,
+    which is small for layers whose weights are large, too.
     """
     signals = _read(table, "weight_norm", load_gradients)
     if signals.empty:
@@ -555,27 +579,32 @@ def draw_recalibrated(table: pd.DataFrame) -> Figure | None:
     """Lesions with BN recalibrated: path length or statistics? (beyond the paper)
 
     Error with each block deleted, with the BN statistics of the whole network and with those measured without the
-    block (no weight is trained), beside the intact network's. What comes back is BN's.
+    block (no weight is trained), beside the whole network's, with either. What comes back is BN's.
     """
     lesions = _read(table, "error_recalibrated", lambda folder: load_probe(folder, "lesions"))
+    lesions = lesions[lesions["kind"] == "delete_one"] if len(lesions) else lesions
     if lesions.empty:
         return None
-    probed = {folder: load_probe(folder, "lesions") for folder in lesions["folder"].unique()}
-    intact = {folder: rows.loc[rows["count"] == 0, "error"].iloc[0] for folder, rows in probed.items()}
-    lesions = lesions.assign(intact=lesions["folder"].map(intact))
+    probed = pd.concat([load_probe(folder, "lesions").assign(folder=folder) for folder in lesions["folder"].unique()])
+    whole = probed[probed["count"] == 0].drop_duplicates("folder").set_index("folder")
     lesions = lesions.assign(place=lesions.groupby("folder").cumcount() + 1)
     names = {"error": "BN statistics as they were", "error_recalibrated": "recalibrated without the block"}
-    names["intact"] = "no block deleted"
+    for column, name in (("error", "no block deleted"), ("error_recalibrated", "none deleted, recalibrated")):
+        lesions[f"whole_{column}"] = lesions["folder"].map(whole[column])
+        names[f"whole_{column}"] = name
     figure, axes = _draw_two(lesions, "place", names, ("which block", "test error (%)"))
     axes[0].set_ylim(0, 100)
-    return write_caption(figure, describe(lesions, "mean and range over seeds"))
+    known = {n for folder in whole.index if (n := recalibrated_on(folder))}
+    images = " or ".join(f"{n:,}" for n in sorted(known)) or "few"
+    told = f"recalibrated on {images} training images, mean and range over seeds"
+    return write_caption(figure, describe(lesions, told))
 
 
 def draw_cures(table: pd.DataFrame) -> Figure | None:
     """Is degradation the first steps' explosion? Final training error with each remedy (beyond the paper)
 
-    Eval mode, every run a point, each kind at the rate that is best for the other seeds; the claim is about the
-    distance between plain-20 and plain-56.
+    Eval mode, every run a point, each kind at the rate that is best for the other seeds, of the rates that all kinds of
+    its network have. A cure brings plain-56 down toward plain-20 as it is, whatever it does to plain-20.
     """
     remedies: dict[str, dict[str, Any]] = {
         "as it is": {},
@@ -585,13 +614,14 @@ def draw_cures(table: pd.DataFrame) -> Figure | None:
     }
     parts = []
     for (network, depth), runs in table.groupby(["network", "depth"]):
-        for name, cure in remedies.items():
-            where = {"network": network, "depth": depth, **cure}
-            errors = at_rate_of_others(runs, where, "train_error_eval")
-            shown = select(runs, where, ("protocol.lr",)).drop_duplicates("pair").set_index("pair", drop=False)
+        ways = {name: {"network": network, "depth": depth, **cure} for name, cure in remedies.items()}
+        ways = {name: where for name, where in ways.items() if len(select(runs, where, ("protocol.lr",)))}
+        best = at_rates_of_others(runs, [*ways.values()], "train_error_eval") if ways else []
+        for name, errors in zip(ways, best, strict=True):
+            shown = select(runs, ways[name], ("protocol.lr",)).drop_duplicates("pair").set_index("pair", drop=False)
             shown = shown.loc[shown.index.intersection(errors.index)].assign(place=list(remedies).index(name))
             parts.append(shown.assign(value=errors.reindex(shown.index).to_numpy()))
-    rows = pd.concat(parts)
+    rows = pd.concat(parts) if parts else pd.DataFrame({"network": [], "depth": [], "place": []})
     rows = rows[rows.groupby(["network", "depth"])["place"].transform("nunique") > 1]
     if rows.empty:
         return None

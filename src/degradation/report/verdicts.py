@@ -33,14 +33,13 @@ from scipy.optimize import brentq
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
+from degradation.record import IMAGES
 from degradation.report.statistics import RATIOS, STATISTICS
 
 CONF = Path(__file__).parents[3] / "conf"
 LEVEL, POWER = 0.95, 0.8
 LEAST_RATIO = 1e-30  # in place of 0, which has no logarithm
 LEAST_LOG = math.log(1e-30)  # of a p value
-TEST_IMAGES = {"cifar10": 10_000, "cifar10_mini": 1000, "synthetic": 256, "imagenet": 50_000, "imagenette_mini": 1000}
-TEST_IMAGES |= dict.fromkeys(("imagenette2", "imagenette2-320", "imagenette2-160"), 3925)
 
 
 class ClaimError(Exception):
@@ -259,26 +258,31 @@ def shared_images(claim: Claim, table: pd.DataFrame) -> np.ndarray | float:
         slope = (np.atleast_1d(statistic(moved, **claim.of).mean()) - base) / step
         if slope.any():
             p = runs["test_error"].mean()
-            total = total + np.outer(slope, slope) * p * (100 - p) / TEST_IMAGES.get(runs["data"].iloc[0], 10_000)
+            total = total + np.outer(slope, slope) * p * (100 - p) / IMAGES.get(runs["data"].iloc[0], (0, 10_000))[1]
     return total
 
 
 def _judge(claim: Claim, table: pd.DataFrame) -> Verdict:
-    effects = STATISTICS[claim.statistic](table, **claim.of)
-    found = decide(claim, effects, shared_images(claim, table))
+    effects, shared = STATISTICS[claim.statistic](table, **claim.of), shared_images(claim, table)
+    found = decide(claim, effects, shared)
     if not found.effects:
         return found
     unmet = [need for need in claim.testable if not _is_met(need, table)]
     if unmet:
         return replace(found, verdict="not testable", notes=tuple(need.sentence for need in unmet), seeds_needed=None)
-    notes = list(found.notes)
+    notes = [*found.notes, *effects.attrs.get("notes", ())]
     if _column(claim) == "train_error":
         beside = decide(claim, STATISTICS[claim.statistic](table, **{**claim.of, "column": "train_error_eval"}))
+        sides = [claim.bounds[0] < verdict.mean < claim.bounds[1] for verdict in (found, beside)]
         if beside.verdict != found.verdict:
             notes.append(f"by eval-mode training error {beside.verdict} ({beside.mean:.3g})")
+        elif beside.effects and sides[0] != sides[1]:  # one seed has no more than a side
+            notes.append(
+                f"by eval-mode training error on the {'claimed' if sides[1] else 'other'} side ({beside.mean:.3g})"
+            )
     if seen := claim.seen.get(table["protocol"].iloc[0]):
         new = effects[[int(str(pair).split(" ")[0]) not in seen for pair in effects.index]]
-        confirmed = decide(claim, new).verdict == found.verdict != "undecided"
+        confirmed = decide(claim, new, shared).verdict == found.verdict != "undecided"
         notes.append("confirmed on new seeds" if confirmed else "exploratory: written after these seeds were seen")
     return replace(found, notes=tuple(notes))
 

@@ -5,9 +5,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from degradation.config import Config, ProtocolConfig
+from degradation.config import Config
 from degradation.ending import EXIT_FAILED, EXIT_STOPPED
-from degradation.record import load_metrics, read_summary, settled_error
+from degradation.record import epoch_of, load_metrics, read_summary, settled_error
 
 EXIT_DIVERGED, EXIT_BUDGET = 3, 75
 EXITS = {"stopped": EXIT_STOPPED, "out of budget": EXIT_BUDGET, "failed": EXIT_FAILED, "diverged": EXIT_DIVERGED}
@@ -53,13 +53,15 @@ def finished_before(config: Config) -> Outcome | None:
     if summary["outcome"] == "diverged":
         message = f"{summary['message']} (recorded; delete {config.folder} to run again)"
         return Outcome(config.run_id, "diverged", message)
-    final = final_errors(config.folder, config.protocol)
+    final = final_errors(config.folder, config)
     return Outcome(config.run_id, "skipped", f"already in {config.folder}", final)
 
 
-def final_errors(folder: Path, protocol: ProtocolConfig) -> dict[str, float]:
-    """The final numbers of a record; as in figures, training error is over the last `evaluate_every` iterations."""
-    trained = settled_error(load_metrics(folder), protocol.evaluate_every)
+def final_errors(folder: Path, config: Config) -> dict[str, float]:
+    """The final numbers of a record; training error is, as in figures, over the last epoch or `evaluate_every`."""
+    data, protocol = config.data, config.protocol
+    epoch = epoch_of(data.name, data.validation_images, protocol.batch_size, protocol.log_every)
+    trained = settled_error(load_metrics(folder), max(epoch, protocol.evaluate_every))
     return {**read_summary(folder)["final"], "train_error": trained}
 
 

@@ -178,7 +178,7 @@ def _train(config: Config, jobs: int, record: Record, say: Say, origin: dict[str
         record.write(record.network, partial(torch.save, network.state_dict()))
         record.finish({**summary, "final": final})
         tracker.finish(final)
-        told = final_errors(record.path, protocol)
+        told = final_errors(record.path, config)
         errors = f"train error {told['train_error']:.2f} %, test error {told['test_error']:.2f} %"
         return Outcome(record.id, "finished", f"{errors} in {format_seconds(summary['seconds'])}", told)
     finally:
