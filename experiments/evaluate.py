@@ -70,7 +70,8 @@ def evaluate(arguments: argparse.Namespace) -> tuple[pd.DataFrame, bool]:
     rows: list[dict[str, object]] = []
     for way in given["ways"]:
         together = []
-        for name, path, config in zip(names, given["checkpoints"], configs, strict=True):
+        for number, (name, path, config) in enumerate(zip(names, given["checkpoints"], configs, strict=True), 1):
+            print(f"[{way}, {number}/{len(names)}] {name} ...", flush=True)
             network = load_network(path, given["shortcut"], **{k: given[k] for k in ("stride_in", "pool", "pad_side")})
             if (classes := int(images[1].labels.max()) + 1) != network.architecture.classes:
                 raise CheckpointError(f"{path} has {network.architecture.classes} classes, and {data.name} {classes}")

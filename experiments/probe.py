@@ -244,7 +244,8 @@ def run(arguments: argparse.Namespace) -> None:
         raise CheckpointError(f"{out} holds other things than figures of this script; name another with --out")
     if config:
         check_network(file.parent.resolve())
-    arguments.batch = config["protocol"]["batch_size"] if config else GRADIENT_BATCH
+    told = config["protocol"] if config else {"batch_size": GRADIENT_BATCH}
+    arguments.batch = -(-told["batch_size"] // told.get("batchnorm_groups", 1))  # ProtocolConfig.group
     network = load_network(file, **{key: getattr(arguments, key) for key in TOLD})
     architecture, data = network.architecture, read_data(config["data"]) if config else OTHERS
     if arguments.data not in (None, data.name):

@@ -179,9 +179,12 @@ class Record:
                         f"resume with machine.{setting}={was[setting]}, or delete the folder to run again"
                     )
             if (begun := was.get("images")) and begun != (there := now.get("images")):
+                told = (
+                    "{training:,} for training, {names}".format_map({"names": "", **each}) for each in (begun, there)
+                )
                 raise RecordError(
-                    f"{self.path} was begun with other images ({begun}) than are there now ({there}): put back those, "
-                    "or delete the folder to run again"
+                    "{} was begun with other images ({}) than there are now ({}): put back those, or delete the folder "
+                    "to run again".format(self.path, *told)
                 )
             moved = [key for key in ("cpu", "gpu", "torch") if was.get(key) != now.get(key)]
             other = ", ".join(f"{key} {now.get(key)} after {was.get(key)}" for key in moved)

@@ -139,9 +139,9 @@ class Pictures:
 
     @property
     def fingerprint(self) -> str:
-        """How many there are, and a hash of what they are called (files) or of their pixels' sizes, in order."""
+        """Of what they are called (files), or of their sizes, in order."""
         names = "\n".join("/".join(Path(s).parts[-2:]) if isinstance(s, str) else str(s.size) for s in self.sources)
-        return f"{len(self)}-{_sha256(names.encode())[:12]}"
+        return f"names {_sha256(names.encode())[:12]}"
 
     def batches(self, size: int) -> Iterator[ImageSet]:
         """The single view of all images once, in order; the last batch may be smaller."""

@@ -106,6 +106,8 @@ def draw_figure4(table: pd.DataFrame) -> Figure | None:
         return None
     named = runs.assign(line=draw.with_n(runs))
     figure, axes = draw.draw_curves(named, lambda rows: rows["network"] + " networks")
+    for text in [text for legend in figure.legends for text in legend.get_texts() if text.get_text() == "test"]:
+        text.set_text("validation")
     solid = draw.KIND_LOOKS["test"]["linewidth"]
     parts: list[Any] = [*axes, *figure.legends]
     for line in [line for part in parts for line in part.get_lines()]:

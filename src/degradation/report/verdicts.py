@@ -258,7 +258,9 @@ def shared_images(claim: Claim, table: pd.DataFrame) -> np.ndarray | float:
         slope = (np.atleast_1d(statistic(moved, **claim.of).mean()) - base) / step
         if slope.any():
             p = runs["test_error"].mean()
-            total = total + np.outer(slope, slope) * p * (100 - p) / IMAGES.get(runs["data"].iloc[0], (0, 10_000))[1]
+            counted = runs["images.test"].max() if "images.test" in runs else np.nan  # of sets that have no name here
+            images = IMAGES.get(runs["data"].iloc[0], (0, counted))[1]
+            total = total + np.outer(slope, slope) * p * (100 - p) / images
     return total
 
 

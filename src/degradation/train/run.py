@@ -121,8 +121,9 @@ def _train(config: Config, jobs: int, record: Record, say: Say, origin: dict[str
     shown = SIGNAL_IMAGES if config.network.depth <= 110 else SIGNAL_IMAGES_DEEP  # float32, nothing recomputed
     x, y = (tensor[:shown].clone() for tensor in stream.batch(0))  # the same in both arms, and all along
     began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    files = {"images": train_set.fingerprint} if isinstance(train_set, Pictures) else {}
-    if other := record.start_session({"from": began, **machines.describe(machine), **files}):
+    images: dict[str, Any] = {"training": len(train_set), "test": len(test)}
+    images |= {"names": train_set.fingerprint} if isinstance(train_set, Pictures) else {}
+    if other := record.start_session({"from": began, **machines.describe(machine), "images": images}):
         say(f"continues on {other}: its last digits may be others than those of an uninterrupted run")
     tracker = Tracker(config, record, config.label(origin.get("varied", {})))
     try:
