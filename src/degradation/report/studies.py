@@ -595,7 +595,7 @@ def draw_recalibrated(table: pd.DataFrame) -> Figure | None:
     figure, axes = _draw_two(lesions, "place", names, ("which block", "test error (%)"))
     axes[0].set_ylim(0, 100)
     known = {n for folder in whole.index if (n := recalibrated_on(folder))}
-    images = " or ".join(f"{n:,}" for n in sorted(known)) or "few"
+    images = " or ".join(f"{n:,}" for n in sorted(known)) or "an unrecorded number of"
     told = f"recalibrated on {images} training images, mean and range over seeds"
     return write_caption(figure, describe(lesions, told))
 
