@@ -178,7 +178,8 @@ class Record:
                         f"{self.path} was begun with {setting}={was[setting]}, not {now.get(setting)}; "
                         f"resume with machine.{setting}={was[setting]}, or delete the folder to run again"
                     )
-            if (begun := was.get("images")) and begun != (there := now.get("images")):
+            begun, there = was.get("images"), now.get("images")
+            if begun and there and begun != there:
                 told = (
                     "{training:,} for training, {names}".format_map({"names": "", **each}) for each in (begun, there)
                 )

@@ -121,7 +121,7 @@ def test_figure4_is_thin_in_training_and_bold_in_validation(runs: pd.DataFrame) 
     widths = {
         text.get_text(): line.get_linewidth() for text, line in zip(legend.get_texts(), legend.get_lines(), strict=True)
     }
-    assert (widths["training"], widths["test"]) == (0.8, 2.4)
+    assert (widths["training"], widths["validation"]) == (0.8, 2.4)
     assert "protocol imagenet_quick" in figure.get_supxlabel()
     paper = draw_figure4(runs.assign(protocol="imagenet_paper"))
     assert paper is not None
