@@ -295,7 +295,8 @@ def test_a_run_goes_on_with_the_files_that_it_began_with(compose: Compose, tmp_p
     (lost := next((tree / "train").rglob("*.JPEG"))).rename(tmp_path / "lost.JPEG")
     outcome = train(compose(*tiny))
     assert outcome.status == "failed"
-    assert re.search(r"with other images \(15 for training, .*\) than there are now \(14 for training, names", outcome.message)
+    told = r"with other images \(15 for training, .*\) than there are now \(14 for training, names"
+    assert re.search(told, outcome.message)
     (tmp_path / "lost.JPEG").rename(lost)
     assert train(compose(*tiny)).status == "finished"
 
