@@ -68,6 +68,7 @@ def publish_run(folder: Path) -> None:
         seal(target)
     for twin in twins:
         shutil.rmtree(probes_folder(twin), ignore_errors=True)  # of other weights
+        path_of_tests(twin).unlink(missing_ok=True)
         if twin != target:
             shutil.rmtree(twin)
     if (probed := probes_folder(folder)).is_dir():
