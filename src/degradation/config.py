@@ -440,9 +440,9 @@ def _explain(error: ValidationError, value: Any) -> str:
 
 
 def find_root(name: str, data_dir: str | Path) -> Path | None:
-    """Which of <data_dir>/<name> and <data_dir> holds a folder train, if one does; not one that is named as others."""
-    above = Path(data_dir).expanduser()
-    others = {"imagenet", *IMAGENETTE} - {name}
+    """Which of <data_dir>/<name> and <data_dir> holds a folder train, if one does; one known set is no other."""
+    above, known = Path(data_dir).expanduser(), {"imagenet", *IMAGENETTE}
+    others = known - {name} if name in known else set()
     return next((p for p in (above / name, above) if (p / "train").is_dir() and p.name not in others), None)
 
 
