@@ -30,6 +30,10 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 SMALL = ("cifar10", "cifar10_mini", "synthetic")  # sets of images of 32x32 pixels
 IMAGENETTE = {"imagenette2": "full", "imagenette2-320": "320px", "imagenette2-160": "160px"}  # folder -> size
+# Training and test images of the sets that have a name.
+IMAGES = {"cifar10": (50_000, 10_000), "cifar10_mini": (5000, 1000), "synthetic": (512, 256)}
+IMAGES |= {"imagenet": (1_281_167, 50_000), "imagenette_mini": (2000, 1000)}
+IMAGES |= dict.fromkeys(IMAGENETTE, (9469, 3925))
 STRICT = ConfigDict(strict=True, extra="forbid")
 
 

@@ -26,7 +26,7 @@ import filelock
 import pandas as pd
 import yaml
 
-from degradation.config import Config, complete, is_named, name_folder, run_id
+from degradation.config import IMAGES, Config, complete, is_named, name_folder, run_id
 
 MEASURED = ["train_error", "train_loss", "test_error", "test_loss", "val_error", "val_loss"]
 COLUMNS = ["iteration", "lr", *MEASURED, "seconds"]
@@ -34,10 +34,6 @@ NEEDED = {"iteration", "train_error", "test_error"}  # records of other versions
 KEPT = ("config.yaml", "sessions.jsonl", "metrics.csv", "gradients.csv", "initial.json", "responses.csv")
 KEEPS = ("device", "precision", "execution", "threads")  # of a run, to its end, where the machine's setting is auto
 SAME = (*KEEPS, "channels_last", "evaluation_batch")  # other such: other last digits of the same run
-# Training and test images of the sets that have a name.
-IMAGES = {"cifar10": (50_000, 10_000), "cifar10_mini": (5000, 1000), "synthetic": (512, 256)}
-IMAGES |= {"imagenet": (1_281_167, 50_000), "imagenette_mini": (2000, 1000)}
-IMAGES |= dict.fromkeys(("imagenette2", "imagenette2-320", "imagenette2-160"), (9469, 3925))
 
 
 class RecordError(Exception):

@@ -1,6 +1,6 @@
 """A sweep of runs: the plan printed first, the runs longest first, the closing table and the exit status.
 
-Whatever needs torch is done in processes of its own (processes.py): this one waits, and holds no memory.
+Whatever needs torch is done in processes of its own (processes.py): this one waits, and stays small.
 """
 
 import math

@@ -165,7 +165,7 @@ def test_imagenette_is_downloaded_or_one_line_says_what_to_do(
     monkeypatch.setattr(Imagenette, "_download", lambda self: write_tree(Path(self._image_root).parent))
     with pytest.raises(DataError, match=f"{name} holds 15 training and 15 validation images, but Imagenette has 9,469"):
         find_images(name, tmp_path)  # as an unpacking that was interrupted leaves it
-    monkeypatch.setattr(folders, "IMAGENETTE_COUNTS", (15, 15))
+    monkeypatch.setitem(folders.IMAGES, name, (15, 15))
     assert len(find_images(name, tmp_path)[0][0]) == 15
     with pytest.raises(DataError, match=r"imagenet is not in .*; name the folder that holds imagenet/train"):
         find_images("imagenet", tmp_path / name)  # the folder of another set is not taken for it

@@ -16,10 +16,9 @@ from PIL import Image
 from torchvision.datasets import Imagenette
 from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
-from degradation.config import IMAGENETTE, DataError, find_root
+from degradation.config import IMAGENETTE, IMAGES, DataError, find_root
 
 IMAGENETTE_MINI = Path(__file__).parent / "imagenette_mini"
-IMAGENETTE_COUNTS = (9469, 3925)  # training and validation images, in each size
 NAMED = 5  # classes named in a message; of more, how many there are
 
 Found = tuple[list[Any], list[int]]  # files (or images in memory), and their labels
@@ -83,8 +82,8 @@ def find_images(name: str, data_dir: str | Path, download: bool = True) -> tuple
         if lacking:
             names = ", ".join(sorted(lacking)) if len(lacking) <= NAMED else f"{len(lacking)} of the other's classes"
             raise DataError(f"{split} lacks {names}: train and val must have the same classes")
-    if name in IMAGENETTE and (counts := (len(train[0]), len(val[0]))) != IMAGENETTE_COUNTS:
-        held, whole = ("{:,} training and {:,} validation images".format(*pair) for pair in (counts, IMAGENETTE_COUNTS))
+    if name in IMAGENETTE and (counts := (len(train[0]), len(val[0]))) != IMAGES[name]:
+        held, whole = ("{:,} training and {:,} validation images".format(*pair) for pair in (counts, IMAGES[name]))
         raise DataError(
             f"{root} holds {held}, but Imagenette has {whole}: delete it to have it downloaded again; "
             "images of your own go by another data.name"

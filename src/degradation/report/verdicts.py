@@ -33,7 +33,7 @@ from scipy.optimize import brentq
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
-from degradation.record import IMAGES
+from degradation.config import IMAGES
 from degradation.report.statistics import RATIOS, STATISTICS
 
 CONF = Path(__file__).parents[3] / "conf"
