@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -103,11 +102,6 @@ def test_memory_that_ends_is_a_run_that_failed(
     monkeypatch.setattr("degradation.train.run.Network", allocate)
     outcome = train(tiny())
     assert (outcome.status, outcome.message) == ("failed", told)
-
-
-def test_a_sweep_itself_holds_no_torch() -> None:
-    command = "import degradation.cli, degradation.sweep, sys; print('torch' in sys.modules)"
-    assert subprocess.check_output([sys.executable, "-c", command], text=True) == "False\n"
 
 
 def test_what_is_raised_or_killed_elsewhere_is_told_here() -> None:

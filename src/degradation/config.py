@@ -45,6 +45,15 @@ class DataError(Exception):
     """The images cannot be had; the message says which file, and what to do."""
 
 
+class Size(NamedTuple):
+    """The images that were found, and the seconds in which one process reads one of them, where files are read."""
+
+    training: int
+    test: int
+    held_out: int
+    seconds: float
+
+
 def find_conf() -> Path:
     """The folder conf/ of the checkout that this code runs from."""
     conf = Path(__file__).parents[2] / "conf"
@@ -222,6 +231,9 @@ class DataConfig:
         if len(sides := [self.crop or 0, *self.shorter_side]) != 3 or sides != sorted(sides):
             raise ValueError(f"data.shorter_side={sides[1:]} must be a range from data.crop={self.crop} or above")
         return self
+
+
+Sizes = dict[DataConfig, Size]
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -18,7 +18,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
 from degradation import processes
-from degradation.config import Config, find_records, parse
+from degradation.config import Config, Sizes, find_records, parse
 from degradation.ending import SIGNALS, Stop
 from degradation.record import RecordError, read_summary, read_varied
 from degradation.train.outcome import BEGAN, Outcome, exit_status, final_errors, format_seconds
@@ -113,7 +113,7 @@ class Plan(NamedTuple):
 
     published: dict[str, Outcome]  # by run id
     todo: list[Config]
-    sizes: Any  # train.plan.Sizes
+    sizes: Sizes
     jobs: int
     device: str
     grid: str  # the words for it

@@ -5,11 +5,11 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-from degradation.config import Architecture, Config, ConfigError, DataConfig
+from degradation.config import Architecture, Config, ConfigError, Size, Sizes
 from degradation.data.images import Images, Pictures, make_synthetic
 from degradation.data.resident import BatchStream, Normalizer
 from degradation.net.network import Network, multiply_adds
@@ -20,18 +20,6 @@ from degradation.train.step import DegradationModule
 
 EVALUATION = 1 / 3  # of an image's time in training: forward alone, of forward and backward
 READ = 64  # images whose decoding is timed
-
-
-class Size(NamedTuple):
-    """The images of a data config, and the seconds in which one process reads one of them, where files are read."""
-
-    training: int
-    test: int
-    held_out: int
-    seconds: float
-
-
-Sizes = dict[DataConfig, Size]
 
 
 def count_jobs(wanted: Any, runs: int, device: str) -> int:
