@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 
 from degradation.config import Config, parse
 from degradation.ending import Stop
+from tests.forked import Forked
 
 ROOT = Path(__file__).parents[1]
 TINY = [
@@ -33,6 +34,7 @@ TINY = [
 GROUPS = {folder.name for folder in (ROOT / "conf").iterdir() if folder.is_dir()}
 Compose = Callable[..., Config]
 Start = Callable[..., subprocess.Popen[str]]
+Fork = Callable[..., Forked]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -84,22 +86,28 @@ def heed_signals() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
+def train_command(results: Path, overrides: tuple[str, ...]) -> list[str]:
+    return [str(ROOT / "experiments" / "train.py"), *TINY, f"paths.results={results}", *overrides]
+
+
+def inherited() -> dict[str, str]:
+    hidden = ("WANDB_", "DEGRADATION_", "HYDRA_", "JOBS", "DATA_DIR", "RESULTS_DIR")
+    return {**{key: value for key, value in os.environ.items() if not key.startswith(hidden)}, "WANDB_MODE": "offline"}
+
+
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     """(overrides, environment) -> a running experiments/train.py of the same tiny run; ended with the test."""
     started: list[subprocess.Popen[str]] = []
 
     def begin(*overrides: str, **environment: str) -> subprocess.Popen[str]:
-        hidden = ("WANDB_", "DEGRADATION_", "HYDRA_", "JOBS", "DATA_DIR", "RESULTS_DIR")
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
-        command = [sys.executable, str(ROOT / "experiments" / "train.py"), *TINY, f"paths.results={tmp_path}"]
         process = subprocess.Popen(
-            [*command, *overrides],
+            [sys.executable, *train_command(tmp_path, overrides)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             cwd=tmp_path,
-            env={**inherited, "WANDB_MODE": "offline", **environment},
+            env={**inherited(), **environment},
             preexec_fn=heed_signals,
         )
         started.append(process)
@@ -110,3 +118,18 @@ def start(tmp_path: Path) -> Iterator[Start]:
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def fork(tmp_path: Path) -> Iterator[Fork]:
+    """The same where its start is not what is tested: forked from a process that has imported all."""
+    started: list[Forked] = []
+
+    def begin(*overrides: str, **environment: str) -> Forked:
+        started.append(Forked(train_command(tmp_path, overrides), tmp_path, {**inherited(), **environment}))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.wait()

@@ -15,7 +15,7 @@ from degradation.config import ConfigError, find_published
 from degradation.report.pages import write_gallery
 from degradation.report.table import conditions, load_table, probes_folder
 from degradation.train.run import train
-from tests.conftest import ROOT, Compose, Start
+from tests.conftest import ROOT, Compose, Fork
 from tests.report.conftest import put
 
 
@@ -122,13 +122,13 @@ def test_nothing_else_writes_there(
     assert "is read-only evidence; name another folder" in capsys.readouterr().err
 
 
-def test_published_runs_are_not_run_again_where_that_is_asked(start: Start, tiny: Compose, tmp_path: Path) -> None:
+def test_published_runs_are_not_run_again_where_that_is_asked(fork: Fork, tiny: Compose, tmp_path: Path) -> None:
     arms = [tiny(f"network={network}") for network in ("plain", "residual")]
     assert [train(config).status for config in arms] == ["finished"] * 2
     folder = arms[0].folder
     (tmp_path / "elsewhere" / "runs").mkdir(parents=True)
     folder.rename(tmp_path / "elsewhere" / "runs" / folder.name)
-    process = start("network=plain,residual", f"paths.published={tmp_path / 'elsewhere'}", "-m")
+    process = fork("network=plain,residual", f"paths.published={tmp_path / 'elsewhere'}", "-m")
     out, err = process.communicate()
     assert process.returncode == 0, err
     assert "1 published already; 1 finished already" in out

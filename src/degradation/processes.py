@@ -17,6 +17,7 @@ from typing import Any
 from degradation.ending import SIGNALS
 
 CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["__main__", "degradation.train.plan"])
 
 
 def start(work: Callable[..., Any], *arguments: Any) -> tuple[BaseProcess, Connection]:
@@ -24,7 +25,6 @@ def start(work: Callable[..., Any], *arguments: Any) -> tuple[BaseProcess, Conne
 
     It has the environment of now, not that of the server.
     """
-    CONTEXT.set_forkserver_preload(["__main__", "degradation.train.plan"])
     receive, send = CONTEXT.Pipe(duplex=False)
     process = CONTEXT.Process(target=_answer, args=(send, dict(os.environ), work, *arguments))
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # what is started leaves them to the sweep, until it asks

@@ -30,9 +30,10 @@ from degradation.record import COLUMNS, Record, load_gradients, load_metrics, lo
 from degradation.train.outcome import EXIT_BUDGET, EXIT_DIVERGED, Outcome, exit_status
 from degradation.train.run import train
 from degradation.train.step import DegradationModule, warmup_ends
-from tests.conftest import TINY, Compose, Start
+from tests.conftest import TINY, Compose, Fork, Start
 from tests.data.test_folders import write_tree
 from tests.faults.kills import training
+from tests.forked import Forked
 
 # Long enough to be interrupted, with a warm-up that ends and a validation set, so that all there is must resume.
 LONG = [
@@ -301,10 +302,10 @@ def test_a_run_goes_on_with_the_files_that_it_began_with(compose: Compose, tmp_p
     assert train(compose(*tiny)).status == "finished"
 
 
-def test_a_run_with_workers_that_decode_comes_to_its_end(start: Start, tmp_path: Path) -> None:
+def test_a_run_with_workers_that_decode_comes_to_its_end(fork: Fork, tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "tiny", 12)
     images = ["data=imagenet", "data.name=tiny", "data.crop=20", "data.shorter_side=[24,40]", "network.classes=3"]
-    process = start(*images, "machine.workers=2", f"paths.data={tree}")
+    process = fork(*images, "machine.workers=2", f"paths.data={tree}")
     _, told = process.communicate(timeout=200)  # workers leave signals, also those by which Python would end them
     assert process.returncode == 0, told
 
@@ -337,7 +338,7 @@ def test_the_exit_status_of_a_sweep() -> None:
 # Interruption: a resumed run's record is that of an uninterrupted one
 
 
-def wait_for_checkpoint(process: subprocess.Popen[str], results: Path, rows: int) -> Path:
+def wait_for_checkpoint(process: subprocess.Popen[str] | Forked, results: Path, rows: int) -> Path:
     """Until a run in another process has written so many rows, and a checkpoint."""
     while process.poll() is None:
         for folder in (results / "runs").glob("*/"):
@@ -349,9 +350,9 @@ def wait_for_checkpoint(process: subprocess.Popen[str], results: Path, rows: int
 
 
 def test_killed_and_resumed_is_uninterrupted(
-    start: Start, tmp_path: Path, tiny: Compose, uninterrupted: Path, capsys: pytest.CaptureFixture[str]
+    fork: Fork, tmp_path: Path, tiny: Compose, uninterrupted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    process = start(*LONG)
+    process = fork(*LONG)
     folder = wait_for_checkpoint(process, tmp_path, rows=25)
     process.kill()
     process.communicate()
@@ -371,9 +372,9 @@ def test_killed_and_resumed_is_uninterrupted(
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
 def test_a_stopped_run_leaves_a_checkpoint_and_resumes(
-    number: signal.Signals, start: Start, tmp_path: Path, tiny: Compose, uninterrupted: Path
+    number: signal.Signals, fork: Fork, tmp_path: Path, tiny: Compose, uninterrupted: Path
 ) -> None:
-    process = start(*LONG)
+    process = fork(*LONG)
     folder = wait_for_checkpoint(process, tmp_path, rows=25)
     process.send_signal(number)
     stdout, stderr = process.communicate()
@@ -386,8 +387,8 @@ def test_a_stopped_run_leaves_a_checkpoint_and_resumes(
     assert_same_record(folder, uninterrupted)
 
 
-def test_a_spent_budget_resumes_later(start: Start, tmp_path: Path, tiny: Compose, uninterrupted: Path) -> None:
-    process = start(*LONG, "budget_minutes=0.0001")
+def test_a_spent_budget_resumes_later(fork: Fork, tmp_path: Path, tiny: Compose, uninterrupted: Path) -> None:
+    process = fork(*LONG, "budget_minutes=0.0001")
     stdout, stderr = process.communicate()
     assert process.returncode == EXIT_BUDGET == 75, stderr
     assert "out of budget: checkpoint at iteration" in stdout
@@ -505,8 +506,8 @@ def test_a_checkpoint_of_an_earlier_version_is_continued(tiny: Compose, interrup
 # The command line
 
 
-def test_one_diverging_run_does_not_stop_a_sweep(start: Start, tmp_path: Path) -> None:
-    process = start("network=plain", "protocol.lr=1e30,0.2,0.05", "-m", JOBS="2")
+def test_one_diverging_run_does_not_stop_a_sweep(fork: Fork, tmp_path: Path) -> None:
+    process = fork("network=plain", "protocol.lr=1e30,0.2,0.05", "-m", JOBS="2")
     stdout, stderr = process.communicate()
     assert process.returncode == EXIT_DIVERGED, stderr
     assert "Traceback" not in stderr
@@ -520,11 +521,9 @@ def test_one_diverging_run_does_not_stop_a_sweep(start: Start, tmp_path: Path) -
         assert ("%" in line) == (outcome == "finished")
 
 
-def test_a_sweep_asked_to_stop_starts_nothing_more(start: Start, tmp_path: Path) -> None:
-    process = start("network=plain,residual", *LONG, "-m", JOBS="1")
+def test_a_sweep_asked_to_stop_starts_nothing_more(fork: Fork, tmp_path: Path) -> None:
+    process = fork("network=plain,residual", *LONG, "-m", JOBS="1")
     wait_for_checkpoint(process, tmp_path, rows=5)
-    if Path("/proc").exists():
-        assert "torch" not in Path(f"/proc/{process.pid}/maps").read_text()  # the sweep itself stays small
     process.send_signal(signal.SIGTERM)
     stdout, stderr = process.communicate()
     assert process.returncode == EXIT_STOPPED, stderr
@@ -536,8 +535,8 @@ def test_a_sweep_asked_to_stop_starts_nothing_more(start: Start, tmp_path: Path)
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="needs /proc")
-def test_a_killed_worker_costs_its_own_run(start: Start, tmp_path: Path) -> None:
-    process = start("network=plain,residual", "seed=0,1", *LONG, "protocol.iterations=80", "-m", JOBS="2")
+def test_a_killed_worker_costs_its_own_run(fork: Fork, tmp_path: Path) -> None:
+    process = fork("network=plain,residual", "seed=0,1", *LONG, "protocol.iterations=80", "-m", JOBS="2")
     killed = wait_for_checkpoint(process, tmp_path, rows=5)
     (worker,) = (pid for pid in training(tmp_path) if killed.name in locks(pid))
     os.kill(worker, signal.SIGKILL)
@@ -560,6 +559,7 @@ def locks(pid: int) -> str:
 def test_workers_end_with_their_sweep(start: Start, tmp_path: Path) -> None:
     process = start("network=plain,residual", *LONG, "protocol.iterations=100000", "-m", JOBS="2")
     wait_for_checkpoint(process, tmp_path, rows=5)
+    assert "torch" not in Path(f"/proc/{process.pid}/maps").read_text()  # the sweep itself stays small
     process.kill()
     process.wait()
     deadline = time.monotonic() + 20

@@ -16,7 +16,7 @@ from degradation.record import load_metrics, load_responses, load_runs
 from degradation.train import tracking
 from degradation.train.run import train
 from degradation.train.tracking import has_key
-from tests.conftest import Compose, Start
+from tests.conftest import Compose, Fork
 
 WANDB = str(Path(sys.executable).with_name("wandb"))
 
@@ -25,8 +25,8 @@ def ask_wandb(*arguments: str) -> str:
     return subprocess.run([WANDB, *arguments], check=True, capture_output=True, text=True).stdout
 
 
-def test_an_offline_run_reads_back_with_wandbs_own_tools(start: Start, tmp_path: Path) -> None:
-    process = start("logger=wandb", "network=plain", "study=mine", HOME=str(tmp_path))
+def test_an_offline_run_reads_back_with_wandbs_own_tools(fork: Fork, tmp_path: Path) -> None:
+    process = fork("logger=wandb", "network=plain", "study=mine", HOME=str(tmp_path))
     stdout, stderr = process.communicate()
     assert process.returncode == 0, stdout + stderr
     (folder,) = (tmp_path / "wandb").glob("offline-run-*")

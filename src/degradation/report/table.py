@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from degradation.record import epoch_of, load_metrics, load_responses, load_runs, settled_error
@@ -147,9 +148,9 @@ def select(table: pd.DataFrame, where: Filter, over: tuple[str, ...] = ()) -> pd
         named |= {"protocol.lr"}
     made = table["made_by_study"] if "study" in where else [()] * len(table)
     usual = [set(varied) - set(by_study) <= named for varied, by_study in zip(table["varied"], made, strict=True)]
-    chosen = pd.Series(usual, index=table.index, dtype=bool)
+    chosen = np.array(usual, dtype=bool)
     for key, value in where.items():
-        chosen &= table[key] == value if key in table else False
+        chosen &= table[key].to_numpy() == value if key in table else False  # on arrays: this is done a thousand times
     return table[chosen]
 
 
