@@ -1,0 +1,68 @@
+"""The README's numbers are those of the published records: whoever publishes further runs is told what to rewrite."""
+
+import pandas as pd
+import pytest
+
+from degradation.config import find_published
+from degradation.report.table import conditions, load_table, select
+from degradation.report.verdicts import judge, load_claims
+from tests.conftest import ROOT
+
+JUDGED = [
+    ("quick", "C1", "{mean:.1f} points of training error per 10 layers [{low:.1f}, {high:.1f}]"),
+    ("quick", "C1 (best rate)", "for each depth plain-56 is {mean:.0f} points behind plain-20"),
+    ("quick", "C12", "after three times the iterations {mean:.0f}."),
+    ("quick", "C3 (20)", "by {mean:.0f} points at 20 layers [{low:.0f}, {high:.0f}]"),
+    ("quick", "C3 (56)", "and {mean:.0f} at 56 [{low:.0f}, {high:.0f}]"),
+    (
+        "quick",
+        "C4 (not found)",
+        "From scratch plain-56 ends {mean:.0f} points above that plain-20 [{low:.0f}, {high:.0f}]",
+    ),
+    ("quick", "Growth (56)", "grow by {mean:.2f} a layer toward the input in plain-56 [{low:.2f}, {high:.2f}]"),
+    ("quick", "C5 (56)", "{mean:.0f} times that of the last 3x3 layer's in plain-56 [{low:.0f}, {high:.0f}]"),
+    ("quick (fp32)", "Explosion (56)", "the weights of plain-56's first layer grow {mean:.0f}-fold"),
+    ("quick (fp32)", "C5 (update)", "{inverse:.0f} times less after the last iteration"),
+    (
+        "imagenet_quick",
+        "C14 (plain)",
+        "plain-34 ends {mean:.0f} points of training error above plain-18 [{low:.0f}, {high:.0f}]",
+    ),
+    ("imagenet_quick", "C14 (34 layers)", "residual-34 {mean:.0f} below plain-34 [{low:.0f}, {high:.0f}]"),
+    ("imagenet_quick", "C14 (residual)", "it ends {mean:.0f} points above"),
+]
+TRAINED = [
+    (
+        "short",
+        "{plain-20:.1f} %, plain-56 {plain-56:.1f} %, residual-20 {residual-20:.1f} %, residual-56 {residual-56:.1f} %",
+    ),
+    ("imagenet_short", "plain-34 ends at {plain-34:.1f} % training error"),
+    ("imagenet_short", "residual-34 at {residual-34:.1f} %"),
+]
+
+
+@pytest.fixture(scope="module")
+def readme() -> str:
+    return " ".join((ROOT / "README.md").read_text().split())
+
+
+@pytest.fixture(scope="module")
+def published() -> dict[str, pd.DataFrame]:
+    return dict(conditions(load_table(find_published())))
+
+
+@pytest.mark.parametrize(("condition", "claim", "words"), JUDGED)
+def test_what_it_says_of_claims(
+    readme: str, published: dict[str, pd.DataFrame], condition: str, claim: str, words: str
+) -> None:
+    (found,) = judge([one for one in load_claims() if one.id == claim], published[condition])
+    said = words.format(mean=found.mean, low=found.low, high=found.high, inverse=1 / found.mean)
+    assert said in readme
+
+
+@pytest.mark.parametrize(("condition", "words"), TRAINED)
+def test_what_it_says_of_training_errors(
+    readme: str, published: dict[str, pd.DataFrame], condition: str, words: str
+) -> None:
+    errors = select(published[condition], {}).groupby("label")["train_error"].mean()
+    assert words.format(**errors) in readme
