@@ -48,6 +48,7 @@ class Forked:
 def _script(command: list[str], folder: Path, environment: dict[str, str], files: tuple[Path, Path]) -> None:
     for stream, path in zip((1, 2), files, strict=True):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])  # the server may have been started by a sweep, which blocks them
     for number in (signal.SIGINT, signal.SIGHUP):  # whatever the parent ignores: under nohup these are
         signal.signal(number, signal.SIG_DFL)
     os.chdir(folder)
