@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from degradation.record import load_gradients, load_metrics, load_responses
 from degradation.report import draw
 from degradation.report.draw import NEUTRAL, describe, draw_facets, left_out, melt, with_n, write_caption
-from degradation.report.statistics import at_rates_of_others, first_below, growth_per_layer
+from degradation.report.statistics import first_below, growth_per_layer
 from degradation.report.table import ARMS, ERRORS, finished, gather, load_probe, probed_images, recalibrated_on, select
 
 LESIONS = {"delete": "blocks deleted", "swap": "pairs of blocks swapped"}
@@ -600,36 +600,33 @@ def draw_recalibrated(table: pd.DataFrame) -> Figure | None:
     return write_caption(figure, describe(lesions, told))
 
 
-def draw_cures(table: pd.DataFrame) -> Figure | None:
-    """Is degradation the first steps' explosion? Final training error with each remedy (beyond the paper)
+REMEDIES: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "rate ramped": {"protocol.ramp": 0.05},
+    "norms held": {"protocol.hold_norms": True},
+    "gradients clipped": {"protocol.clip": 1.0},
+}
 
-    Eval mode, every run a point, each kind at the rate that is best for the other seeds, of the rates that all kinds of
-    its network have. A cure brings plain-56 down toward plain-20 as it is, whatever it does to plain-20.
+
+def draw_cures(table: pd.DataFrame) -> Figure | None:
+    """Is degradation the first steps' explosion? Final training error with each remedy, by rate (beyond the paper)
+
+    Eval mode, every run a point. A cure brings plain-56, at whatever rate suits it, down toward plain-20 as it is,
+    whatever it does to plain-20. The claims choose the rate on other seeds.
     """
-    remedies: dict[str, dict[str, Any]] = {
-        "as it is": {},
-        "rate ramped": {"protocol.ramp": 0.05},
-        "norms held": {"protocol.hold_norms": True},
-        "clipped": {"protocol.clip": 1.0},
-    }
-    parts = []
-    for (network, depth), runs in table.groupby(["network", "depth"]):
-        ways = {name: {"network": network, "depth": depth, **cure} for name, cure in remedies.items()}
-        ways = {name: where for name, where in ways.items() if len(select(runs, where, ("protocol.lr",)))}
-        best = at_rates_of_others(runs, [*ways.values()], "train_error_eval") if ways else []
-        for name, errors in zip(ways, best, strict=True):
-            shown = select(runs, ways[name], ("protocol.lr",)).drop_duplicates("pair").set_index("pair", drop=False)
-            shown = shown.loc[shown.index.intersection(errors.index)].assign(place=list(remedies).index(name))
-            parts.append(shown.assign(value=errors.reindex(shown.index).to_numpy()))
-    rows = pd.concat(parts) if parts else pd.DataFrame({"network": [], "depth": [], "place": []})
-    rows = rows[rows.groupby(["network", "depth"])["place"].transform("nunique") > 1]
-    if rows.empty:
+    found = [select(table, where, ("protocol.lr",)).assign(column=name) for name, where in REMEDIES.items()]
+    remedied = pd.concat(found[1:])
+    parts = [
+        rows[rows["label"].isin(remedied["label"]) & rows["protocol.lr"].isin(remedied["protocol.lr"])]
+        for rows in found
+    ]
+    rows = pd.concat(parts).sort_values(["network", "depth"], kind="stable")
+    if remedied.empty:
         return None
-    rows = rows.assign(column=rows["network"] + " networks", line=rows["label"])
-    labels = ("", "training error, eval mode (%)")
-    figure, axes = draw_facets(rows, "place", "value", labels, (4.4, 3), plot=draw.draw_points)
-    for ax in axes:
-        ax.set_xticks(range(len(remedies)), list(remedies))
+    labels = ("learning rate", "training error, eval mode (%)")
+    lines = rows.assign(line=rows["label"], kind="training")
+    figure, axes = draw_facets(lines, "protocol.lr", "train_error_eval", labels, (2.4, 3), plot=draw.draw_points)
+    draw.mark_values(axes, rows["protocol.lr"])
     draw.from_zero(axes)
     return write_caption(figure, describe(rows))
 
