@@ -30,6 +30,10 @@ JUDGED = [
         "plain-34 ends {mean:.0f} points of training error above plain-18 [{low:.0f}, {high:.0f}]",
     ),
     ("imagenet_quick", "C14 (34 layers)", "residual-34 {mean:.0f} below plain-34 [{low:.0f}, {high:.0f}]"),
+    ("quick (fp32)", "Recovery (residual-20)", "residual-20 gets {percent:.0f} % of it back"),
+    ("quick (fp32)", "Recovery (residual-56)", "residual-56 {percent:.0f} %, plain-56"),
+    ("quick (fp32)", "Recovery (plain-56)", "plain-56 {percent:.0f} % and plain-20"),
+    ("quick (fp32)", "Recovery (plain-20)", "and plain-20 {percent:.0f} % (float32, one seed)"),
     ("imagenet_quick", "C14 (residual)", "it ends {mean:.0f} points above"),
 ]
 TRAINED = [
@@ -57,7 +61,9 @@ def test_what_it_says_of_claims(
     readme: str, published: dict[str, pd.DataFrame], condition: str, claim: str, words: str
 ) -> None:
     (found,) = judge([one for one in load_claims() if one.id == claim], published[condition])
-    said = words.format(mean=found.mean, low=found.low, high=found.high, inverse=1 / found.mean)
+    said = words.format(
+        mean=found.mean, low=found.low, high=found.high, inverse=1 / found.mean, percent=100 * found.mean
+    )
     assert said in readme
 
 
