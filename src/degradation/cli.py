@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from degradation import processes
 from degradation.config import SCIENCE, Config, ConfigError, DataError, complete, find_conf, find_root, flatten, parse
+from degradation.ending import Stop, leave
 from degradation.record import RecordError
 
 EXIT_INPUT = 2  # nothing was started; argparse, which Hydra uses, gives the same
@@ -66,6 +67,8 @@ def task(cfg: DictConfig) -> Any:
 
 
 def _fail(error: BaseException) -> int:
+    if Stop.requested:  # Hydra and OmegaConf may make an error of their own of what interrupted them
+        leave()
     if isinstance(error, MissingConfigException):  # an OSError, too
         text = f"{str(error.missing_cfg_file).replace('/', '=', 1)} is not one of {', '.join(error.options or ())}"
     elif isinstance(error, OSError):

@@ -20,6 +20,7 @@ import pandas as pd
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import ConfigCompositionException
 from torch import Tensor
 
 from degradation.cli import EXIT_INPUT, main
@@ -586,6 +587,20 @@ def test_a_signal_before_training_is_one_sentence(start: Start, number: signal.S
     process.send_signal(number)
     _, stderr = process.communicate()
     assert (process.returncode, stderr) == (EXIT_STOPPED, "stopped; the same command continues\n")
+
+
+def test_an_interruption_that_hydra_makes_an_error_of_is_one_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(**_: object) -> Callable[..., Callable[[], None]]:
+        monkeypatch.setattr(Stop, "requested", True)
+        raise ConfigCompositionException
+
+    monkeypatch.setattr("degradation.cli.hydra.main", interrupted)
+    monkeypatch.setattr("degradation.cli.leave", lambda: sys.exit(EXIT_STOPPED))
+    monkeypatch.setattr(sys, "argv", ["train.py", "protocol=smoke"])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "")
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == EXIT_STOPPED
 
 
 def refusal(stdout: str, stderr: str) -> str:
