@@ -63,25 +63,26 @@ OWN_CLAIMS = """The verdicts on the published records: [{page}/claims.md]({page}
  yours and those together."""
 CLAIMS = """## How it is judged
 
-Generated from records; do not edit. Each claim's statistic, one number per seed, and
-its threshold stand in its study's file in `conf/experiment/`. A claim is supported where the whole 95 % interval of
-the mean over seeds (Student's t; of ratios, the geometric mean) lies on the claimed side of the threshold, refuted
-where all of it lies on the other, undecided else; the seeds that would decide are those of a t-test of power 0.8, as
-few and as many as the 80 % interval of the spread allows. Intervals of shares are Fieller's. All seeds share the N
-test images: of test errors, p (100 - p) / N of every kind of run is added to the variance of the mean, by the square
-of its weight in the statistic (times 1.96, where Student's t is of the seeds). C1, C3 and C4 (start) are the primary;
-all others of a protocol are corrected by Holm's method. Where a protocol does not reach what a claim is about, it is
-not testable there. A claim that was written when some seeds were known is exploratory until others confirm it. Runs
-are compared at equal seed and precision. One that diverged counts with the error of guessing, and as never having
-reached an error (C9 at a stated error; at a share of its own way its pair says nothing); it has no responses, gradients
-or lesions to compare. Training error is running, over the last epoch, or `evaluate_every` iterations where those are
-more; errors that are reached (C9) are over an epoch, too. Where training error in eval mode would be judged otherwise,
-before the correction, the row says so. Responses (C6, C7) are with BN statistics averaged over the training set, in
-float32; with moving averages where it says so. Lesions and linear probes are on few test images, the same for all
-seeds, which their intervals do not count: they are of the seeds alone. Recalibrated lesions stand beside the whole
-network recalibrated, or, where an earlier table lacks it, as it was evaluated. A verdict belongs to its protocol: only
-those of the paper's protocol are about the paper's claim as it stands. What they come to on networks that others
-trained at its length stands apart, in [reproductions/](REPRODUCTIONS).
+Generated from records; do not edit. Each claim's statistic, one number per seed, and its threshold stand in its study's
+file in `conf/experiment/`. A claim is supported where the whole 95 % interval of the mean over seeds (Student's t; of
+ratios, the geometric mean) lies on the claimed side of the threshold, refuted where all of it lies on the other,
+undecided else; the seeds that would decide are those of a t-test of power 0.8, as few and as many as the 80 % interval
+of the spread allows. Intervals of shares are Fieller's. All seeds share the N test images: of test errors, p (100 - p)
+/ N of every kind of run is added to the variance of the mean, by the square of its weight in the statistic (times 1.96,
+where Student's t is of the seeds). C1, C3 and C4 (start) are the primary; all others of a protocol are corrected by
+Holm's method. Where a protocol does not reach what a claim is about, it is not testable there. A claim that was written
+when some seeds were known is exploratory until others confirm it. Seeds may be added where some left a claim undecided,
+as the fourth of imagenet_quick was: intervals do not count such looks. Runs are compared at equal seed and precision.
+One that diverged counts with the error of guessing, and as never having reached an error (C9 at a stated error; at a
+share of its own way its pair says nothing); it has no responses, gradients or lesions to compare. Training error is
+running, over the last epoch, or `evaluate_every` iterations where those are more; errors that are reached (C9) are over
+an epoch, too. Where training error in eval mode would be judged otherwise, before the correction, the row says so.
+Responses (C6, C7) are with BN statistics averaged over the training set, in float32; with moving averages where it says
+so. Lesions and linear probes are on few test images, the same for all seeds, which their intervals do not count: they
+are of the seeds alone. Recalibrated lesions stand beside the whole network recalibrated, or, where an earlier table
+lacks it, as it was evaluated. A verdict belongs to its protocol: only those of the paper's protocol are about the
+paper's claim as it stands. What they come to on networks that others trained at its length stands apart, in
+[reproductions/](REPRODUCTIONS).
 
 Most thresholds are the sign that the paper claims (0, or a ratio of 1). Those of CIFAR-10 were written when seed 0 of
 the quick grid and depth 20 at short had been run, and nothing else; where a threshold, what a claim needs to be
