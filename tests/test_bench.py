@@ -51,7 +51,8 @@ def test_the_usual_recipe_reads_images_as_torchvision_does() -> None:
 
 
 def test_every_variant_runs_and_is_shown(compose: Compose, tmp_path: Path) -> None:
-    setting = default_setting(compose("protocol=paper", "data=synthetic", "logger=none", "machine=cpu"))
+    small = ["data=synthetic", "protocol.batch_size=16", "logger=none", "machine=cpu"]
+    setting = default_setting(compose("protocol=paper", *small))
     setting = replace(setting, executions=("eager",))  # to compile takes its time; test_step.py does
     measured = measure_throughput(setting, [8], 1, 0.0, (), lambda text: None)
     assert (measured["images_per_second"] > 0).all()
