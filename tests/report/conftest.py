@@ -87,6 +87,7 @@ def put(results: Path, seed: int, *overrides: str, error: float, gradient: float
     final = {"train_error": trained, "train_error_eval": trained, "test_error": test}
     study = "varied" if varied and config.study == "single" else config.study  # not to be drawn as a grid of its own
     described = {"run_id": record.id, "varied": varied, "made_by_study": sorted(varied), "study": study}
+    described["rate"] = config.rate
     parts = {"seconds": 1.0, "precision": "fp32", "parameters": 1, "multiply_adds": 1, "commit": "none", **summary}
     record.finish({"outcome": "finished", **described, "length": config.length, "final": final, **parts})
     probed = probes_folder(record.path)

@@ -6,6 +6,7 @@ import shutil
 import sys
 import warnings
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,10 @@ from scipy import stats
 from degradation.record import epoch_of, load_metrics, running_error, settled_error, write_summary
 from degradation.report import draw
 from degradation.report.figures import FIGURES
-from degradation.report.forest import DEVIATIONS, deviations, section_of, standardise
+from degradation.report.forest import DEVIATIONS, deviations, section_of, standardise, value_of
 from degradation.report.pages import write_claims
 from degradation.report.statistics import (
+    STATISTICS,
     applied_decay,
     at_rates_of_others,
     contrast,
@@ -39,7 +41,16 @@ from degradation.report.statistics import (
     weight_growth,
 )
 from degradation.report.table import conditions, load_table, probes_folder, select
-from degradation.report.verdicts import CONF, Claim, ClaimError, Verdict, decide, judge, load_claims, shared_images
+from degradation.report.verdicts import (
+    CONF,
+    Claim,
+    ClaimError,
+    Verdict,
+    decide,
+    judge,
+    load_claims,
+    shared_images,
+)
 from tests.report.conftest import Put, put
 
 SEEDS = (0, 1, 2)
@@ -384,7 +395,7 @@ def test_the_page_says_which_protocol_it_judges(worlds: dict[bool, Path], table:
     assert "**Supported:** A deeper plain network has higher training error (C1);" in degradation
     (row,) = (line for line in page.splitlines() if line.startswith("| C1: A deeper plain network"))
     assert "points per 10 layers, n = 3 | **supported (quick)** |" in row
-    assert "Not run" not in page
+    assert "Not judged" not in page
     assert "| plain-20 | 56 | 3 | 1.0e-06 | yes | 500 |" in page
     assert "| plain-20 | 110 | 3 | 1.0e-06 | no | 500 |" in page
     page = write_claims(worlds[False], load_table(worlds[False])).read_text()
@@ -396,13 +407,37 @@ def test_one_seed_is_a_line_and_what_is_not_run_a_list(put_record: Put, tmp_path
         put_record(tmp_path, 0, f"network={network}", "depth=56", error=error)
     page = write_claims(tmp_path, load_table(tmp_path)).read_text()
     assert "What the records say" not in page
-    assert re.search(r"One seed each, which decides nothing: C3 \(56\) [\d.]+ points \(on the claimed side\);", page)
+    assert "<summary>One seed each, which decides nothing (" in page
+    assert re.search(r"\| C3 \(56\): residual-56 beats .* \| [\d.]+ points \| on the claimed side \|", page)
     lines = [line for line in page.splitlines() if line.startswith("- ")]
     again = 'make claims PROTOCOL=quick ARGS="--studies longer_training machine.precision=fp32"'
-    assert re.search(rf"- C12\b.*: `{again}` \(cost: ", page)
+    assert re.search(rf"- C12\b.*: `{again}` \(cost of longer_training: ", page)
     ((_, table),) = conditions(load_table(tmp_path))
-    lacking = {verdict.claim.study for verdict in judge(load_claims(), table) if not verdict.effects}
+    lacking = {(v.claim.study, *v.claim.needs) for v in judge(load_claims(), table) if not v.effects}
     assert len(lines) == len(lacking) > 5
+
+
+def test_the_runs_that_a_claim_asks_for_are_enough_to_judge_it(put_record: Put, tmp_path: Path) -> None:
+    tables: dict[tuple[str, ...], list[pd.DataFrame]] = {}
+    for claim in load_claims():
+        studies = (claim.study, *claim.needs)
+        for study in studies:
+            if (tmp_path / study).exists():
+                continue
+            protocol = "imagenet_quick" if study.endswith("_imagenet") else "quick"
+            params = yaml.safe_load((CONF / "experiment" / f"{study}.yaml").read_text())["hydra"]["sweeper"]["params"]
+            axes = [[f"{key}={value}" for value in str(values).split(",")] for key, values in params.items()]
+            seeds = (0, 1) if study in ("first_steps", "without_shortcuts") else (0,)  # rates chosen on others
+            more = {"initial": {"largest_difference": 1e-6}} if study == "constructed_solution" else {}
+            for seed, overrides in product(seeds, product(*axes)):
+                named = (f"protocol={protocol}", f"experiment={study}", *overrides)
+                put_record(tmp_path / study, seed, *named, error=1.5, hurt=5.0, **more)
+        if studies not in tables:
+            tables[studies] = [runs for _, runs in conditions(load_table(*(tmp_path / study for study in studies)))]
+        (runs,) = tables[studies]
+        for part in (claim, *claim.testable):
+            found = pd.DataFrame(STATISTICS[part.statistic](runs, **part.of))
+            assert len(found.dropna()), f"{claim.id}: {part.sentence}"
 
 
 def test_what_is_not_testable_takes_no_side_with_one_seed(put_record: Put, tmp_path: Path) -> None:
@@ -411,7 +446,8 @@ def test_what_is_not_testable_takes_no_side_with_one_seed(put_record: Put, tmp_p
         put_record(tmp_path, seed, "network=residual", error=20.0)
     put_record(tmp_path, 0, "network=residual", "depth=56", error=10.0)
     page = write_claims(tmp_path, load_table(tmp_path)).read_text()
-    assert re.search(r"C2 -[\d.]+ points per 10 layers \(not testable: needs residual-20 under 2 % training", page)
+    needs = r"not testable at this protocol \(quick\): needs residual-20 under 2 % training"
+    assert re.search(rf"\| C2: .* \| -[\d.]+ points per 10 layers \| {needs}", page)
     score = next(line for line in page.splitlines() if line.startswith("| Residual networks"))
     assert "**Not testable:** Residual networks reverse it: training error falls with depth (C2);" in score
 
@@ -450,7 +486,9 @@ def test_the_interval_of_a_share_is_fiellers() -> None:
     assert found.verdict == "supported"
     nothing = decide(claim, shares.assign(whole=[10.0, -11.0, 9.0, -12.0]))  # a share of what may be nothing
     assert nothing.verdict == "undecided"
-    assert np.isnan(nothing.low)
+    assert (nothing.low, nothing.high) == (-np.inf, np.inf)
+    assert value_of(nothing).endswith("[unbounded] of it")
+    assert standardise(nothing) == 0
 
 
 def test_test_images_shared_by_all_seeds_widen_the_interval(table: pd.DataFrame) -> None:

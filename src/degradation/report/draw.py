@@ -102,18 +102,18 @@ def write_caption(figure: Figure, text: str) -> Figure:
     return figure
 
 
-def describe(runs: pd.DataFrame, what: str = "") -> str:
+def describe(runs: pd.DataFrame, what: str = "", n: str = "") -> str:
     """The line on every figure, of the runs in it: protocol, iterations, data, n seeds, who diverged."""
     condition, lengths = runs["condition"].iloc[0], sorted(runs["iterations"].unique())
     counts = runs.groupby(["label", "variation"])["seed"].nunique()
-    n = " to ".join(str(n) for n in sorted({counts.min(), counts.max()}))
+    seeds = " to ".join(str(count) for count in sorted({counts.min(), counts.max()}))
     trained = f": {' or '.join(f'{n:,}' for n in lengths)} iteration{'s' if lengths != [1] else ''}"
     diverged = (runs["outcome"] != "finished").sum()
     precision = _among(runs["precision"])
     parts = [
         f"protocol {condition}{trained if len(lengths) < 3 else ''} on {_among(runs['data'])}",
         precision if precision not in condition else "",
-        f"n = {n} seed{'s' if counts.max() > 1 else ''} each",
+        n or f"n = {seeds} seed{'s' if counts.max() > 1 else ''} each",
         f"{diverged} diverged (their error is that of guessing)" if diverged else "",
         describe_warmup(runs),
         what,

@@ -81,10 +81,10 @@ def standardise(verdict: Verdict) -> float:
 def draw_verdicts(table: pd.DataFrame) -> Figure | None:
     """Every claim: how far its mean lies from the threshold
 
-    In half widths of its 95 % interval over seeds, so that right of 1 the whole interval is on the claimed side and
-    left of -1 all of it on the other; what is farther than ten stands at the edge. The marker is the verdict's, which
-    may be undecided or not testable there, too: it knows of the correction for many claims, and of what a protocol can
-    show. Beside it the mean, the interval and n.
+    The bar is the 95 % interval over seeds, the line at 0 the threshold, the unit half the width of that interval: a
+    bar right of the line lies on the claimed side, one left of it on the other; what is farther than ten stands at the
+    edge. The marker is the verdict's, which may be undecided or not testable off the line, too: it knows of the
+    correction for many claims, and of what a protocol can show. Beside it the mean, the interval and n.
     """
     judged = judge(load_claims(), table)
     if all(len(verdict.effects) < 2 for verdict in judged):
@@ -102,36 +102,36 @@ def draw_verdicts(table: pd.DataFrame) -> Figure | None:
             look = verdict.verdict if n > 1 or verdict.verdict == "not testable" else list(LOOKS)[-1]
             shown.add(look)
             style = {"markersize": 7, **LOOKS.get(look, LOOKS["undecided"])}
-            if math.isnan(verdict.low) or not distance:  # its side alone
-                style["marker"] = ">" if distance > 0 else "<" if distance < 0 else "o"
-                ax.plot(0, place, linestyle="none", **style)
-            else:
-                at = float(np.clip(distance, -FAR, FAR))
-                ends = [max(at - 1, -FAR), min(at + 1, FAR)]
+            at = float(np.clip(distance, -FAR, FAR))
+            if n == 1:  # its side alone
+                at, style["marker"] = 0.0, ">" if distance > 0 else "<" if distance < 0 else "o"
+            elif not math.isnan(verdict.low):
+                reach = 1 if math.isfinite(verdict.low) else 2 * FAR  # unbounded
+                ends = np.clip([at - reach, at + reach], -FAR, FAR)
                 ax.plot(ends, [place] * 2, color=style["color"], linewidth=2, alpha=0.5)
-                ax.plot(at, place, linestyle="none", **style)
+            ax.plot(at, place, linestyle="none", **style)
             told = textwrap.fill(f"{verdict.claim.id}: {verdict.claim.sentence}", 70)
             ax.text(-0.02, place, told, ha="right", linespacing=0.95, **{**text, "fontsize": 7})
             ax.text(1.02, place, f"{value_of(verdict)}, n = {n}", **{**text, "fontsize": 7})
         place += 1
-    for edge, line in ((-1, ":"), (0, "-"), (1, ":")):
-        ax.axvline(edge, color="0.3", linestyle=line, linewidth=1, zorder=0)
+    ax.axvline(0, color="0.3", linewidth=1, zorder=0)
     ax.set(ylim=(place - 0.2, -0.8), yticks=[], xlim=(-FAR - 0.7, FAR + 0.7))
-    ax.set_xticks([-10, -5, -1, 1, 5, 10], ["≤ -10", "-5", "-1", "1", "5", "≥ 10"])
+    ax.set_xticks([-10, -5, 0, 5, 10], ["≤ -10", "-5", "threshold", "5", "≥ 10"])
     ax.set_xlabel(
-        "← all on the other side, beyond -1     all on the claimed side, beyond 1 →\n"
-        "(mean minus threshold) / half width of the interval; the marker is the verdict's"
+        "← the other side     the claimed side →\n"
+        "(mean minus threshold) / half width of the 95 % interval, the bar; the marker is the verdict's"
     )
     ax.spines["left"].set_visible(False)
     handles = [Line2D([], [], linestyle="none", label=name, **look) for name, look in LOOKS.items() if name in shown]
     draw.one_legend(figure, handles)
     own = select(table, {})  # what else is in the table no claim may be about, such as an earlier warm-up
-    return write_caption(figure, describe(own if len(own) else table))
+    return write_caption(figure, describe(own if len(own) else table, n="n beside each claim"))
 
 
 def value_of(verdict: Verdict) -> str:
     """Mean, 95 % interval and unit."""
     interval = "" if math.isnan(verdict.low) else f" [{verdict.low:.3g}, {verdict.high:.3g}]"
+    interval = " [unbounded]" if math.isinf(verdict.low) else interval
     return f"{verdict.mean:.3g}{interval} {verdict.claim.unit}"
 
 
@@ -187,5 +187,7 @@ def draw_deviations(table: pd.DataFrame) -> Figure | None:
         Line2D([], [], linestyle="none", label=arm.label, **draw.style_of(arm.network, arm.depth))
         for arm in arms.itertuples()
     ]
-    draw.one_legend(figure, [*arms, Line2D([], [], color="0.85", linewidth=8, label="seed noise")])
-    return write_caption(figure, describe(rows))
+    known = rows["noise"].notna().any()
+    noise = [Line2D([], [], color="0.85", linewidth=8, label="seed noise")] if known else []
+    draw.one_legend(figure, [*arms, *noise])
+    return write_caption(figure, describe(rows, "" if known else "of one seed, so what seeds change is not known"))

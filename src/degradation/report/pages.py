@@ -34,7 +34,7 @@ from degradation.report.table import (
     select,
     table6,
 )
-from degradation.report.verdicts import BUILD_ON, CONF, Verdict, judge, load_claims
+from degradation.report.verdicts import CONF, Verdict, judge, load_claims
 
 GALLERY = """# {title}
 
@@ -44,8 +44,8 @@ Generated from records; do not edit. Each holds its config, metrics, layer respo
 Training error is running (augmented mini-batches, training-mode BN) unless it says eval mode (un-augmented images,\
  moving BN averages); test error is in eval mode. All are of the final iteration; nothing is selected on the test set.
 
-In every figure plain networks are red with round markers, residual ones blue with square ones, the darker the deeper;\
- dashed lines are training error, solid ones anything else. What else is compared is grey.
+Where a panel shows several networks, plain ones are red with round markers, residual ones blue with square ones, the\
+ darker the deeper; dashed lines are training error, solid ones anything else. What else is compared is black and grey.
 
 The paper's claims, judged from these records: [claims.md](claims.md)."""
 OTHERS = """## Networks that others trained
@@ -90,6 +90,11 @@ testable, or how it is measured was written or changed later, the claim names th
 is exploratory on these. Of the claims on ImageNet, C9's level of 70 % and the quick protocol itself were chosen with
 trials of one seed at hand, and what C14 (residual) needs to be testable with three. None was written with a number of
 the paper's protocol at hand."""
+
+NOT_JUDGED = """Not judged at this protocol, in this precision: not run, or at too few seeds (best rates are those\
+ of the other seeds) or rates, or by a version that did not measure it yet.
+
+"""
 
 
 def _cell(value: Any) -> str:
@@ -300,33 +305,34 @@ def verdict_table(verdicts: list[Verdict], condition: str, results: Path) -> pd.
     return pd.DataFrame(rows)
 
 
-def _single(verdicts: list[Verdict]) -> str:
+def _single(verdicts: list[Verdict], condition: str) -> str:
     sides = {1.0: "on the claimed side", 0.0: "at the threshold", -1.0: "on the other side"}
 
     def side(verdict: Verdict) -> str:
         if verdict.verdict == "not testable":
-            return f"not testable: needs {'; '.join(verdict.notes)}"
+            return _judgement(verdict, condition)
         told = sides[math.copysign(1, d) if (d := standardise(verdict)) else 0.0]
         return "; ".join([told, *verdict.notes])
 
-    told = [f"{v.claim.id} {value_of(v)} ({side(v)})" for v in verdicts]
-    return f"One seed each, which decides nothing: {'; '.join(told)}." if told else ""
+    rows = [{"claim": f"{v.claim.id}: {v.claim.sentence}", "value": value_of(v), "side": side(v)} for v in verdicts]
+    told = f"One seed each, which decides nothing ({len(rows)} claims)"
+    return _fold(told, markdown_table(pd.DataFrame(rows))) if rows else ""
 
 
-def _not_run(verdicts: list[Verdict], protocol: str, precision: str) -> str:
+def _not_judged(verdicts: list[Verdict], protocol: str, precision: str) -> str:
     # What each study still lacks, with its cost as its file states it, and the command.
-    lacking: dict[str, list[str]] = {}
+    lacking: dict[tuple[str, ...], list[str]] = {}
     for verdict in verdicts:
         if not verdict.effects:
-            lacking.setdefault(verdict.claim.study, []).append(verdict.claim.id)
+            lacking.setdefault((*verdict.claim.needs, verdict.claim.study), []).append(verdict.claim.id)
     lines = []
-    for study, ids in lacking.items():
-        header = (CONF / "experiment" / f"{study}.yaml").read_text().replace("\n# ", " ")
+    for studies, ids in lacking.items():
+        header = (CONF / "experiment" / f"{studies[-1]}.yaml").read_text().replace("\n# ", " ")
         cost = re.search(r"Costs[:,]? (.*?)\.(?=\s)", header)
-        studies = f"{BUILD_ON[study]},{study}" if study in BUILD_ON else study
-        command = f'`make claims PROTOCOL={protocol} ARGS="--studies {studies} machine.precision={precision}"`'
-        lines.append(f"- {', '.join(ids)}: {command}" + (f" (cost: {cost[1]})" if cost else ""))
-    return "Not run at this protocol, in this precision:\n\n" + "\n".join(lines) if lines else ""
+        asked = f"--studies {','.join(studies)} machine.precision={precision}"
+        command = f'`make claims PROTOCOL={protocol} ARGS="{asked}"`'
+        lines.append(f"- {', '.join(ids)}: {command}" + (f" (cost of {studies[-1]}: {cost[1]})" if cost else ""))
+    return NOT_JUDGED + "\n".join(lines) if lines else ""
 
 
 def _constructed(table: pd.DataFrame) -> str:
@@ -407,7 +413,7 @@ def write_claims(results: Path, table: pd.DataFrame) -> Path:
             continue
         name, note = f"protocol {condition}", PROTOCOLS.get(protocol, "a protocol of your own")
         several = [verdict for verdict in judged if len(verdict.effects) > 1]
-        single = _single([verdict for verdict in judged if len(verdict.effects) == 1])
+        single = _single([verdict for verdict in judged if len(verdict.effects) == 1], condition)
         parts.append(f"## P{name[1:]}\n\n{note[0].upper()}{note[1:]}.")
         if several:
             scores.append(f"## What the records say: {name}\n\n{note[0].upper()}{note[1:]}.\n\n{_scoreboard(judged)}")
@@ -420,7 +426,7 @@ def write_claims(results: Path, table: pd.DataFrame) -> Path:
             {"claim": v.claim.id, "supported if": v.claim.threshold, "study": f"`{v.claim.study}`"} for v in judged
         ]
         parts.append(_fold("Thresholds and studies", markdown_table(pd.DataFrame(stating))))
-        parts += [_not_run(verdicts, protocol, precision), _constructed(runs), _ledger(results, condition, runs)]
+        parts += [_not_judged(verdicts, protocol, precision), _constructed(runs), _ledger(results, condition, runs)]
         if condition == protocol:
             parts.append(_precisions(table[table["protocol"] == protocol]))
     empty = "" if parts else "Nothing to judge yet (smoke runs are not judged): `make claims`."

@@ -28,8 +28,8 @@ def draw_matched_pairs(table: pd.DataFrame) -> Figure | None:
     """Plain minus residual: what the shortcut gains, against depth
 
     Above zero the residual network errs less. The mean over pairs of equal seed with its 95 % interval, every pair a
-    dot; the choice of test images, which all seeds share, is not in it. Crosses and the arrow are the paper's
-    (ImageNet, top-1, Table 2; more than this at 110 layers, section 4.2).
+    dot; the choice of test images, which all seeds share, is not in it. Crosses are the paper's (ImageNet, top-1,
+    Table 2), an arrow beside networks of 110 layers, too (more than this, section 4.2).
     """
     runs, index = finished(table), ["kind", "depth", "seed", "precision", "protocol"]
     errors = draw.melt_errors(runs).pivot_table("value", index, "network").reindex(columns=ARMS)
@@ -151,10 +151,11 @@ def draw_without_bn(table: pd.DataFrame) -> Figure | None:
     """Final error with and without batch normalisation (section 4.1)
 
     Were batch normalisation idle, the lines would be level. Each kind at the rate that is best for the mean of its
-    training error, of the rates that its network has both with and without. Every run a point.
+    training error, of the two or more rates that its network has both with and without. Every run a point.
     """
     rows = select(table, {}, ("network.norm", "protocol.lr"))
     rows = rows[rows.groupby(["label", "protocol.lr"])["network.norm"].transform("nunique") > 1]
+    rows = rows[rows.groupby("label")["protocol.lr"].transform("nunique") > 1]  # of one rate none is the best
     errors = rows.groupby(["label", "network.norm", "protocol.lr"])["train_error"].mean()
     rates = errors.groupby(["label", "network.norm"]).idxmin().map(lambda best: best[-1]).rename("best")
     rows = rows.join(rates, on=["label", "network.norm"])
@@ -340,11 +341,12 @@ def draw_convergence(table: pd.DataFrame) -> Figure | None:
 
 
 def draw_response_parts(table: pd.DataFrame) -> Figure | None:
-    """What the responses of Fig. 7 are made of: BN's gamma and beta, with and without weight decay on them
+    """What the responses of Fig. 7 are made of: BN's gamma and beta
 
     In training mode the variance of a response is that of beta over channels plus the mean square of gamma, so decay on
-    gamma may shape Fig. 7. Test set, eval mode: with BN statistics averaged over the training set, on which claims are
-    judged, where they are recorded, and as evaluated; mean over seeds, bands their range.
+    gamma may shape Fig. 7: runs without it stand beside those with it, where there are any. Test set, eval mode: with
+    BN statistics averaged over the training set, on which claims are judged, where they are recorded, and as evaluated;
+    mean over seeds, bands their range.
     """
     decay = "protocol.decay_batchnorm"
     rows = select(table, {}, (decay,)).sort_values(["depth", "network", decay], ascending=[True, True, False])

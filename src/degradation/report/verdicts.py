@@ -10,6 +10,7 @@ Each file in conf/experiment/ states the claims that its runs decide, as data:
                         the threshold, in the statistic's unit
         primary: true   one of the few that the study was made for; all others are corrected for being many (Holm)
         seen: {quick: [0, 1]}  seeds that were known when the claim was written: exploratory until others confirm it
+        needs: [warmup]   the studies whose runs it takes besides those of its own
         testable:       what a protocol must reach before its runs say anything of the claim: a list of
           - {sentence: what must be so, statistic: ..., of: ..., above: (or below:) ...}
                         judged on the mean over seeds
@@ -62,6 +63,7 @@ class Claim:
     figure: str = ""
     primary: bool = False
     seen: dict[str, list[int]] = field(default_factory=dict)
+    needs: list[str] = field(default_factory=list)
     testable: tuple["Claim", ...] = ()
 
     @property
@@ -107,11 +109,6 @@ class Verdict:
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where there is libyaml
 
-# The studies whose claims need more than their own runs, and those whose runs they are: grids, of which networks are
-# probed or deepened, or whose gradients are followed to the end.
-BUILD_ON = dict.fromkeys(("lesions", "path_length", "constructed_solution"), "degradation_cifar")
-BUILD_ON |= {"lesions_imagenet": "degradation_imagenet", "gradients": "degradation_cifar,warmup"}
-
 
 def list_studies(conf: Path = CONF) -> list[str]:
     """The names of the study files, first the one whose runs others build on; a ClaimError where there are none."""
@@ -121,7 +118,7 @@ def list_studies(conf: Path = CONF) -> list[str]:
     return sorted(names, key=lambda name: name != "degradation_cifar")
 
 
-def _read_claim(parts: dict[str, Any], where: str, name: str, study: str) -> Claim:
+def _read_claim(parts: dict[str, Any], where: str, name: str, study: str, studies: list[str]) -> Claim:
     try:
         claim = Claim(id=name, study=study, **parts)
     except TypeError as error:
@@ -130,6 +127,8 @@ def _read_claim(parts: dict[str, Any], where: str, name: str, study: str) -> Cla
         raise ClaimError(f"{where}: {claim.statistic} is not one of {', '.join(STATISTICS)}")
     if sum(value is not None for value in (claim.above, claim.below, claim.within)) != 1:
         raise ClaimError(f"{where}: state one of above, below and within")
+    if unknown := [need for need in claim.needs if need not in studies]:
+        raise ClaimError(f"{where}: {unknown[0]} is not one of {', '.join(studies)}")
     return claim
 
 
@@ -138,12 +137,13 @@ def load_claims(conf: Path = CONF) -> list[Claim]:
 
     A ClaimError where a claim lacks a part, has an unknown one, or states no single threshold.
     """
-    found = []
-    for path in (conf / "experiment" / f"{name}.yaml" for name in list_studies(conf)):
+    found, studies = [], list_studies(conf)
+    for path in (conf / "experiment" / f"{name}.yaml" for name in studies):
         for name, entry in (yaml.load(path.read_text(), LOADER).get("claims") or {}).items():
             where = f"{path}, claim {name}"
-            needed = [_read_claim({"unit": "", **part}, where, name, path.stem) for part in entry.get("testable", ())]
-            found.append(_read_claim({**entry, "testable": tuple(needed)}, where, name, path.stem))
+            of = (where, name, path.stem, studies)
+            needed = [_read_claim({"unit": "", **part}, *of) for part in entry.get("testable", ())]
+            found.append(_read_claim({**entry, "testable": tuple(needed)}, *of))
     return sorted(found, key=lambda claim: int(m[1]) if (m := re.match(r"C(\d+)", claim.id)) else len(found) + 100)
 
 
@@ -208,10 +208,10 @@ def decide(claim: Claim, effects: pd.Series | pd.DataFrame, shared: np.ndarray |
 
 def _fieller(middle: np.ndarray, margin: np.ndarray) -> tuple[float, float]:
     # The shares r at which the mean of part - r whole is not significantly off zero (Fieller 1954): between the roots
-    # of a r^2 - 2 b r + c. NaN where the whole itself is not: then no share is excluded.
+    # of a r^2 - 2 b r + c. Unbounded where the whole itself is not.
     c, b, _, a = (np.outer(middle, middle) - margin).ravel()
     root = b * b - a * c
-    return ((b - math.sqrt(root)) / a, (b + math.sqrt(root)) / a) if a > 0 and root >= 0 else (math.nan, math.nan)
+    return ((b - math.sqrt(root)) / a, (b + math.sqrt(root)) / a) if a > 0 and root >= 0 else (-math.inf, math.inf)
 
 
 def _seeds_needed(numbers: np.ndarray) -> tuple[int, int] | None:
