@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from degradation.config import find_published
+from degradation.report.figures import FIGURES
 from degradation.report.studies import REMEDIES
 from degradation.report.table import conditions, load_table, select
 from degradation.report.verdicts import judge, load_claims
@@ -20,6 +21,7 @@ JUDGED = [
         "C4 (not found)",
         "From scratch plain-56 ends {mean:.0f} points above that plain-20 [{low:.0f}, {high:.0f}]",
     ),
+    ("quick", "C4 (kept)", "plain-56 ends {mean:.0f} points above plain-20 [{low:.0f}, {high:.0f}]"),
     ("quick", "Growth (56)", "grow by {mean:.2f} a layer toward the input in plain-56 [{low:.2f}, {high:.2f}]"),
     ("quick", "C5 (56)", "{mean:.0f} times that of the last 3x3 layer's in plain-56 [{low:.0f}, {high:.0f}]"),
     ("quick (fp32)", "Explosion (56)", "the weights of plain-56's first layer grow {mean:.0f}-fold"),
@@ -85,3 +87,25 @@ def test_what_it_says_of_remedies_for_the_first_steps(readme: str, published: di
     said += "weights held at their first norm {:.1f}, and clipped gradients none"
     assert gained[2] <= 0
     assert said.format(best(56) - best(20), *gained[:2]) in readme
+
+
+def test_what_the_index_says_of_figures_that_are_not_published() -> None:
+    drawn = {path.stem for path in find_published().glob("figures/*/*.png")}
+    *others, last = (f"`{name}`" for name in sorted(set(FIGURES) - drawn))
+    said = f"No published run draws {', '.join(others)} or {last} yet."
+    assert said in (ROOT / "experiments" / "README.md").read_text()
+
+
+def test_what_it_says_of_shortcuts_of_part_strength(readme: str, published: dict[str, pd.DataFrame]) -> None:
+    arms = {"network": "residual", "depth": 56}
+    residual = select(published["quick"], {**arms, "seed": 0}, ("network.alpha",)).set_index("network.alpha")
+    plain = select(published["quick"], {"network": "plain", "depth": 56}).set_index("seed")["train_error"]
+    errors = residual["train_error"]
+    shares = [100 * (p - errors[a]) / (p - errors[1.0]) for p in (plain[0], plain.mean()) for a in (0.5, 0.25)]
+    assert plain[0] == plain.max()
+    assert errors[0.1] > plain[0]
+    assert (
+        "half strength give {:.0f} % of the full ones' gain at 56 layers, of a quarter {:.0f} %".format(*shares[:2])
+        in readme
+    )
+    assert "the first two are {:.0f} and {:.0f} %".format(*shares[2:]) in readme
