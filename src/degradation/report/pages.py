@@ -61,6 +61,8 @@ At full width, for one image of 224 pixels, strides of bottlenecks in their firs
  the paper's 15.3 for VGG-16 counts the convolutions alone, its 19.6 for VGG-19 the fully connected layers, too."""
 OWN_CLAIMS = """The verdicts on the published records: [{page}/claims.md]({page}/claims.md). `make claims` judges\
  yours and those together."""
+OTHERS_CLAIMS = """What the claims come to on networks that others trained at the length of the paper's protocol stands\
+ apart: [reproductions]({folder}/reproductions/README.md#the-claims)."""
 CLAIMS = """## How it is judged
 
 Generated from records; do not edit. Each claim's statistic, one number per seed, and its threshold stand in its study's
@@ -81,8 +83,7 @@ Responses (C6, C7) are with BN statistics averaged over the training set, in flo
 so. Lesions and linear probes are on few test images, the same for all seeds, which their intervals do not count: they
 are of the seeds alone. Recalibrated lesions stand beside the whole network recalibrated, or, where an earlier table
 lacks it, as it was evaluated. A verdict belongs to its protocol: only those of the paper's protocol are about the
-paper's claim as it stands. What they come to on networks that others trained at its length stands apart, in
-[reproductions/](REPRODUCTIONS).
+paper's claim as it stands.
 
 Most thresholds are the sign that the paper claims (0, or a ratio of 1). Those of CIFAR-10 were written when seed 0 of
 the quick grid and depth 20 at short had been run, and nothing else; where a threshold, what a claim needs to be
@@ -430,7 +431,8 @@ def write_claims(results: Path, table: pd.DataFrame) -> Path:
         if condition == protocol:
             parts.append(_precisions(table[table["protocol"] == protocol]))
     empty = "" if parts else "Nothing to judge yet (smoke runs are not judged): `make claims`."
-    evidence, published = _link(results, _evidence(results)), find_published()
-    judged_how = CLAIMS.replace("REPRODUCTIONS", f"{evidence}/reproductions/README.md".removeprefix("./"))
-    opening = [] if results.resolve() == published.resolve() else [OWN_CLAIMS.format(page=_link(results, published))]
-    return _write(results / "claims.md", ["# Claims", *opening, *scores, empty, *parts, judged_how])
+    published = find_published()
+    opening = [OTHERS_CLAIMS.format(folder=_link(results, _evidence(results)))]
+    if results.resolve() != published.resolve():
+        opening.append(OWN_CLAIMS.format(page=_link(results, published)))
+    return _write(results / "claims.md", ["# Claims", *opening, *scores, empty, *parts, CLAIMS])
