@@ -212,7 +212,7 @@ def _worker(setting: Setting, depth: int, seconds: float, ready: Any, rates: Any
     machines.apply(setting.machine)
     run = our_step(setting, depth, setting.machine.execution)
     run(0.0)
-    ready.wait()
+    ready.wait(timeout=600)  # others may have failed
     rates.put(run(seconds))
 
 

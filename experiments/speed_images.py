@@ -117,7 +117,9 @@ def variants(
     steps[STEP, REFERENCE, 0] = reference_training(config, repeat(next(reference_batches(config, folder, 0))))
     for processes in workers:
         theirs = partial(reference_batches, config, folder, processes)
-        steps[IMAGES, OURS, processes] = partial(next, read_ahead(stream.recipe.read, count(), processes))
+        steps[IMAGES, OURS, processes] = partial(
+            next, read_ahead(stream.recipe.read, count(), processes, stream.labels.device)
+        )
         steps[IMAGES, REFERENCE, processes] = partial(next, theirs())
         if processes in (workers[0], workers[-1]):
             (ahead := copy.copy(stream)).workers, ahead.next = processes, -1

@@ -298,6 +298,7 @@ def test_a_run_id_reads_well_and_follows_from_the_record_alone(compose: Callable
         ("network=plain flip=tailored depth=8", "network.activation=tailored has no slope for depth=8"),
         ("network=plain flip=dirac network.family=imagenet depth=18", "network.init=dirac needs network.family=cifar"),
         ("flip=fixup network.parent_depth=8", "network.parent_depth needs norm=batch and alpha=1"),
+        ("network.parent_depth=8 protocol.hold_norms=true", "would undo what network.parent_depth builds"),
         ("flip=fixup protocol.hold_norms=true", "protocol.hold_norms=true would hold layers at zero"),
         ("length=0", "length=0"),
         ("network.classes=0", "network.classes=0"),

@@ -152,6 +152,22 @@ def test_rewind_drops_later_rows_and_a_torn_line(record: Record, torn: str) -> N
     assert not path.exists()
 
 
+def test_rewind_drops_a_table_that_was_begun_since(record: Record) -> None:
+    record.append_gradients(0, [{"layer": 1, "grad_weight": 1.0}])
+    written = record.written()
+    for iteration in (8, 16):
+        record.append({"iteration": iteration, "lr": 0.1, "train_error": 50.0, "train_loss": 1.0})
+    record.rewind(4, written)
+    assert not (record.path / "metrics.csv").exists()
+    assert len(load_gradients(record.path)) == 1
+
+
+def test_a_run_that_diverged_before_its_first_row_has_a_record_that_loads(record: Record) -> None:
+    record.finish({"outcome": "diverged", "iteration": 3, "final": None, "message": "not finite"})
+    assert load_metrics(record.path).empty
+    assert read_summary(record.path)["outcome"] == "diverged"
+
+
 def test_rewind_without_metrics(record: Record) -> None:
     record.rewind(0)
     with pytest.raises(RecordError, match=r"metrics.csv is missing beside a checkpoint"):

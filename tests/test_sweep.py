@@ -67,6 +67,10 @@ def test_what_cannot_be_is_refused_before_anything_is_made(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_machines_are_not_swept_over(refused: Callable[..., str]) -> None:
+    assert "is one run on whatever machine" in refused("-m", "machine.evaluation_batch=100,200")
+
+
 @pytest.mark.parametrize("jobs", ["0", "-1", "two", "\u00b2"])
 def test_jobs_are_a_number(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, jobs: str) -> None:
     monkeypatch.setenv("JOBS", jobs)

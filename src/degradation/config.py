@@ -346,6 +346,8 @@ class Config:
     def _check(self) -> "Config":
         if self.protocol.hold_norms and self.network.init == "fixup":
             raise ValueError("protocol.hold_norms=true would hold layers at zero, where network.init=fixup begins")
+        if self.protocol.hold_norms and self.network.parent_depth is not None:
+            raise ValueError("protocol.hold_norms=true would undo what network.parent_depth builds: set one of the two")
         return self
 
     @property

@@ -243,6 +243,9 @@ class Record:
         elif written is None:  # a checkpoint of an earlier version
             self._rewind_rows(iteration)
         else:
+            for path in tables:
+                if path.name not in written:  # begun since
+                    path.unlink(missing_ok=True)
             for name, (length, sha256) in written.items():
                 path = self.path / name
                 if not path.exists() or _sha256(path.read_bytes()[:length]) != sha256:
@@ -268,6 +271,8 @@ class Record:
     def finish(self, summary: dict[str, Any]) -> None:
         """Mark the run as finished, and seal its record. Nothing is written after this."""
         self._check_owner()
+        if not self._metrics.exists():  # of a run that diverged before its first row
+            self._append_rows(self._metrics, [], COLUMNS)
         write_summary(self.path, _finite(summary))
         self.checkpoint.unlink(missing_ok=True)
 

@@ -18,7 +18,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
 from degradation import processes
-from degradation.config import Config, Sizes, find_records, parse
+from degradation.config import Config, ConfigError, Sizes, find_records, parse
 from degradation.ending import SIGNALS, Stop
 from degradation.record import RecordError, read_summary, read_varied
 from degradation.train.outcome import BEGAN, Outcome, exit_status, final_errors, format_seconds
@@ -163,7 +163,11 @@ def launch(composed: list[DictConfig], wanted_jobs: Any, origin: Origin) -> Sequ
         HydraConfig.instance().set_config(each)
         # Hydra repeats a job where the command line narrows an axis of the study; the identity tells.
         config = parse(each)
-        by_id[config.run_id] = config
+        if by_id.setdefault(config.run_id, config).machine != config.machine:
+            raise ConfigError(
+                f"{config.run_id} is one run on whatever machine: give each machine= or machine.* its own command, "
+                "with its own paths.results="
+            )
     configs = list(by_id.values())
     plan = processes.ask(_plan, configs, wanted_jobs)
     print(plan.grid, flush=True)

@@ -1,6 +1,8 @@
 """What networks are shown, and the errors and BN statistics measured with it, against direct computations."""
 
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +10,9 @@ from torch.nn import functional as F
 
 from degradation.config import Architecture
 from degradation.data.images import ImageSet
+from degradation.net.network import Network
+from degradation.probe.construct import largest_difference
+from degradation.probe.layers import layer_gradients, layer_responses
 from degradation.probe.views import Views, evaluate, exact_batchnorm
 from tests.probe.conftest import assert_unchanged, settle, tensors_of
 
@@ -32,6 +37,39 @@ def test_views_are_all_images_once_in_order(views: Views, channels_last: bool) -
 def test_the_precision_is_that_of_matrix_products(views: Views, precision: str, dtype: torch.dtype) -> None:
     with replace(views, precision=precision).autocast():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+
+
+@pytest.fixture
+def in_tf32() -> Iterator[tuple[Any, Any]]:
+    """The switches of TF32, on as in a run in TF32."""
+    switches = torch.backends.cuda.matmul, torch.backends.cudnn
+    were = [switch.allow_tf32 for switch in switches]
+    for switch in switches:
+        switch.allow_tf32 = True
+    yield switches
+    for switch, was in zip(switches, were, strict=True):
+        switch.allow_tf32 = was
+
+
+def test_what_is_measured_in_float32_is_not_in_tf32(
+    in_tf32: tuple[Any, Any], views: Views, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, forward = set(), Network.forward
+
+    def look(network: Network, x: torch.Tensor) -> torch.Tensor:
+        seen.add(tuple(switch.allow_tf32 for switch in in_tf32))
+        return forward(network, x)
+
+    network, (x, y) = settle(TINY, views), next(iter(views))
+    monkeypatch.setattr(Network, "forward", look)
+    layer_gradients(network, x, y)
+    largest_difference(network, network, views)
+    for exact in (evaluate, exact_batchnorm, layer_responses):
+        exact(network, views)
+    assert seen == {(False, False)}
+    assert all(switch.allow_tf32 for switch in in_tf32)
+    evaluate(network, replace(views, precision="tf32"))
+    assert seen == {(False, False), (True, True)}
 
 
 @pytest.mark.parametrize("training", [True, False])

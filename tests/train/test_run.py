@@ -653,6 +653,13 @@ def test_a_run_on_cuda_ends_in_a_record(tiny: Compose, execution: str) -> None:
     assert (outcome.status, outcome.exit_status) == ("finished", 0), outcome.message
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_an_iteration_is_captured_beside_workers_that_decode(compose: Compose, tmp_path: Path) -> None:
+    small = ["protocol=imagenet_smoke", "depth=18", "machine=gpu", "machine.execution=captured", "machine.workers=2"]
+    outcome = train(compose(*small, "logger=none", f"paths.results={tmp_path}"))
+    assert outcome.status == "finished", outcome.message
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is present")
 def test_cuda_where_there_is_none(said: Callable[..., str], tmp_path: Path) -> None:
     assert "machine.device=cuda, but no CUDA device is visible here" in said("machine=gpu")

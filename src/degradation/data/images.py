@@ -54,15 +54,18 @@ class ImageSet:
         return self
 
 
-def read_ahead(read: Callable[[Any], Any], keys: Iterable[Any], workers: int) -> Iterator[Any]:
-    """What `read` gives for each key, in order: by so many worker processes ahead of need, or here where that is 0."""
+def read_ahead(read: Callable[[Any], Any], keys: Iterable[Any], workers: int, device: torch.device) -> Iterator[Any]:
+    """What `read` gives for each key, in order: by so many worker processes ahead of need, or here where that is 0.
+
+    In memory from which it goes to a CUDA device at once.
+    """
     loader: DataLoader[Any] = DataLoader(
         _Reader(read),
         batch_size=None,
         sampler=keys,
         num_workers=workers,
         worker_init_fn=_leave_signals,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=device.type == "cuda",
     )
     for item in loader:
         if isinstance(item, DataError):
@@ -146,7 +149,7 @@ class Pictures:
     def batches(self, size: int) -> Iterator[ImageSet]:
         """The single view of all images once, in order; the last batch may be smaller."""
         rows = [slice(start, start + size) for start in range(0, len(self), size)]
-        decoded = read_ahead(self.to("cpu").decode, rows, self.workers)  # workers have no CUDA
+        decoded = read_ahead(self.to("cpu").decode, rows, self.workers, self.labels.device)  # workers have no CUDA
         for part, images in zip(rows, decoded, strict=True):
             yield ImageSet(images.to(self.labels.device), self.labels[part])
 

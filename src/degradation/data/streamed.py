@@ -101,7 +101,8 @@ class StreamedBatches:
     def seek(self, iteration: int) -> int:
         """Make the next `draw` give the batch at an iteration; returns its size. Costs least where it follows on."""
         if iteration != self.next:
-            self.ahead = read_ahead(self.recipe.read, range(iteration, iteration + 10**9), self.workers)
+            ahead = range(iteration, iteration + 10**9)
+            self.ahead = read_ahead(self.recipe.read, ahead, self.workers, self.labels.device)
         self.next = iteration + 1
         return self._put(next(self.ahead))
 

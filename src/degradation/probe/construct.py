@@ -94,7 +94,7 @@ def deepen(parent: Network, child: Network, statistics: list[tuple[Tensor, Tenso
 def largest_difference(parent: Network, child: Network, views: Views) -> float:
     """The largest difference between their logits over all images, in eval mode and float32, of the largest logit."""
     difference = largest = torch.zeros((), device=views.device)
-    with evaluating(parent), evaluating(child):
+    with evaluating(parent), evaluating(child), replace(views, precision="fp32").autocast():
         for x, _ in views:
             logits = parent(x)
             difference = torch.maximum(difference, (child(x) - logits).abs().max())

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from degradation.net.network import Block, Layer, Network
-from degradation.probe.views import Views, evaluating
+from degradation.probe.views import Views, evaluating, make_autocast
 
 Rows = list[dict[str, int | float | str]]
 
@@ -95,9 +95,9 @@ def layer_gradients(network: Network, x: Tensor, y: Tensor) -> Rows:
 
     for layer in layers:
         layer.norm.register_forward_hook(keep)
-    with torch.enable_grad():
+    with torch.enable_grad(), make_autocast(x.device.type, "fp32"):
         loss = F.cross_entropy(twin(x), y)
-    found = torch.autograd.grad(loss, [*outputs, *(layer.convolution.weight for layer in layers)])
+        found = torch.autograd.grad(loss, [*outputs, *(layer.convolution.weight for layer in layers)])
     return [
         {
             **_place(number, layer),

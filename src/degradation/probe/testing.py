@@ -53,7 +53,7 @@ def scores(network: nn.Module, views: Views, way: Way) -> Tensor:
     rows = [slice(start, start + step) for start in range(0, len(pictures), step)]
     found = []
     with evaluating(network):
-        for groups in read_ahead(partial(_read, pictures.to("cpu"), way), rows, pictures.workers):
+        for groups in read_ahead(partial(_read, pictures.to("cpu"), way), rows, pictures.workers, device):
             parts = []
             for group in groups:
                 x = views.normalize(group.to(device).flatten(0, 1).permute(0, 3, 1, 2))

@@ -1,8 +1,9 @@
 """What a network is shown to be measured, as one object, and the two measurements that every run needs."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +15,21 @@ from degradation.data.resident import Normalizer
 from degradation.net.network import Network
 
 
-def make_autocast(device: str, precision: str) -> torch.autocast:
-    """The context in which a forward pass has that precision; backward passes belong outside of it."""
+@contextmanager
+def make_autocast(device: str, precision: str) -> Iterator[None]:
+    """The context in which a forward pass has that precision; backward passes of bf16 belong outside of it."""
     # Several optimiser steps share one training_step: a cache of cast weights would go stale after the first.
-    return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
+    autocast = torch.autocast(device, torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
+    switches: tuple[Any, Any] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    were = [switch.allow_tf32 for switch in switches]  # as machine.apply set them: a run in TF32 measures in float32
+    try:
+        for switch in switches:
+            switch.allow_tf32 = precision == "tf32"
+        with autocast:
+            yield
+    finally:
+        for switch, was in zip(switches, were, strict=True):
+            switch.allow_tf32 = was
 
 
 def layout(channels_last: bool) -> torch.memory_format:
@@ -50,7 +62,7 @@ class Views:
         """Of another set, the rest the same."""
         return replace(self, images=images)
 
-    def autocast(self) -> torch.autocast:
+    def autocast(self) -> AbstractContextManager[None]:
         return make_autocast(self.device.type, self.precision)
 
 

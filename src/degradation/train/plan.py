@@ -80,7 +80,7 @@ def estimate_seconds(todo: list[Config], sizes: Sizes, jobs: int) -> dict[str, f
     seconds: dict[str, float] = {}
     for config in todo:
         key = (config.protocol.batch_size, config.network.family, config.network.width, config.data.crop)
-        with suppress(RuntimeError, MemoryError):
+        with suppress(RuntimeError, MemoryError, ValueError):  # what the run itself will tell
             timings[key] = timings.get(key) or calibrate(config, jobs)
             protocol, size, workers = (
                 config.protocol,

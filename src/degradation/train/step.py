@@ -56,7 +56,8 @@ class CapturedStep:
         else:
             if self.graph is None:
                 self.graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(self.graph):
+                # Of this thread alone: that which pins the next batch of a stream may allocate meanwhile.
+                with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
                     self.step(size)
             self.graph.replay()
 
