@@ -139,16 +139,18 @@ def test_metrics_are_what_was_appended(record: Record) -> None:
 
 @pytest.mark.parametrize("torn", ["", "1", "12,0.1", "8,0.1,2", "12,0.1,4,1,,,,,0."])
 def test_rewind_drops_later_rows_and_a_torn_line(record: Record, torn: str) -> None:
-    for row in rows(4, 8, 12):
-        record.append(row)
     path = record.path / "metrics.csv"
-    whole = path.read_text().splitlines(keepends=True)
-    path.write_text("".join(whole) + torn)
-    record.rewind(8)
-    assert path.read_text() == "".join(whole[:3])
+    for row in rows(4, 8):
+        record.append(row)
+    written, before = record.written(), path.read_text()
     record.append(rows(12)[0])
-    assert path.read_text() == "".join(whole)
-    record.rewind(0)
+    whole = path.read_text()
+    path.write_text(whole + torn)
+    record.rewind(written)
+    assert path.read_text() == before
+    record.append(rows(12)[0])
+    assert path.read_text() == whole
+    record.rewind({})
     assert not path.exists()
 
 
@@ -157,7 +159,7 @@ def test_rewind_drops_a_table_that_was_begun_since(record: Record) -> None:
     written = record.written()
     for iteration in (8, 16):
         record.append({"iteration": iteration, "lr": 0.1, "train_error": 50.0, "train_loss": 1.0})
-    record.rewind(4, written)
+    record.rewind(written)
     assert not (record.path / "metrics.csv").exists()
     assert len(load_gradients(record.path)) == 1
 
@@ -168,10 +170,13 @@ def test_a_run_that_diverged_before_its_first_row_has_a_record_that_loads(record
     assert read_summary(record.path)["outcome"] == "diverged"
 
 
-def test_rewind_without_metrics(record: Record) -> None:
-    record.rewind(0)
-    with pytest.raises(RecordError, match=r"metrics.csv is missing beside a checkpoint"):
-        record.rewind(4)
+def test_rewind_without_what_was_written(record: Record) -> None:
+    record.rewind({})
+    record.append(rows(4)[0])
+    written = record.written()
+    (record.path / "metrics.csv").unlink()
+    with pytest.raises(RecordError, match=r"metrics.csv is not as it was when the checkpoint was saved; restore it"):
+        record.rewind(written)
 
 
 @pytest.mark.parametrize(
@@ -406,7 +411,7 @@ def test_a_folder_that_was_replaced_is_not_written(config: Config, record: Recor
         lambda: record.append(rows(8)[0]),
         lambda: record.append_gradients(0, [{"layer": 1}]),
         lambda: record.start_session({}),
-        lambda: record.rewind(0),
+        lambda: record.rewind({}),
         lambda: record.write_table("responses.csv", [{"layer": 1}]),
         lambda: record.finish(SUMMARY),
     ):

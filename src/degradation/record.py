@@ -230,37 +230,22 @@ class Record:
             found[path.name] = (len(content), _sha256(content))
         return found
 
-    def rewind(self, iteration: int, written: dict[str, tuple[int, str]] | None = None) -> None:
+    def rewind(self, written: dict[str, tuple[int, str]]) -> None:
         """Drop what came after a checkpoint, which remembers what was `written`: a resumed run writes it again.
 
-        A RecordError where that is not what is there: emptied, cut, reordered or edited since.
+        Nothing was, where a run was stopped before its first. A RecordError where it is not what is there: emptied,
+        cut, reordered or edited since.
         """
         self._check_owner()
-        tables = [self._metrics, self._gradients]
-        if not iteration:  # begun, and stopped before its first checkpoint
-            for path in tables:
+        for path in (self._metrics, self._gradients):
+            if path.name not in written:
                 path.unlink(missing_ok=True)
-        elif written is None:  # a checkpoint of an earlier version
-            self._rewind_rows(iteration)
-        else:
-            for path in tables:
-                if path.name not in written:  # begun since
-                    path.unlink(missing_ok=True)
-            for name, (length, sha256) in written.items():
-                path = self.path / name
-                if not path.exists() or _sha256(path.read_bytes()[:length]) != sha256:
-                    remedy = f"restore it, or delete {self.checkpoint} to run again"
-                    raise RecordError(f"{path} is not as it was when the checkpoint was saved; {remedy}")
-                os.truncate(path, length)
-
-    def _rewind_rows(self, iteration: int) -> None:
-        if not self._metrics.exists():
-            raise _damaged(self._metrics, "is missing beside a checkpoint")
-        for path in filter(Path.exists, (self._metrics, self._gradients)):
-            header, *lines = _text(path).splitlines() or [""]
-            whole = [line for line in lines if line.count(",") == header.count(",") and line.split(",")[0].isdigit()]
-            kept = [line for line in whole if int(line.split(",")[0]) <= iteration]
-            write_atomically(path, "\n".join([header, *kept]) + "\n")
+        for name, (length, sha256) in written.items():
+            path = self.path / name
+            if not path.exists() or _sha256(path.read_bytes()[:length]) != sha256:
+                remedy = f"restore it, or delete {self.checkpoint} to run again"
+                raise RecordError(f"{path} is not as it was when the checkpoint was saved; {remedy}")
+            os.truncate(path, length)
 
     def write_table(self, name: str, rows: list[dict[str, Any]]) -> None:
         """A probe's table, such as responses.csv."""

@@ -408,7 +408,7 @@ def test_one_seed_is_a_line_and_what_is_not_run_a_list(put_record: Put, tmp_path
     page = write_claims(tmp_path, load_table(tmp_path)).read_text()
     assert "What the records say" not in page
     assert "<summary>One seed each, which decides nothing (" in page
-    assert re.search(r"\| C3 \(56\): residual-56 beats .* \| [\d.]+ points \| on the claimed side \|", page)
+    assert re.search(r"\| C3 \(56\): residual-56 beats .* \| [\d.]+ points, n = 1 \| on the claimed side \|", page)
     lines = [line for line in page.splitlines() if line.startswith("- ")]
     again = 'make claims PROTOCOL=quick ARGS="--studies longer_training machine.precision=fp32"'
     assert re.search(rf"- C12\b.*: `{again}` \(cost of longer_training: ", page)
@@ -447,7 +447,7 @@ def test_what_is_not_testable_takes_no_side_with_one_seed(put_record: Put, tmp_p
     put_record(tmp_path, 0, "network=residual", "depth=56", error=10.0)
     page = write_claims(tmp_path, load_table(tmp_path)).read_text()
     needs = r"not testable at this protocol \(quick\): needs residual-20 under 2 % training"
-    assert re.search(rf"\| C2: .* \| -[\d.]+ points per 10 layers \| {needs}", page)
+    assert re.search(rf"\| C2: .* \| -[\d.]+ points per 10 layers, n = 1 \| {needs}", page)
     score = next(line for line in page.splitlines() if line.startswith("| Residual networks"))
     assert "**Not testable:** Residual networks reverse it: training error falls with depth (C2);" in score
 

@@ -70,6 +70,12 @@ def test_published_runs_of_the_same_precision_come_first(tmp_path: Path) -> None
     assert (row["verdict"], row["published_n"]) == (EQUAL, 2)
 
 
+def test_without_runs_of_ones_own_nothing_stands_beside_the_published(tmp_path: Path) -> None:
+    put(tmp_path, 0, "network=plain", "depth=20", error=40.0)
+    published = load_table(tmp_path)
+    assert compare_each(published, load_table(tmp_path / "none"), published, OTHERS) == {}
+
+
 def test_the_papers_and_others_numbers_stand_beside_theirs(rows: dict[str, dict[str, object]]) -> None:
     residual, plain = rows["residual-20"], rows["plain-20"]
     assert (residual["paper"], residual["someone"]) == (8.75, 8.3)

@@ -497,13 +497,6 @@ def test_what_was_damaged_is_not_continued(interrupted: Config, name: str, chang
     assert not (folder / "summary.json").exists()
 
 
-def test_a_checkpoint_of_an_earlier_version_is_continued(tiny: Compose, interrupted: Config, tmp_path: Path) -> None:
-    edit_tensors(lambda saved: saved["measured"].pop("written"))(interrupted.folder / "checkpoint.ckpt")
-    whole = tiny(f"paths.results={tmp_path / 'whole'}")
-    assert train(whole).status == train(interrupted).status == "finished"
-    assert_same_record(interrupted.folder, whole.folder)
-
-
 # The command line
 
 

@@ -190,4 +190,4 @@ def draw_deviations(table: pd.DataFrame) -> Figure | None:
     known = rows["noise"].notna().any()
     noise = [Line2D([], [], color="0.85", linewidth=8, label="seed noise")] if known else []
     draw.one_legend(figure, [*arms, *noise])
-    return write_caption(figure, describe(rows, "" if known else "of one seed, so what seeds change is not known"))
+    return write_caption(figure, describe(rows, "" if known else "what seeds alone change is not known"))

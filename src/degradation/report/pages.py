@@ -4,7 +4,6 @@ The gallery of the published evidence is results/published/README.md, that of a 
 """
 
 import inspect
-import math
 import os
 import re
 from collections.abc import Iterable
@@ -26,11 +25,11 @@ from degradation.report.table import (
     by_name,
     condition_folder,
     conditions,
+    describe_probe,
     load_others,
     load_probe,
     own_settings,
     paired_differences,
-    probed_images,
     select,
     table6,
 )
@@ -263,6 +262,10 @@ def _judgement(verdict: Verdict, protocol: str) -> str:
     qualified = verdict.verdict if theirs else f"{verdict.verdict} ({protocol})"
     if verdict.verdict == "not testable":
         return f"not testable at this protocol ({protocol}): needs {'; '.join(verdict.notes)}"
+    if len(verdict.effects) == 1:  # which decides nothing
+        distance = standardise(verdict)
+        side = "on the claimed side" if distance > 0 else "on the other side" if distance < 0 else "at the threshold"
+        return "; ".join([side, *verdict.notes])
     if verdict.verdict == "undecided" and verdict.seeds_needed:
         few, many = verdict.seeds_needed
         number = f"{few} to {many}" if few < many <= 100 else f"{few}" if many <= 100 else f"{few} or many more"
@@ -291,7 +294,7 @@ def _scoreboard(verdicts: list[Verdict]) -> str:
 
 
 def verdict_table(verdicts: list[Verdict], condition: str, results: Path) -> pd.DataFrame:
-    """A row for each claim that has an interval, in the words of results/claims.md."""
+    """A row for each claim that was judged, in the words of results/claims.md."""
     rows = []
     for verdict in verdicts:
         claim = verdict.claim
@@ -304,20 +307,6 @@ def verdict_table(verdicts: list[Verdict], condition: str, results: Path) -> pd.
         }
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _single(verdicts: list[Verdict], condition: str) -> str:
-    sides = {1.0: "on the claimed side", 0.0: "at the threshold", -1.0: "on the other side"}
-
-    def side(verdict: Verdict) -> str:
-        if verdict.verdict == "not testable":
-            return _judgement(verdict, condition)
-        told = sides[math.copysign(1, d) if (d := standardise(verdict)) else 0.0]
-        return "; ".join([told, *verdict.notes])
-
-    rows = [{"claim": f"{v.claim.id}: {v.claim.sentence}", "value": value_of(v), "side": side(v)} for v in verdicts]
-    told = f"One seed each, which decides nothing ({len(rows)} claims)"
-    return _fold(told, markdown_table(pd.DataFrame(rows))) if rows else ""
 
 
 def _not_judged(verdicts: list[Verdict], protocol: str, precision: str) -> str:
@@ -347,7 +336,7 @@ def _constructed(table: pd.DataFrame) -> str:
                 "n": len(probed),
                 "largest difference": f"{part['largest_difference'].max():.1e}",
                 "equal test error": "yes" if (part["error"] == part["parent_error"]).all() else "no",
-                "test images": min(probed_images(folder, "constructed") for folder in probed),
+                "test images": min(describe_probe(folder)["probes"]["constructed"] for folder in probed),
             }
             rows.append(row)
     if not rows:
@@ -414,7 +403,7 @@ def write_claims(results: Path, table: pd.DataFrame) -> Path:
             continue
         name, note = f"protocol {condition}", PROTOCOLS.get(protocol, "a protocol of your own")
         several = [verdict for verdict in judged if len(verdict.effects) > 1]
-        single = _single([verdict for verdict in judged if len(verdict.effects) == 1], condition)
+        single = [verdict for verdict in judged if len(verdict.effects) == 1]
         parts.append(f"## P{name[1:]}\n\n{note[0].upper()}{note[1:]}.")
         if several:
             scores.append(f"## What the records say: {name}\n\n{note[0].upper()}{note[1:]}.\n\n{_scoreboard(judged)}")
@@ -422,7 +411,9 @@ def write_claims(results: Path, table: pd.DataFrame) -> Path:
             if (results / picture).exists():
                 parts.append(f"![every claim's distance from its threshold]({picture})")
             parts.append(markdown_table(verdict_table(several, condition, results)))
-        parts.append(single)
+        if single:
+            told = f"One seed each, which decides nothing ({len(single)} claims)"
+            parts.append(_fold(told, markdown_table(verdict_table(single, condition, results))))
         stating = [
             {"claim": v.claim.id, "supported if": v.claim.threshold, "study": f"`{v.claim.study}`"} for v in judged
         ]

@@ -15,7 +15,7 @@ from degradation.record import load_gradients, load_metrics, load_responses
 from degradation.report import draw
 from degradation.report.draw import NEUTRAL, describe, draw_facets, left_out, melt, with_n, write_caption
 from degradation.report.statistics import first_below, growth_per_layer
-from degradation.report.table import ARMS, ERRORS, finished, gather, load_probe, probed_images, recalibrated_on, select
+from degradation.report.table import ARMS, ERRORS, describe_probe, finished, gather, load_probe, select
 
 LESIONS = {"delete": "blocks deleted", "swap": "pairs of blocks swapped"}
 # Plain minus residual as the paper gives it, test error in points: ImageNet (Table 2), and what it is at least on
@@ -386,7 +386,8 @@ def _draw_lesions(table: pd.DataFrame, kinds: dict[str, str], xlabel: str) -> tu
     lesions = lesions.assign(row=lesions["kind"], column=lesions["depth"], title=title, place=place)
     figure, axes = draw_facets(lesions, "place", "error", (xlabel, "test error (%)"), (4.4, 2.6))
     axes[0].set_ylim(0, 100)
-    images = " or ".join(f"{n:,}" for n in sorted({probed_images(folder, "lesions") for folder in runs["folder"]}))
+    counts = {describe_probe(folder)["probes"]["lesions"] for folder in runs["folder"]}
+    images = " or ".join(f"{n:,}" for n in sorted(counts))
     return write_caption(figure, describe(runs, f"{images} test images")), lesions
 
 
@@ -596,7 +597,7 @@ def draw_recalibrated(table: pd.DataFrame) -> Figure | None:
         names[f"whole_{column}"] = name
     figure, axes = _draw_two(lesions, "place", names, ("which block", "test error (%)"))
     axes[0].set_ylim(0, 100)
-    known = {n for folder in whole.index if (n := recalibrated_on(folder))}
+    known = {n for folder in whole.index if (n := describe_probe(folder).get("recalibrated_on"))}
     images = " or ".join(f"{n:,}" for n in sorted(known)) or "an unrecorded number of"
     told = f"recalibrated on {images} training images, mean and range over seeds"
     return write_caption(figure, describe(lesions, told))

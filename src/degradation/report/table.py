@@ -46,6 +46,7 @@ _ALWAYS = (
     "parameters",
     "commit",
     "outcome",
+    "folder",
     *ERRORS,
 )
 Filter = dict[str, Any]
@@ -251,11 +252,6 @@ def load_probe(run_folder: Path, probe: str) -> pd.DataFrame:
     return pd.read_csv(path) if path.exists() else pd.DataFrame()
 
 
-def probed_images(run_folder: Path, probe: str) -> int:
-    """How many images that table is of."""
-    return int(json.loads((probes_folder(run_folder) / "probe.json").read_text())["probes"][probe])
-
-
-def recalibrated_on(run_folder: Path) -> int | None:
-    """How many training images the BN statistics of its recalibrated lesions are of; None where it is not recorded."""
-    return json.loads((probes_folder(run_folder) / "probe.json").read_text()).get("recalibrated_on")
+def describe_probe(run_folder: Path) -> dict[str, Any]:
+    """Of those tables: `probes`, how many images each is of; `recalibrated_on`, training images, where recorded."""
+    return json.loads((probes_folder(run_folder) / "probe.json").read_text())

@@ -42,7 +42,7 @@ class Measure(pl.Callback):
         self.before, self.began = 0.0, time.monotonic()
         self.evaluation = 0.0  # seconds that the last one took
         self.row: dict[str, Any] = {}
-        self.written: dict[str, tuple[int, str]] | None = None
+        self.written: dict[str, tuple[int, str]] = {}
 
     @property
     def seconds(self) -> float:
@@ -53,13 +53,12 @@ class Measure(pl.Callback):
         checkpoint["measured"] = {"seconds": self.seconds, "row": self.row, "written": self.record.written()}
 
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        # The second place is that of checkpoints begun when one callback did everything.
-        measured = checkpoint.get("measured") or checkpoint["callbacks"]["RecordWriter"]
-        self.before, self.row, self.written = measured["seconds"], measured["row"], measured.get("written")
+        measured = checkpoint["measured"]
+        self.before, self.row, self.written = measured["seconds"], measured["row"], measured["written"]
 
     def on_train_start(self, trainer: pl.Trainer, module: DegradationModule) -> None:  # type: ignore[override]
         self.every, self.first = signals_every(module.protocol), first_steps(module.protocol)
-        self.record.rewind(module.iteration, self.written)
+        self.record.rewind(self.written)
         self.began = time.monotonic()
         if not module.iteration:
             self._write_signals(module)

@@ -247,16 +247,16 @@ def _construct(config: Config, network: Network, record: Record, train_views: Vi
 
 
 def _check_checkpoint(record: Record) -> Path:
-    # A name it must hold, and plain tensors alone: whatever else lies there is not loaded. It is signed, or of an
-    # earlier version, which remembered less.
+    # A name it must hold, and plain tensors alone: whatever else lies there is not loaded.
     content = record.checkpoint.read_bytes()
     try:
         loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        ours = loaded["run_id"] == record.id and (is_signed(content) or "written" not in loaded.get("measured", {}))
+        ours = loaded["run_id"] == record.id and is_signed(content)
     except (OSError, EOFError, RuntimeError, LookupError, TypeError, ValueError, pickle.UnpicklingError):
         ours = False
     if not ours:
-        raise RecordError(f"{record.checkpoint} is damaged or of another run; delete it to start the run again")
+        told = "is damaged, or of another run or an earlier version; delete it to start the run again"
+        raise RecordError(f"{record.checkpoint} {told}")
     return record.checkpoint
 
 
