@@ -17,9 +17,11 @@ from degradation.report.verdicts import ClaimError, list_studies, load_claims
 from degradation.train.outcome import BEGAN, EXIT_BUDGET, EXIT_DIVERGED
 
 HERE = Path(__file__).parent
-# The studies that need probes of grids, which are trained here whatever is published: this takes their weights.
-PROBED = ("lesions", "path_length", "constructed_solution", "lesions_imagenet")
+# Grids, trained here whatever is published: their networks are probed for some studies, which takes their weights.
+# Studies of lesions have the same networks, and train what the grids have not.
 GRIDS = ("degradation_cifar", "degradation_imagenet")
+LESIONS = ("lesions", "path_length", "lesions_imagenet")
+PROBED = (*LESIONS, "constructed_solution")
 OUTDATED = ("bn_decay",)  # whose published records lack what its claim is judged by
 
 
@@ -105,16 +107,17 @@ def main() -> int:
         if done in (EXIT_INPUT, EXIT_BUDGET, EXIT_STOPPED):
             return done
     try:
-        needed = {need for claim in claims if claim.study in PROBED and claim.study in chosen for need in claim.needs}
-        if grids := sorted(need for need in needed if need in GRIDS):
+        judged = [claim for claim in claims if claim.study in PROBED and claim.study in chosen]
+        needed = {study for claim in judged for study in (claim.study, *claim.needs)}
+        if grids := sorted(needed & {*GRIDS, *LESIONS}):
             name = protocol.removeprefix("protocol=")
             probed = probe_networks(Path(arguments.results), name, grids, arguments.overrides)
             status = worse(status, probed)
     except RecordError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_INPUT
-    judged = ["--with-published"] * arguments.with_published
-    reported = run([str(HERE / "report.py"), "--results", arguments.results, *judged])  # of what there is
+    beside = ["--with-published"] * arguments.with_published
+    reported = run([str(HERE / "report.py"), "--results", arguments.results, *beside])  # of what there is
     return worse(status, reported)
 
 
