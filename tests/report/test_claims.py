@@ -484,6 +484,7 @@ def test_the_interval_of_a_share_is_fiellers() -> None:
         apart = (shares["part"] - edge * shares["whole"]).to_numpy()
         assert stats.ttest_1samp(apart, 0.0).pvalue == pytest.approx(0.05, rel=1e-6)
     assert found.verdict == "supported"
+    assert decide(claim, shares.assign(part=2.0)).high < 0.5  # of equal parts the wholes have a spread
     nothing = decide(claim, shares.assign(whole=[10.0, -11.0, 9.0, -12.0]))  # a share of what may be nothing
     assert nothing.verdict == "undecided"
     assert (nothing.low, nothing.high) == (-np.inf, np.inf)

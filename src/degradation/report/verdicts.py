@@ -171,7 +171,8 @@ def decide(claim: Claim, effects: pd.Series | pd.DataFrame, shared: np.ndarray |
     middle = numbers.mean(0)
     mean = float(middle[0] if not share else middle[0] / middle[1] if middle[1] else math.nan)
     spread = np.atleast_2d(np.cov(numbers, rowvar=False)) if len(numbers) > 1 else np.zeros((1, 1))
-    if len(numbers) < 2 or spread[0, 0] <= (1e-9 * middle[0]) ** 2:
+    singles = each.to_numpy() if share else numbers[:, 0]
+    if len(numbers) < 2 or np.ptp(singles) <= 1e-9 * abs(singles.mean()):
         alike = ("no spread over seeds, so no interval",) if len(numbers) > 1 else ()
         return Verdict(claim, "undecided", values, back(mean), notes=alike)
     own, shared = spread / len(numbers), np.zeros_like(spread) + shared
