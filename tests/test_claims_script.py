@@ -7,6 +7,7 @@ import claims
 import pytest
 
 from degradation.config import find_published
+from degradation.train.outcome import BEGAN
 from tests.report.conftest import put
 
 SPARED = f"paths.published={find_published()}"
@@ -15,6 +16,7 @@ SPARED = f"paths.published={find_published()}"
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     commands: list[list[str]] = []
+    monkeypatch.setenv(BEGAN, "0")  # which it would set, for all tests that follow
     monkeypatch.setattr(claims, "run", lambda command: commands.append(command) or 0)
     return commands
 

@@ -12,11 +12,12 @@ from hydra.core.global_hydra import GlobalHydra
 
 from degradation import cli, processes
 from degradation.config import Config, ConfigError
+from degradation.ending import Stop
 from degradation.sweep import describe_time
 from degradation.train.plan import check, count_jobs, estimate_seconds
 from degradation.train.run import train
 
-from .conftest import TINY
+from .conftest import TINY, composed
 
 
 @pytest.fixture
@@ -65,6 +66,20 @@ def test_what_cannot_be_is_refused_before_anything_is_made(
     assert line.startswith("error: ")
     assert told in line
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_interruption_that_something_swallowed_ends_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leave() -> None:
+        raise SystemExit(130)
+
+    monkeypatch.setattr(Stop, "requested", True)
+    monkeypatch.setattr(cli, "leave", leave)
+    monkeypatch.setattr(cli, "origin", lambda config: {})  # which wants Hydra's own start
+    with pytest.raises(SystemExit, match="130"):
+        cli.task(composed(*TINY, f"paths.results={tmp_path}"))
+    assert not (tmp_path / "runs").exists()
 
 
 def test_machines_are_not_swept_over(refused: Callable[..., str]) -> None:

@@ -58,7 +58,10 @@ def task(cfg: DictConfig) -> Any:
         print(describe_grid([config], 1), flush=True)
         if todo:
             print(describe_time(todo, estimate_seconds(todo, sizes, 1), 0, 1), flush=True)
-        outcome = train(config, origin=origin(config))
+        told = origin(config)
+        if Stop.requested:  # and something on the way has swallowed what it raised
+            leave()
+        outcome = train(config, origin=told)
     except INPUT_ERRORS as error:
         sys.exit(_fail(error))  # not as an exception: Hydra would add lines of its own
     if outcome.exit_status:

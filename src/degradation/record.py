@@ -256,7 +256,7 @@ class Record:
     def finish(self, summary: dict[str, Any]) -> None:
         """Mark the run as finished, and seal its record. Nothing is written after this."""
         self._check_owner()
-        if not self._metrics.exists():  # of a run that diverged before its first row
+        if summary.get("final") is None and not self._metrics.exists():  # it diverged before its first row
             self._append_rows(self._metrics, [], COLUMNS)
         write_summary(self.path, _finite(summary))
         self.checkpoint.unlink(missing_ok=True)
