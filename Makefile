@@ -3,7 +3,8 @@
 #   DEPTHS=20,56   SEEDS=0             the grid: any depths 6n+2 (ImageNet: 18, 34, 50, 101, 152), any seeds
 #   DATA_DIR=data  RESULTS_DIR=results where the images are (or are downloaded to), where records and figures go
 #   JOBS=auto                          runs at once
-#   ARGS="logger=none ..."             any further Hydra overrides
+#   ARGS="logger=none ..."             further Hydra overrides; of figures and bench further options (ARGS=--help lists
+#                                      them), of claims both
 .DEFAULT_GOAL := help
 .PHONY: help setup degradation-cifar degradation-imagenet claims figures bench test lint clean
 PYTHON ?= python3
@@ -15,6 +16,12 @@ export DATA_DIR RESULTS_DIR JOBS
 KNOWN = PROTOCOL DEPTHS SEEDS DATA_DIR RESULTS_DIR JOBS ARGS PYTHON VENV
 GIVEN = $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
 $(foreach name,$(filter-out $(KNOWN) MAKE% -*,$(GIVEN)),$(error unknown variable $(name); there are $(KNOWN)))
+# What a target has no use for is refused, not ignored.
+IDLE_claims = DEPTHS
+IDLE_figures = PROTOCOL DEPTHS SEEDS
+IDLE_bench = PROTOCOL DEPTHS SEEDS
+IDLE_test = PROTOCOL DEPTHS SEEDS ARGS
+$(foreach goal,$(MAKECMDGOALS),$(foreach name,$(filter $(IDLE_$(goal)),$(GIVEN)),$(error make $(goal) takes no $(name))))
 SWEEP = $(if $(PROTOCOL),protocol=$(PROTOCOL)) $(if $(DEPTHS),depth=$(DEPTHS)) $(if $(SEEDS),seed=$(SEEDS)) $(ARGS)
 
 help: ## print this help

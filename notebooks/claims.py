@@ -13,7 +13,8 @@
 # %% [markdown]
 # # The claims, study by study
 #
-# Every claim of the paper on CIFAR-10 as a study (`conf/experiment/`), from the records in `results/runs/`: its figure,
+# Every claim of the paper on CIFAR-10 as a study (`conf/experiment/`), from the records in `results/runs/` (the
+# published ones where there are none): its figure,
 # and the verdict that its statistic over seeds allows. `make claims` trains what is missing.
 
 # %%
@@ -29,19 +30,19 @@ show("verdicts")
 # ## The constructed solution: a trained shallow network, deepened by identity layers
 
 # %%
-show("constructed")
+show("constructed", "constructed_controls")
 
 # %% [markdown]
 # ## Signals forward and backward, at initialisation and in training
 
 # %%
-show("gradients", "gradients_in_training", "signals_in_training")
+show("gradients", "weight_norms", "gradients_in_training", "signals_in_training", "information")
 
 # %% [markdown]
 # ## Early convergence, and what the responses are made of
 
 # %%
-show("convergence", "response_parts")
+show("convergence", "fig7_statistics", "response_parts")
 
 # %% [markdown]
 # ## One setting at a time: learning rate, length of training, warm-up, shortcut options and strength, normalisation
@@ -53,7 +54,13 @@ show("learning_rate", "longer_training", "warmup", "shortcut_options", "shortcut
 # ## Lesions: blocks of trained networks deleted or swapped
 
 # %%
-show("lesions", "lesions_by_block")
+show("lesions", "lesions_by_block", "lesions_recalibrated")
+
+# %% [markdown]
+# ## Is degradation the first steps? Are shortcuts necessary?
+
+# %%
+show("first_steps", "first_steps_cures", "without_shortcuts")
 
 # %% [markdown]
 # ## What the choices that the paper leaves open change

@@ -16,7 +16,7 @@ pages.
     probe/    views of images; layers (responses, gradients), information, lesions, construct; testing: ten crops
     train/    plan: what runs need and how long they take; run: one run, from config to record; outcome; step:
               schedule and iteration; callbacks; machine; tracking (W&B)
-    report/   table, statistics, verdicts; draw, studies, forest, diagram, figures; compare, pages      (no torch)
+    report/   table, statistics, verdicts; draw, studies, imagenet, forest, diagram, figures; compare, pages (no torch)
     sweep     a list of runs: the plan, the time it takes, a process for each, the closing table
     cli       the command line of experiments/train.py
 

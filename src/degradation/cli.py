@@ -93,7 +93,8 @@ HELP = """Train plain and residual networks, matched in everything but the short
   python experiments/train.py -m network=plain,residual depth=20,56   a sweep
   python experiments/train.py experiment=degradation_cifar            the study behind make degradation-cifar
 
-Any setting is an override, `protocol.lr=0.05` or `network.shortcut=B`; `--cfg job` prints what they come to.
+Any setting is an override, `protocol.lr=0.05` or `network.shortcut=B`; `--cfg job` prints them
+as they are composed, before the protocol is chosen and `length=` and `rate=` are applied.
 """
 
 

@@ -9,7 +9,8 @@ results/runs/<run id, and in words what it varies>/      (published: runs/<preci
     responses.csv   one row per layer (Fig. 7)
     summary.json    final numbers; written last and atomically: its presence marks a finished run, and its seal, the
                     SHA-256 of every file above, of network.pt and of its own other parts, holds the record to it
-beside these, for this machine only: checkpoint.ckpt while running, network.pt (final weights), .lock
+beside these, on the machine that trained (of four published runs, too): network.pt, the final weights; while running
+checkpoint.ckpt, .lock
 """
 
 import hashlib

@@ -418,7 +418,7 @@ def draw_loss(table: pd.DataFrame) -> Figure | None:
 def draw_error_by_depth(table: pd.DataFrame) -> Figure | None:
     """Final error by depth
 
-    Fig. 6 in one look: each point is a seed's error at the last iteration, each line the mean of an arm; beside those
+    Fig. 6 in one look: each point is a seed's final error, each line the mean of an arm; beside those
     of the paper's protocol, crosses are the residual networks of Table 6.
     """
     runs = finished(table)

@@ -113,7 +113,7 @@ def show(*names: str) -> None:
         for name in names:
             if name in TABLES:
                 display(Markdown(f"**{condition}: {name}**"), TABLES[name](table))
-            elif (figure := FIGURES[name](table)) is not None:
+            if name in FIGURES and (figure := FIGURES[name](table)) is not None:
                 picture = io.BytesIO()
                 figure.set_dpi(draw.SIZES["page"])
                 FigureCanvasAgg(figure).print_png(picture)

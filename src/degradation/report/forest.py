@@ -18,7 +18,7 @@ from degradation.report.statistics import RATIOS
 from degradation.report.table import select
 from degradation.report.verdicts import LEVEL, Verdict, judge, load_claims
 
-# What the paper leaves open (README.md), and training without augmentation, as a yardstick.
+# What the paper leaves open (docs/choices.md), and training without augmentation, as a yardstick.
 DEVIATIONS = {
     *("protocol.decay_batchnorm", "protocol.batchnorm", "protocol.batchnorm_groups"),
     *("network.pad_side", "network.fan_mode"),

@@ -40,8 +40,9 @@ GALLERY = """# {title}
 Generated from records; do not edit. Each holds its config, metrics, layer responses and a summary with hardware,\
  versions and commit.
 
-Training error is running (augmented mini-batches, training-mode BN) unless it says eval mode (un-augmented images,\
- moving BN averages); test error is in eval mode. All are of the final iteration; nothing is selected on the test set.
+Training error is running (augmented mini-batches of the last epoch, or of `evaluate_every` iterations where those are\
+ more; training-mode BN) unless it says eval mode (un-augmented images, moving BN averages, after the last iteration);\
+ test error is in eval mode. Nothing is selected on the test set.
 
 Where a panel shows several networks, plain ones are red with round markers, residual ones blue with square ones, the\
  darker the deeper; dashed lines are training error, solid ones anything else. What else is compared is black and grey.
