@@ -91,7 +91,9 @@ def copy(source: Path, target: Path, aside: tuple[str, ...]) -> None:
 def main() -> int:
     """Exit status 2, with one line and nothing published, where what is named is not evidence."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="*", help="names of folders in results/runs; `all` for every one that is evidence")
+    parser.add_argument(
+        "runs", nargs="*", help="names of folders in results/runs; `all` for every one that is evidence"
+    )
     parser.add_argument("--results", type=Path, default=find_results(), help="yours (default: %(default)s)")
     parser.add_argument("--replace", action="store_true", help="also what is published already")
     parser.add_argument("--also", nargs="+", default=[], help="bench/<device> or reproductions, from the same folder")

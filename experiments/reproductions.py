@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from degradation.config import ConfigError, refuse_published
 from degradation.record import write_atomically
-from degradation.report.draw import DASHED, draw_facets, from_zero, new_figure, save, style_of, write_caption
+from degradation.report.draw import DASHED, draw_facets, from_zero, log_scale, new_figure, save, style_of, write_caption
 from degradation.report.pages import markdown_table
 from degradation.report.table import ARMS, find_results
 
@@ -151,13 +151,12 @@ def judge(table: pd.DataFrame) -> pd.DataFrame:
 def caption(table: pd.DataFrame) -> str:
     """The line on every figure."""
     authors = " and ".join(sorted(table["author"].unique()))
-    return (
-        f"trained by others ({authors}) to the end of the paper's schedule; measured here on CIFAR-10, one network each"
-    )
+    trained = f"trained by others ({authors}) to the end of the paper's schedule or a fifth beyond"
+    return f"{trained}; measured here on CIFAR-10, one network each"
 
 
 def draw_errors(table: pd.DataFrame) -> Figure:
-    """Error against depth: training in eval mode (left, dashed), test (right, solid); a line per author and arm."""
+    """Error against depth: training in eval mode (left, logarithmic), test (right); a line per author and arm."""
     figure, axes = new_figure(8.5, 3.8, 2)
     for ax, (column, title) in zip(axes, ERRORS.items(), strict=True):
         for (author, network), part in table.sort_values("depth").groupby(["author", "network"]):
@@ -168,8 +167,9 @@ def draw_errors(table: pd.DataFrame) -> Figure:
         ax.set_xlabel("depth (weighted layers)")
         ax.set_ylabel("error (%)")
         ax.set_title(title)
-        ax.set_ylim(bottom=0)
-    axes[0].legend()
+    log_scale(axes[:1])  # 0.01 beside 2 %
+    axes[1].set_ylim(bottom=0)
+    axes[1].legend(loc="lower left")
     write_caption(figure, caption(table))
     return figure
 

@@ -50,7 +50,7 @@ def test_the_rule(rows: dict[str, dict[str, object]]) -> None:
     assert told["residual-20"] == (EQUAL, "")
     assert told["plain-20"] == (WITHIN, "precision bf16, published fp32")
     assert told["plain-56"] == (DIFFERENT, "threads 2, published 1")
-    assert told["plain-32"] == (NOTHING, "one published seed has no spread")
+    assert told["plain-32"] == (NOTHING, "the spread of 1 published seed says nothing")
     assert told["plain-20 lr=0.05"] == (NOTHING, "no such run is published")
 
 
@@ -64,10 +64,11 @@ def test_published_runs_of_the_same_precision_come_first(tmp_path: Path) -> None
     (row,) = compare_each(ours, ours, both, OTHERS)["quick"].to_dict("records")
     assert (row["verdict"], row["published_n"]) == (EQUAL, 4)
     assert row["besides"] == "to the one in fp32; n and mean are of those in bf16"
-    put(published / "fp32", 1, "network=plain", "depth=20", error=40.0)
+    for seed in (1, 2):
+        put(published / "fp32", seed, "network=plain", "depth=20", error=40.0)
     both = load_table(published / "bf16", published / "fp32")
     (row,) = compare_each(ours, ours, both, OTHERS)["quick"].to_dict("records")
-    assert (row["verdict"], row["published_n"]) == (EQUAL, 2)
+    assert (row["verdict"], row["published_n"]) == (EQUAL, 3)
 
 
 def test_without_runs_of_ones_own_nothing_stands_beside_the_published(tmp_path: Path) -> None:
@@ -89,8 +90,33 @@ def test_the_interval_is_that_of_the_mean_of_new_seeds() -> None:
     low, high = predict(values, 2)
     half = stats.t.ppf(0.9875, 2) * values.std() * math.sqrt(1 / 3 + 1 / 2)
     assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half))
-    assert all(map(math.isnan, predict(values[:1], 1)))  # one seed has no spread
-    assert all(map(math.isnan, predict(pd.Series([5.0, 5.0]), 1)))  # nor have equal ones
+    for few in (1, 2):  # of two it would be 25 standard deviations to either side
+        assert all(map(math.isnan, predict(values[:few], 1)))
+    assert all(map(math.isnan, predict(pd.Series([5.0, 5.0, 5.0]), 1)))  # equal ones have no spread
+    assert predict(pd.Series([10.0, 50.0, 90.0]), 1) == (0.0, 100.0)  # as errors are
+
+
+@pytest.mark.parametrize(
+    ("published", "verdict"),
+    [
+        ([(90.0, 90.0)] * 2, NOTHING),
+        ([(39.0, 38.0), (40.0, 39.0)], NOTHING),  # 80 % would lie within
+        ([(0.0, 20.0), (0.0, 20.5), (0.0, 19.8)], NOTHING),  # no spread to hold 0.1 against
+        ([(0.1, 20.0), (0.1, 20.5), (0.1, 19.8)], WITHIN),
+        ([(0.1, 80.0), (0.1, 80.5), (0.1, 79.8)], DIFFERENT),
+    ],
+)
+def test_few_or_equal_published_seeds_say_what_they_can(
+    tmp_path: Path, published: list[tuple[float, float]], verdict: str
+) -> None:
+    put(tmp_path / "own", 9, "network=plain", "depth=20", error=1.0)
+    for seed in range(len(published)):
+        put(tmp_path / "published", seed, "network=plain", "depth=20", error=1.0)
+    ours, theirs = load_table(tmp_path / "own"), load_table(tmp_path / "published")
+    errors = ["train_error", "test_error"]
+    ours[errors], theirs[errors] = [(0.1, 20.2)], published
+    (row,) = compare_each(ours, ours, theirs, OTHERS)["quick"].to_dict("records")
+    assert row["verdict"] == verdict
 
 
 def test_records_are_equal_where_all_but_the_seconds_are(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ The verdict on a network follows a rule that was there before its runs: **equal 
 a published twin of the same config whose tables are the same digits (but for the seconds); else, against n published
 seeds, **within the spread of seeds** where training and test error both lie in the interval in which 95 % of new means
 would (Student's t, two errors: each at 97.5 %), and **different** where one does not, with what differs besides; else
-**nothing to compare with**.
+**nothing to compare with**: of fewer than three seeds that interval is of nearly any error.
 """
 
 import math
@@ -21,6 +21,7 @@ from degradation.report.draw import KINDS, describe, new_figure, style_of, write
 from degradation.report.table import ARMS, PAPER_RESIDUAL, conditions
 
 LEVEL = 0.95
+FEWEST = 3  # published seeds that an interval is made of
 EQUAL, WITHIN, DIFFERENT, NOTHING = (
     "equal to the last digit",
     "within the spread of seeds",
@@ -55,18 +56,21 @@ def are_equal(ours: Path, theirs: Path) -> bool:
 
 
 def predict(values: pd.Series, new: int) -> tuple[float, float]:
-    """Where the mean of so many new seeds lies in 97.5 % of cases, if nothing but the seed differs; nan for n = 1."""
-    n, spread = len(values), float(values.std()) if len(values) > 1 else 0.0
+    """Where the mean of so many new seeds lies in 97.5 % of cases, if nothing but the seed differs.
+
+    Within 0 and 100 %; nan where there are fewer than three values, or they are equal.
+    """
+    n, spread = len(values), float(values.std()) if len(values) >= FEWEST else 0.0
     if not spread:
         return math.nan, math.nan
     half = stats.t.ppf(1 - (1 - LEVEL) / 4, n - 1) * spread * math.sqrt(1 / n + 1 / new)
-    return max(0.0, values.mean() - half), values.mean() + half
+    return max(0.0, values.mean() - half), min(100.0, values.mean() + half)
 
 
 def _of_one_precision(published: pd.DataFrame, ours: Any) -> pd.DataFrame:
     # Ours, if there are several such, or no more of another.
     n = published.groupby("precision").size().sort_values(ascending=False, kind="stable")
-    chosen = ours if n.get(ours, 0) > 1 or n.get(ours, 0) == n.max() else n.index[0] if len(n) else None
+    chosen = ours if n.get(ours, 0) >= FEWEST or n.get(ours, 0) == n.max() else n.index[0] if len(n) else None
     return published[published["precision"] == chosen]
 
 
@@ -90,10 +94,14 @@ def _judge(ours: pd.DataFrame, every: pd.DataFrame, theirs: pd.DataFrame, row: d
         if not yours <= published
     ]
     told = "; ".join(causes)
-    if math.isnan(row["test_error_low"]):
-        return NOTHING, f"one published seed has no spread{'; ' + told if told else ''}"
-    inside = [row[f"{error}_low"] <= row[error] <= row[f"{error}_high"] for error in KINDS]
-    return (WITHIN, told) if all(inside) else (DIFFERENT, told or "in nothing that the records name")
+    if any(row[error] < row[f"{error}_low"] or row[error] > row[f"{error}_high"] for error in KINDS):
+        return DIFFERENT, told or "in nothing that the records name"
+    if any(math.isnan(row[f"{error}_low"]) and row[error] != row[f"{error}_mean"] for error in KINDS) or (
+        len(theirs) < FEWEST
+    ):
+        seeds = f"{len(theirs)} published seed{'s' * (len(theirs) > 1)}"
+        return NOTHING, "; ".join([f"the spread of {seeds} says nothing", *filter(None, [told])])
+    return WITHIN, told
 
 
 def compare(own: pd.DataFrame, published: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
@@ -150,7 +158,7 @@ def draw_comparison(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     """Yours beside the published runs
 
     Filled markers are the means of your seeds; bars are where 95 % of new seeds should land going by the published
-    ones, whose mean is the stroke across (the stroke alone: one published seed).
+    ones, whose mean is the stroke across (the stroke alone: fewer than three published seeds, or equal ones).
     """
     places = np.arange(len(rows))[::-1]
     figure, axes = new_figure(11, 1.6 + 0.42 * len(rows), 2, sharey=True)

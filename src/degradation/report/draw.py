@@ -102,8 +102,8 @@ def write_caption(figure: Figure, text: str) -> Figure:
     return figure
 
 
-def describe(runs: pd.DataFrame, what: str = "", n: str = "") -> str:
-    """The line on every figure, of the runs in it: protocol, iterations, data, n seeds, who diverged."""
+def describe(runs: pd.DataFrame, what: str = "", n: str = "", ranged: bool = False) -> str:
+    """The line on every figure, of the runs in it: protocol, iterations, data, n seeds (a range?), who diverged."""
     condition, lengths = runs["condition"].iloc[0], sorted(runs["iterations"].unique())
     counts = runs.groupby(["label", "variation"])["seed"].nunique()
     seeds = " to ".join(str(count) for count in sorted({counts.min(), counts.max()}))
@@ -114,6 +114,7 @@ def describe(runs: pd.DataFrame, what: str = "", n: str = "") -> str:
         f"protocol {condition}{trained if len(lengths) < 3 else ''} on {_among(runs['data'])}",
         precision if precision not in condition else "",
         n or f"n = {seeds} seed{'s' if counts.max() > 1 else ''} each",
+        "mean and range over seeds" if ranged and counts.max() > 1 else "",
         f"{diverged} diverged (their error is that of guessing)" if diverged else "",
         describe_warmup(runs),
         what,
@@ -165,12 +166,12 @@ def draw_band(ax: Axes, rows: pd.DataFrame, x: str, y: str, **style: Any) -> Non
 
 
 def draw_points(ax: Axes, rows: pd.DataFrame, x: str, y: str, **style: Any) -> None:
-    """Every value of y a point of its network's colour, filled where dashed (training), and their mean a line.
+    """Every value of y a point of its network's colour, filled where dashed (training); lines join those of a seed.
 
-    A mean of those alone that have a value would flatter: there is none where one is missing.
+    A mean over seeds would bend where not all were run, and flatter where one has no value.
     """
-    mean = rows.groupby(x)[y].apply(lambda values: values.mean(skipna=False))
-    ax.plot(mean.index, mean, **{**style, "marker": None, "linewidth": 1.2})
+    for _, run in rows.sort_values(x).groupby("pair"):
+        ax.plot(run[x], run[y], **{**style, "marker": None, "linewidth": 1, "alpha": 0.7})
     for (network, depth), points in rows.groupby(["network", "depth"]):
         look = {**style_of(network, depth), "markersize": 5, "linestyle": "none"}
         filled = look["color"] if style.get("linestyle") == DASHED else "white"
@@ -194,13 +195,15 @@ def draw_facets(
     sharey: Any = True,
     styles: dict[Any, dict[str, Any]] | None = None,
     plot: Callable[..., None] = draw_band,
+    named: bool = False,
 ) -> tuple[Figure, list[Axes]]:
     """A panel for each `row` and `column` of the rows, in the order of their coming; in it a plot of each `line`.
 
     Panels without data are left out; more than four in the only row are wrapped. A panel's title is its `title`, else,
     in the first row, its column. A line has the style of its `style` where there is one, else of its network and depth,
     and dashes where its `kind` is training. The legend says lines, and kinds where a panel has both. Labels are those
-    of the axes, each for all rows or a dict; size is that of a panel in inches.
+    of the axes, each for all rows or a dict; size is that of a panel in inches. `named` lines end in
+    their depth.
     """
     given = {name: rows.get(name, "") for name in ("row", "title", "kind", "style")}
     rows, styles = rows.assign(**given), styles or {}
@@ -230,6 +233,10 @@ def draw_facets(
                 shown["linestyle"] = "none"
             key.setdefault(label, (arm, Line2D([], [], label=label, **shown)))
             plot(ax, line, x, y, **{"label": f"{label} {kind}".strip(), **style})
+            if named:
+                end = line[x].max(), line.loc[line[x] == line[x].max(), y].mean()
+                told = {"size": 7, "color": style["color"], "va": "center", "annotation_clip": False}
+                ax.annotate(str(first["depth"]), end, (4, 0), textcoords="offset points", **told)
         first = parts[place].iloc[0]
         ax.set_title(first["title"] or (place[1] if number < across else ""))
         xlabel, ylabel = (text.get(place[0], "") if isinstance(text, dict) else text for text in labels)
@@ -365,7 +372,7 @@ def draw_curves(
         )
     curves = melt_errors(gather(runs, load), quantity)
     curves = curves.assign(thousands=curves["iteration"] / 1000).assign(column=column)
-    labels = ("iterations (thousands)", "error (%)" if quantity == "error" else "loss")
+    labels = ("iterations (thousands)", "error (%)" if quantity == "error" else "loss (cross-entropy)")
     figure, axes = draw_facets(curves, "thousands", "value", labels, (4.6, 3.3), styles=styles)
     guessed = 1.3 * math.log(runs["network.classes"].max()) if quantity == "loss" else 100.0
     top = curves.loc[curves["iteration"] > curves["iteration"].min(), "value"].max()
@@ -418,8 +425,8 @@ def draw_loss(table: pd.DataFrame) -> Figure | None:
 def draw_error_by_depth(table: pd.DataFrame) -> Figure | None:
     """Final error by depth
 
-    Fig. 6 in one look: each point is a seed's final error, each line the mean of an arm; beside those
-    of the paper's protocol, crosses are the residual networks of Table 6.
+    Degradation in one look: points are final errors, lines join the networks of a seed. Crosses, at the paper's
+    protocol on CIFAR-10, are the residual networks of Table 6.
     """
     runs = finished(table)
     if runs["depth"].nunique() < 2:
@@ -465,7 +472,9 @@ def draw_responses(rows: pd.DataFrame, caption: str) -> Figure:
     both["title"] = both["row"].where(both["row"] != "", both["column"]) if "row" in both else both["column"]
     styles = {0: {"color": "0.1", "marker": "."}} if alone else None
     labels = ("layer index", "std of responses")
-    figure, axes = draw_facets(both, "place", "std", labels, (4.6, 3.0), "row", styles)
+    figure, axes = draw_facets(both, "place", "std", labels, (4.6, 3.0), "row", styles, named=not alone)
+    for ax in axes[1::2]:
+        ax.set_xlabel("rank of the layer by std")
     for left, right in zip(axes[::2], axes[1::2], strict=True):
         low, high = left.dataLim.ymin, left.dataLim.ymax
         (log_scale if high > 8 * low > 0 else from_zero)((left, right))

@@ -67,24 +67,38 @@ def standardise(verdict: Verdict) -> float:
     Negative on the other side; of ratios, on their logarithms; between two bounds, to the nearer. Above 1 the whole
     interval is on the claimed side, below -1 on the other. Without an interval (one seed) infinite.
     """
+    return float(_standardised(verdict)[1])
+
+
+def _standardised(verdict: Verdict) -> np.ndarray:
+    # The interval's least, the mean's and the interval's most distance inside, in the unit of `standardise`.
     scale: Callable[[float], float] = math.log if verdict.claim.statistic in RATIOS else float
-    mean, distances = scale(verdict.mean), []
-    for edge, side in zip(verdict.claim.bounds, (1, -1), strict=True):
-        if math.isfinite(edge):
-            inside = side * (mean - scale(edge))
-            width = abs(scale(verdict.low if mean > scale(edge) else verdict.high) - mean)
-            infinite = math.copysign(math.inf, inside) if inside else 0.0
-            distances.append(inside / width if width > 0 else infinite)
-    return min(distances)
+    sides = zip(verdict.claim.bounds, (1, -1), strict=True)
+    edges = [(scale(edge), side) for edge, side in sides if math.isfinite(edge)]
+
+    def inside(value: float) -> float:
+        return min(side * (value - edge) for edge, side in edges)
+
+    if math.isinf(verdict.low):
+        return np.array([-math.inf, 0.0, math.inf])
+    alone = math.isnan(verdict.low)
+    low, mean, high = (scale(verdict.mean if alone else value) for value in (verdict.low, verdict.mean, verdict.high))
+    near = min((edge for edge, _ in edges), key=lambda edge: abs(mean - edge))
+    middle = float(np.clip(np.mean([edge for edge, _ in edges]), low, high))  # between two bounds the farthest inside
+    ends = [inside(low), inside(high), inside(middle)]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = np.array([min(ends), inside(mean), max(ends)]) / abs((low if mean > near else high) - mean)
+    return np.nan_to_num(found, nan=0.0, posinf=math.inf, neginf=-math.inf)
 
 
 def draw_verdicts(table: pd.DataFrame) -> Figure | None:
     """Every claim: how far its mean lies from the threshold
 
-    The bar is the 95 % interval over seeds, the line at 0 the threshold, the unit half the width of that interval: a
-    bar right of the line lies on the claimed side, one left of it on the other; what is farther than ten stands at the
-    edge. The marker is the verdict's, which may be undecided or not testable off the line, too: it knows of the
-    correction for many claims, and of what a protocol can show. Beside it the mean, the interval and n.
+    The bar is the 95 % interval over seeds, the line at 0 the threshold, the unit the distance from the mean to the end
+    of the interval that faces it: a bar right of the line lies on the claimed side, one left of it on the other; what
+    is farther than ten stands at the edge. The marker is the verdict's, which may be undecided or not testable off the
+    line, too: it knows of the correction for many claims, and of what a protocol can show. Beside it the mean, the
+    interval and n.
     """
     judged = judge(load_claims(), table)
     if all(len(verdict.effects) < 2 for verdict in judged):
@@ -98,7 +112,7 @@ def draw_verdicts(table: pd.DataFrame) -> Figure | None:
         ax.text(-0.02, place, section, ha="right", weight="bold", **text)
         for verdict in part:
             place += 1
-            distance, n = standardise(verdict), len(verdict.effects)
+            (worst, distance, best), n = _standardised(verdict), len(verdict.effects)
             look = verdict.verdict if n > 1 or verdict.verdict == "not testable" else list(LOOKS)[-1]
             shown.add(look)
             style = {"markersize": 7, **LOOKS.get(look, LOOKS["undecided"])}
@@ -106,9 +120,7 @@ def draw_verdicts(table: pd.DataFrame) -> Figure | None:
             if n == 1:  # its side alone
                 at, style["marker"] = 0.0, ">" if distance > 0 else "<" if distance < 0 else "o"
             elif not math.isnan(verdict.low):
-                reach = 1 if math.isfinite(verdict.low) else 2 * FAR  # unbounded
-                ends = np.clip([at - reach, at + reach], -FAR, FAR)
-                ax.plot(ends, [place] * 2, color=style["color"], linewidth=2, alpha=0.5)
+                ax.plot(np.clip([worst, best], -FAR, FAR), [place] * 2, color=style["color"], linewidth=2, alpha=0.5)
             ax.plot(at, place, linestyle="none", **style)
             told = textwrap.fill(f"{verdict.claim.id}: {verdict.claim.sentence}", 70)
             ax.text(-0.02, place, told, ha="right", linespacing=0.95, **{**text, "fontsize": 7})
@@ -119,7 +131,7 @@ def draw_verdicts(table: pd.DataFrame) -> Figure | None:
     ax.set_xticks([-10, -5, 0, 5, 10], ["≤ -10", "-5", "threshold", "5", "≥ 10"])
     ax.set_xlabel(
         "← the other side     the claimed side →\n"
-        "(mean minus threshold) / half width of the 95 % interval, the bar; the marker is the verdict's"
+        "(mean minus threshold) / (mean minus the near end of its 95 % interval, the bar); the marker is the verdict's"
     )
     ax.spines["left"].set_visible(False)
     handles = [Line2D([], [], linestyle="none", label=name, **look) for name, look in LOOKS.items() if name in shown]
@@ -154,8 +166,10 @@ def draw_deviations(table: pd.DataFrame) -> Figure | None:
     """The deviation ledger: what the choices that the paper leaves open change
 
     Each choice made the other way, at equal seed: every run a point, the mean of several with its 95 % interval. The
-    grey bar is seed noise: 95 % of differences between two runs that differ in nothing but the seed. Training without
-    augmentation, which the paper does not leave open, is a yardstick.
+    grey bar is seed noise: 95 % of differences between two runs that differ in nothing but the seed, as their spread
+    over the seeds that there are has it (few seeds, wide bars). Training without augmentation, which the paper does not
+    leave open, is a yardstick; where shortcuts pad changes nothing in plain networks, nor what BN's statistics are at
+    test anything in training.
     """
     rows = deviations(table)
     if rows.empty:
@@ -176,6 +190,8 @@ def draw_deviations(table: pd.DataFrame) -> Figure | None:
             look |= {"linestyle": "none", "markerfacecolor": look["color"] if kind == "training" else "white"}
             ax.plot(changes, [place] * len(changes), **look)
         ax.axvline(0, color="0.3", linewidth=1, zorder=0)
+        reach = 1.05 * max(map(abs, (*ax.dataLim.intervalx, 0.1)))
+        ax.set_xlim(-reach, reach)
         ax.set(title=f"{kind} error", xlabel="change of the final error (points)", ylim=(len(lines) - 0.5, -0.5))
         ax.grid(axis="y", visible=False)
         firsts = lines.drop_duplicates("variation")

@@ -65,25 +65,37 @@ OTHERS_CLAIMS = """What the claims come to on networks that others trained at th
  apart: [reproductions]({folder}/reproductions/README.md#the-claims)."""
 CLAIMS = """## How it is judged
 
-Generated from records; do not edit. Each claim's statistic, one number per seed, and its threshold stand in its study's
-file in `conf/experiment/`. A claim is supported where the whole 95 % interval of the mean over seeds (Student's t; of
-ratios, the geometric mean) lies on the claimed side of the threshold, refuted where all of it lies on the other,
-undecided else; the seeds that would decide are those of a t-test of power 0.8, as few and as many as the 80 % interval
-of the spread allows. Intervals of shares are Fieller's. All seeds share the N test images: of test errors, p (100 - p)
-/ N of every kind of run is added to the variance of the mean, by the square of its weight in the statistic (times 1.96,
-where Student's t is of the seeds). C1, C3 and C4 (start) are the primary; all others of a protocol are corrected by
-Holm's method. Where a protocol does not reach what a claim is about, it is not testable there. A claim that was written
-when some seeds were known is exploratory until others confirm it. Seeds may be added where some left a claim undecided,
-as the fourth of imagenet_quick was: intervals do not count such looks. Runs are compared at equal seed and precision.
-One that diverged counts with the error of guessing, and as never having reached an error (C9 at a stated error; at a
-share of its own way its pair says nothing); it has no responses, gradients or lesions to compare. Training error is
-running, over the last epoch, or `evaluate_every` iterations where those are more; errors that are reached (C9) are over
-an epoch, too. Where training error in eval mode would be judged otherwise, before the correction, the row says so.
-Responses (C6, C7) are with BN statistics averaged over the training set, in float32; with moving averages where it says
-so. Lesions and linear probes are on few test images, the same for all seeds, which their intervals do not count: they
-are of the seeds alone. Recalibrated lesions stand beside the whole network recalibrated, or, where an earlier table
-lacks it, as it was evaluated. A verdict belongs to its protocol: only those of the paper's protocol are about the
-paper's claim as it stands.
+Generated from records; do not edit.
+
+- Each claim's statistic, one number per seed, and its threshold stand in its study's file in `conf/experiment/`.
+- A claim is **supported** where the whole 95 % interval of the mean over seeds (Student's t; of ratios, the geometric
+  mean; of shares Fieller's, and none of a gap or gain that is not above 0) lies on the claimed side of the threshold,
+  **refuted** where all of it lies on the other, undecided else. The seeds that would decide are those of a t-test of
+  power 0.8, as few and as many as the 80 % interval of the spread allows, before the correction for many.
+- C1, C3 and C4 (start) are the primary claims; all others that are judged at a protocol in one precision are
+  corrected by Holm's method: what would be decided alone may be undecided beside many. Seeds may be added where some
+  left a claim undecided, as the fourth of imagenet_quick was: intervals do not count such looks.
+- Where a protocol does not reach what a claim is about, it is **not testable** there. A claim that was written when
+  some seeds were known is **exploratory** until others confirm it.
+- Runs are compared at equal seed and precision. One that diverged counts with the error of guessing, and as never
+  having reached an error (C9 at a stated error; at a share of its own way its pair says nothing); it has no
+  responses, gradients or lesions to compare.
+- Training error is running, over the last epoch, or `evaluate_every` iterations where those are more; errors that are
+  reached (C9) are over an epoch, too. Where training error in eval mode would be judged otherwise, before the
+  correction, the row says so.
+- Of kinds of run at their best rates, shares of the gap between two networks take the rate that is best for the other
+  seeds. So these share seeds with each other, and where rates hardly differ the interval is too narrow: simulated
+  with three equal rates and a share at its threshold, 7 % of cases of two seeds were decided, 9 % of three and 12 %
+  of five, instead of 5. C1 (best rate) and C11 (best rate) take each seed's own best, which favours every kind alike.
+- All seeds share the N test images: of test errors, p (100 - p) / N of every kind of run is added to the variance of
+  the mean, by the square of its weight in the statistic (times 1.96, where Student's t is of the seeds). Kinds are
+  taken to err on images of their own; as they err on the same ones, this is on the careful side, and small
+  differences between good networks (C8, C10) can hardly be supported. Lesions and linear probes are on few test
+  images, the same for all seeds, which their intervals do not count: they are of the seeds alone.
+- Responses (C6, C7) are with BN statistics averaged over the training set, in float32; with moving averages where it
+  says so. Recalibrated lesions stand beside the whole network recalibrated, or, where an earlier table lacks it, as
+  it was evaluated.
+- A verdict belongs to its protocol: only those of the paper's protocol are about the paper's claim as it stands.
 
 Most thresholds are the sign that the paper claims (0, or a ratio of 1). Those of CIFAR-10 were written when seed 0 of
 the quick grid and depth 20 at short had been run, and nothing else; where a threshold, what a claim needs to be
@@ -92,7 +104,7 @@ is exploratory on these. Of the claims on ImageNet, C9's level of 70 % and the q
 trials of one seed at hand, and what C14 (residual) needs to be testable with three. None was written with a number of
 the paper's protocol at hand."""
 
-NOT_JUDGED = """Not judged at this protocol, in this precision: not run, or at too few seeds (best rates are those\
+NOT_JUDGED = """Not judged at this protocol, in this precision: not run, or at too few seeds (most best rates are those\
  of the other seeds) or rates, or by a version that did not measure it yet.
 
 """
@@ -131,7 +143,9 @@ def _anchor(heading: str) -> str:
 def _pictures(results: Path, folder: str, table: pd.DataFrame) -> Iterable[str]:
     bearing: dict[str, list[str]] = {}
     for claim in (claim for claim in load_claims() if claim.family in set(table["network.family"])):
-        bearing.setdefault(claim.figure, []).append(claim.id)
+        kinds = [kind for kind in claim.of.values() if isinstance(kind, dict)]
+        if all(len(select(table, kind)) for kind in kinds):  # others' runs are not in the picture
+            bearing.setdefault(claim.figure, []).append(claim.id)
     for name in FIGURES:
         picture = f"figures/{folder}/{name}"
         if (results / f"{picture}.png").exists():

@@ -48,11 +48,15 @@ def contrast(
 
 
 def _shared(found: dict[str, frozenset[Any]]) -> tuple[list[Any], list[str]]:
-    # Of the sets with two members or more, the one that most pairs include (then the largest), and those pairs.
+    # Of the sets and their intersections, with two members or more, the one that most pairs include (then the largest,
+    # then the lowest), and those pairs.
     def including(members: frozenset[Any]) -> list[str]:
         return [pair for pair, theirs in found.items() if members <= theirs]
 
-    candidates = [members for members in found.values() if len(members) > 1]
+    every = set[frozenset[Any]]()
+    for members in found.values():
+        every |= {members, *(members & other for other in every)}
+    candidates = sorted((members for members in every if len(members) > 1), key=sorted)
     best = max(candidates, key=lambda members: (len(including(members)), len(members)), default=frozenset())
     return sorted(best), including(best)
 
@@ -129,10 +133,14 @@ def share_closed(
 
 
 def level(table: pd.DataFrame, where: Filter, column: str = "train_error", over: str | None = None) -> pd.Series:
-    """A final number; with `over`, that at the best value of that setting, of two or more."""
+    """A final number; with `over`, that at the best value of that setting.
+
+    There, of the values that most seeds have, two or more; seeds that lack one do not count.
+    """
     rows = select(table, where, (over,) if over else ())
     if over:
-        rows = rows[rows.groupby("pair")[over].transform("nunique") > 1]
+        values, pairs = _shared(rows.groupby("pair")[over].agg(frozenset).to_dict())
+        rows = rows[rows["pair"].isin(pairs) & rows[over].isin(values)]
     return _by_pair(rows, column)
 
 

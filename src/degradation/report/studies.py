@@ -10,17 +10,20 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from degradation.record import load_gradients, load_metrics, load_responses
 from degradation.report import draw
 from degradation.report.draw import NEUTRAL, describe, draw_facets, left_out, melt, with_n, write_caption
+from degradation.report.imagenet import PAPER_FIGURE4
 from degradation.report.statistics import first_below, growth_per_layer
 from degradation.report.table import ARMS, ERRORS, describe_probe, finished, gather, load_probe, select
 
 LESIONS = {"delete": "blocks deleted", "swap": "pairs of blocks swapped"}
-# Plain minus residual as the paper gives it, test error in points: ImageNet (Table 2), and what it is at least on
-# CIFAR-10 at 110 layers, where the plain network is "higher than 60 %" (section 4.2).
-PAPER_GAIN = (18, 34), (27.94 - 27.88, 28.54 - 25.03)
+# Plain minus residual as the paper gives it, training and test error in points: ImageNet, read off Fig. 4, and what it
+# is at least in test error on CIFAR-10 at 110 layers, where the plain network is "higher than 60 %" (section 4.2).
+_ENDS = {name: np.array(errors, dtype=float) for name, errors in PAPER_FIGURE4.items()}
+PAPER_GAIN = {depth: _ENDS[f"plain-{depth}"] - _ENDS[f"residual-{depth} A"] for depth in (18, 34)}
 PAPER_GAIN_110 = 110, 60 - 6.43
 
 
@@ -28,8 +31,8 @@ def draw_matched_pairs(table: pd.DataFrame) -> Figure | None:
     """Plain minus residual: what the shortcut gains, against depth
 
     Above zero the residual network errs less. The mean over pairs of equal seed with its 95 % interval, every pair a
-    dot; the choice of test images, which all seeds share, is not in it. Crosses are the paper's (ImageNet, top-1,
-    Table 2), an arrow beside networks of 110 layers, too (more than this, section 4.2).
+    dot; the choice of test images, which all seeds share, is not in it. Crosses beside ImageNet networks are the
+    paper's (centre crop, read off Fig. 4), an arrow beside CIFAR-10's of 110 layers, too (more than this, section 4.2).
     """
     runs, index = finished(table), ["kind", "depth", "seed", "precision", "protocol"]
     errors = draw.melt_errors(runs).pivot_table("value", index, "network").reindex(columns=ARMS)
@@ -45,13 +48,17 @@ def draw_matched_pairs(table: pd.DataFrame) -> Figure | None:
     for ax in axes:
         ax.axhline(0, color="0.2", linewidth=1)
     look: dict[str, Any] = {"linestyle": "none", "color": "0.4"}
-    handles = axes[1].plot(*PAPER_GAIN, marker="x", label="the paper, ImageNet (18, 34 layers)", **look)
-    if 110 in n:
+    handles: list[Line2D] = []
+    if runs["network.family"].iloc[0] == "imagenet":
+        for ax, number in zip(axes, (0, 1), strict=True):
+            theirs = {depth: gain[number] for depth, gain in PAPER_GAIN.items() if depth in n}
+            handles = ax.plot([*theirs], [*theirs.values()], marker="x", label="the paper (Fig. 4)", **look)
+    elif 110 in n:
         look |= {"marker": "$\\uparrow$", "markersize": 12}
-        handles += axes[1].plot(
-            *PAPER_GAIN_110, label="the paper, CIFAR-10, {} layers: more than {:.0f}".format(*PAPER_GAIN_110), **look
-        )
-    draw.one_legend(figure, handles)
+        told = "the paper, {} layers: more than {:.0f}".format(*PAPER_GAIN_110)
+        handles += axes[1].plot(*PAPER_GAIN_110, label=told, **look)
+    if handles:
+        draw.one_legend(figure, handles)
     draw.zoom(axes, pairs, "gain")
     return write_caption(figure, describe(runs[runs["depth"].isin(n.index)], left_out(table)))
 
@@ -68,7 +75,7 @@ def draw_gap(table: pd.DataFrame) -> Figure | None:
     if runs.empty:
         return None
     rows = runs.assign(column="", line=runs["network"])
-    rows["place"] = rows["depth"] * rows["network"].map({"plain": 0.985, "residual": 1.015})  # beside each other
+    rows["place"] = rows["depth"] * rows["network"].map({"plain": 0.97, "residual": 1.03})  # beside each other
     labels = ("depth (weighted layers)", "test minus training error (points)")
     figure, axes = draw_facets(rows, "place", "gap", labels, (5, 3.2), plot=draw.draw_intervals)
     draw.mark_values(axes, rows["depth"])
@@ -133,7 +140,7 @@ def draw_shortcut_options(table: pd.DataFrame) -> Figure | None:
     """Shortcut options (Table 3): final error with A, B and C
 
     Differences small against the distance to the plain network mean that projections are not essential. Every run a
-    point.
+    point, lines join those of a seed.
     """
     names = {"": "none\n(plain)", "A": "A\n(zeros)", "B": "B (some\nprojections)", "C": "C\n(all)"}
     return _draw_shortcuts(table, "network.shortcut", "", "", names)
@@ -142,7 +149,8 @@ def draw_shortcut_options(table: pd.DataFrame) -> Figure | None:
 def draw_shortcut_strength(table: pd.DataFrame) -> Figure | None:
     """From plain to residual: final error against alpha in alpha x + F(x)
 
-    Beyond the paper: how much shortcut degradation takes to vanish. At 0 it is the plain network. Every run a point.
+    Beyond the paper: how much shortcut degradation takes to vanish. At 0 it is the plain network. Every run a
+    point, lines join those of a seed.
     """
     return _draw_shortcuts(table, "network.alpha", 0.0, "alpha")
 
@@ -151,7 +159,8 @@ def draw_without_bn(table: pd.DataFrame) -> Figure | None:
     """Final error with and without batch normalisation (section 4.1)
 
     Were batch normalisation idle, the lines would be level. Each kind at the rate that is best for the mean of its
-    training error, of the two or more rates that its network has both with and without. Every run a point.
+    training error, of the two or more rates that its network has both with and without. Every run a point, lines join
+    those of a seed.
     """
     rows = select(table, {}, ("network.norm", "protocol.lr"))
     rows = rows[rows.groupby(["label", "protocol.lr"])["network.norm"].transform("nunique") > 1]
@@ -168,7 +177,8 @@ def draw_without_bn(table: pd.DataFrame) -> Figure | None:
 def draw_longer(table: pd.DataFrame) -> Figure | None:
     """Longer training (section 4.1, footnote): plain networks after the protocol's iterations and after more
 
-    If degradation were slow convergence, the deeper network's line would come down to the other's. Every run a point.
+    If degradation were slow convergence, the deeper network's line would come down to the other's. Every run a point,
+    lines join those of a seed.
     """
     rows = [select(table, {"network": "plain", "length": length}) for length in sorted(table["length"].unique())]
     return _draw_against(pd.concat(rows), "iterations", "iterations")
@@ -177,7 +187,8 @@ def draw_longer(table: pd.DataFrame) -> Figure | None:
 def draw_learning_rates(table: pd.DataFrame) -> Figure | None:
     """Is it only the learning rate? Final error by rate
 
-    Each network is judged at its best rate on the training set, the lowest point of its dashed line. Every run a point.
+    Each network is judged at every seed's best rate on the training set, the lowest point of a dashed line. Every run a
+    point, lines join those of a seed.
     """
     return _draw_against(select(table, {}, ("protocol.lr",)), "protocol.lr", "learning rate")
 
@@ -209,8 +220,10 @@ def draw_constructed(table: pd.DataFrame) -> Figure | None:
     """The constructed solution (section 1): errors from scratch and from identity layers
 
     A trained shallow network deepened by identity layers starts as good as its parent: does training keep the solution
-    that it does not find from scratch? Dashed training error (running), solid test error, of the constructed one from
-    before the first iteration on; means over seeds, bands their range.
+    that it does not find from scratch? Its curve comes after all of its parent's iterations and a restart of the rate:
+    it has had twice what the others here had (constructed_controls gives them as much). Dashed training error
+    (running), solid test error, of the constructed one from before the first iteration on; means over seeds, bands
+    their range.
     """
     rows = select(table, {}, ("network.parent_depth",))
     children = rows.dropna(subset=["network.parent_depth"])
@@ -221,11 +234,12 @@ def draw_constructed(table: pd.DataFrame) -> Figure | None:
         ours, shallow = finished(table).query("network == @network"), int(parent)
         for kind, line, style in (
             (ours[ours["depth"] == deep], f"{network}-{deep} from scratch", ""),
-            (built, f"{network}-{deep} from {network}-{shallow}", "built"),
+            (built, "deepened from the parent", "built"),
             (ours[ours["depth"] == shallow], f"{network}-{shallow}, the parent", ""),
         ):
-            title = f"{network}-{deep} from {network}-{shallow}"
-            parts.append(kind.assign(line=f"{line} (n = {kind['seed'].nunique()})", style=style, column=title))
+            told = "" if style else f" (n = {kind['seed'].nunique()})"
+            title = f"{network}-{deep} from {network}-{shallow}, n = {built['seed'].nunique()}"
+            parts.append(kind.assign(line=line + told, style=style, column=title))
 
     def load(folder: Path) -> pd.DataFrame:
         start = pd.DataFrame({"iteration": [0], "test_error": [starts.get(folder, math.nan)]}).dropna()
@@ -239,8 +253,9 @@ def draw_constructed(table: pd.DataFrame) -> Figure | None:
 def draw_initial_signals(table: pd.DataFrame) -> Figure | None:
     """Signals at initialisation, with and without batch normalisation (section 4.1)
 
-    Top, the std of each layer's response on one batch; middle, the norm of the gradient there; bottom, the factor by
-    which gradients grow from layer to layer backward: below 1 they vanish, above they explode.
+    Top, the std of each layer's response on one batch; then the norm of the gradient there, and of that of the layer's
+    weights; bottom, the factor by which the former grows from layer to layer backward, within stages: below 1 gradients
+    vanish, above they explode.
     """
     runs = select(table, {"study": "gradients"}).sort_values(["network.norm", "depth", "network"])
     if runs.empty:
@@ -251,16 +266,17 @@ def draw_initial_signals(table: pd.DataFrame) -> Figure | None:
     growth = signals.groupby("folder").apply(growth_per_layer, include_groups=False).rename("value")
     per_run = signals.drop_duplicates("folder").merge(growth, left_on="folder", right_index=True)
     per_run = per_run.assign(row="growth", place=per_run["depth"])
-    texts = {"std": "std of responses", "grad_response": "gradient norm", "growth": "growth per layer"}
-    rows = pd.concat([melt(signals, ["std", "grad_response"], "row"), per_run])
+    texts = {"std": "std of responses", "grad_response": "gradient norm,\nresponses"}
+    texts |= {"grad_weight": "gradient norm,\nweights", "growth": "growth per layer"}
+    rows = pd.concat([melt(signals, ["std", "grad_response", "grad_weight"], "row"), per_run])
     places = {row: "depth (weighted layers)" if row == "growth" else "layer index" for row in texts}
-    figure, axes = draw_facets(rows, "place", "value", (places, texts), (4.8, 2.4), "row")
-    columns = len(axes) // 3
+    figure, axes = draw_facets(rows, "place", "value", (places, texts), (4.8, 2.2), "row", named=True)
+    columns = len(axes) // len(texts)
     _log_rows(axes[:-columns])
     draw.mark_values(axes[-columns:], runs["depth"])
     for ax in axes[-columns:]:
         ax.axhline(1, color="0.2", linewidth=1)
-    return write_caption(figure, describe(runs, "at initialisation, mean and range over seeds"))
+    return write_caption(figure, describe(runs, "at initialisation", ranged=True))
 
 
 def draw_gradients_in_training(table: pd.DataFrame) -> Figure | None:
@@ -311,14 +327,14 @@ def _signals_in_training(table: pd.DataFrame, column: str, ylabel: str) -> Figur
     styles = {number: {"color": grey, "linestyle": line} for number, (grey, line) in enumerate(looks)}
     figure, axes = draw_facets(signals, "layer", column, ("layer index", ylabel), (4.2, 2.1), "row", styles)
     _log_rows(axes)
-    return write_caption(figure, describe(rows, "one fixed batch, training mode, mean and range over seeds"))
+    return write_caption(figure, describe(rows, "one fixed batch, training mode", ranged=True))
 
 
 def draw_convergence(table: pd.DataFrame) -> Figure | None:
     """Early convergence (section 4.1, Fig. 4): iterations until the training error falls to a level
 
-    Over the last epoch, or all so far. Every seed a point, lines are means; a level that a network never reached has no
-    point, one that a seed never reached no line. The axis is logarithmic: equal distances are equal factors.
+    Over the last epoch, or all so far. Points are seeds, lines join the levels of each; a level that one never reached
+    has no point. The axis is logarithmic: equal distances are equal factors.
     """
     runs, levels = finished(table).sort_values(["depth", "network"]), range(80, 0, -10)
     runs = runs.assign(line=with_n(runs), kind="training", column=runs["depth"].map("{} layers".format))
@@ -336,12 +352,12 @@ def draw_convergence(table: pd.DataFrame) -> Figure | None:
     draw.mark_values(axes, rows["level"])
     draw.log_scale(axes)
     for ax in axes:
-        ax.invert_xaxis()
+        ax.set_xlim(rows["level"].max() + 3, rows["level"].min() - 3)
     return write_caption(figure, describe(runs, left_out(table)))
 
 
 def draw_response_parts(table: pd.DataFrame) -> Figure | None:
-    """What the responses of Fig. 7 are made of: BN's gamma and beta
+    """What the responses of Fig. 7 are made of: BN's gamma and beta (where it is recorded)
 
     In training mode the variance of a response is that of beta over channels plus the mean square of gamma, so decay on
     gamma may shape Fig. 7: runs without it stand beside those with it, where there are any. Test set, eval mode: with
@@ -360,7 +376,7 @@ def draw_response_parts(table: pd.DataFrame) -> Figure | None:
     line = rows["label"].where(rows["style"] == "", "without weight decay on BN")
     layers = gather(rows.assign(column=rows["label"], line=line), load_responses)
     names = {
-        "std_exact": "std, exact BN",
+        "std_exact": "std, BN averages\nof the training set",
         "std": "std, as evaluated",
         "gamma_rms": "gamma, rms",
         "beta_rms": "beta, rms",
@@ -484,7 +500,7 @@ def draw_first_steps(table: pd.DataFrame) -> Figure | None:
     styles = {str(step): {"color": str(round(shade, 3))} for step, shade in zip(steps, shades, strict=True)}
     figure, axes = draw_facets(signals, "layer", "growth", ("layer index", "norm of weights, relative"), styles=styles)
     draw.log_scale(axes)
-    return write_caption(figure, describe(signals, "mean and range over seeds"))
+    return write_caption(figure, describe(signals, ranged=True))
 
 
 def draw_weight_norms(table: pd.DataFrame) -> Figure | None:
@@ -504,7 +520,7 @@ def draw_weight_norms(table: pd.DataFrame) -> Figure | None:
     labels = ("layer index", texts)
     figure, axes = draw_facets(melt(last, [*texts], "row"), "layer", "value", labels, (4.4, 2.8), "row")
     _log_rows(axes)
-    return write_caption(figure, describe(last, "after the last iteration, mean and range over seeds"))
+    return write_caption(figure, describe(last, "after the last iteration", ranged=True))
 
 
 def draw_information(table: pd.DataFrame) -> Figure | None:
@@ -519,8 +535,8 @@ def draw_information(table: pd.DataFrame) -> Figure | None:
     texts = {"cosine": "mean cosine", "rank": "effective rank", "probe_error": "error of a linear probe (%)"}
     labels = ("layer index", texts)
     figure, _ = draw_facets(melt(rows, [*texts], "row"), "layer", "value", labels, (4.4, 2.4), "row")
-    told = "test images, averages over four quadrants, exact BN statistics, float32; mean and range over seeds"
-    return write_caption(figure, describe(rows, told))
+    told = "test images, averages over four quadrants, BN averages of the training set, float32"
+    return write_caption(figure, describe(rows, told, ranged=True))
 
 
 def _draw_two(
@@ -542,9 +558,9 @@ def draw_response_statistics(table: pd.DataFrame) -> Figure | None:
     if rows.empty:
         return None
     names = {"std_exact": "averages over the training set, float32", "std": "as evaluated"}
-    figure, axes = _draw_two(rows, "layer", names, ("layer index", "std"), marker=None)
+    figure, axes = _draw_two(rows, "layer", names, ("layer index", "std of responses"), marker=None)
     draw.log_scale(axes)
-    return write_caption(figure, describe(rows, "mean and range over seeds"))
+    return write_caption(figure, describe(rows, ranged=True))
 
 
 def draw_constructed_controls(table: pd.DataFrame) -> Figure | None:
@@ -582,7 +598,8 @@ def draw_recalibrated(table: pd.DataFrame) -> Figure | None:
     """Lesions with BN recalibrated: path length or statistics? (beyond the paper)
 
     Error with each block deleted, with the BN statistics of the whole network and with those measured without the
-    block (no weight is trained), beside the whole network's, with either. What comes back is BN's.
+    block (no weight is trained), beside the whole network's, with its own and, where that was measured, recalibrated.
+    What comes back is BN's.
     """
     lesions = _read(table, "error_recalibrated", lambda folder: load_probe(folder, "lesions"))
     lesions = lesions[lesions["kind"] == "delete_one"] if len(lesions) else lesions
@@ -599,8 +616,7 @@ def draw_recalibrated(table: pd.DataFrame) -> Figure | None:
     axes[0].set_ylim(0, 100)
     known = {n for folder in whole.index if (n := describe_probe(folder).get("recalibrated_on"))}
     images = " or ".join(f"{n:,}" for n in sorted(known)) or "an unrecorded number of"
-    told = f"recalibrated on {images} training images, mean and range over seeds"
-    return write_caption(figure, describe(lesions, told))
+    return write_caption(figure, describe(lesions, f"recalibrated on {images} training images", ranged=True))
 
 
 REMEDIES: dict[str, dict[str, Any]] = {
@@ -614,8 +630,8 @@ REMEDIES: dict[str, dict[str, Any]] = {
 def draw_cures(table: pd.DataFrame) -> Figure | None:
     """Is degradation the first steps' explosion? Final training error with each remedy, by rate (beyond the paper)
 
-    Eval mode, every run a point. A cure brings plain-56, at whatever rate suits it, down toward plain-20 as it is,
-    whatever it does to plain-20. The claims choose the rate on other seeds.
+    Eval mode, every run a point, lines join those of a seed. A cure brings plain-56, at whatever rate suits it, down
+    toward plain-20 as it is, whatever it does to plain-20. The claims choose the rate on other seeds.
     """
     found = [select(table, where, ("protocol.lr",)).assign(column=name) for name, where in REMEDIES.items()]
     remedied = pd.concat(found[1:])

@@ -41,6 +41,7 @@ CONF = Path(__file__).parents[3] / "conf"
 LEVEL, POWER = 0.95, 0.8
 LEAST_RATIO = 1e-30  # in place of 0, which has no logarithm
 LEAST_LOG = math.log(1e-30)  # of a p value
+CONFIRMED = "confirmed on new seeds"
 
 
 class ClaimError(Exception):
@@ -153,16 +154,15 @@ def decide(claim: Claim, effects: pd.Series | pd.DataFrame, shared: np.ndarray |
     Supported where the whole 95 % interval over seeds is on the claimed side of the threshold, refuted where all of it
     is on the other, else undecided, with the seeds at which a t-test of power 0.8 would decide (statsmodels): as few
     and as many as the spread's own 80 % interval allows. Student's interval, of ratios on a logarithmic scale; of
-    shares Fieller's. Seeds that agree to the last digit have no spread to make an interval of.
+    shares Fieller's, where what they are shares of is above 0. Seeds that agree to the last digit have no spread to
+    make an interval of.
 
     Args:
         shared: variance of the mean that more seeds do not lessen (see shared_images); of shares, covariance [2, 2].
     """
     ratio, share = claim.statistic in RATIOS, isinstance(effects, pd.DataFrame)
     rows = pd.DataFrame(effects).sort_index().replace([np.inf, -np.inf], np.nan).dropna()
-    if share:
-        rows = rows[rows["whole"] != 0]  # of nothing there is no share
-    each = rows["part"] / rows["whole"] if isinstance(effects, pd.DataFrame) else rows.iloc[:, 0]
+    each = rows["part"] / rows["whole"].replace(0, np.nan) if isinstance(effects, pd.DataFrame) else rows.iloc[:, 0]
     values = {str(pair): float(value) for pair, value in each.items()}
     if not values:
         return Verdict(claim, "not run", values)
@@ -171,13 +171,16 @@ def decide(claim: Claim, effects: pd.Series | pd.DataFrame, shared: np.ndarray |
     middle = numbers.mean(0)
     mean = float(middle[0] if not share else middle[0] / middle[1] if middle[1] else math.nan)
     spread = np.atleast_2d(np.cov(numbers, rowvar=False)) if len(numbers) > 1 else np.zeros((1, 1))
-    singles = each.to_numpy() if share else numbers[:, 0]
-    if len(numbers) < 2 or np.ptp(singles) <= 1e-9 * abs(singles.mean()):
+    lower, upper = (scale(edge) if math.isfinite(edge) else edge for edge in claim.bounds)
+    edges = [edge for edge in (lower, upper) if math.isfinite(edge)]
+    if share and middle[1] <= 0:
+        note = (f"what it is a share of is {middle[1]:.3g}, not above 0",)
+        return Verdict(claim, "undecided", values, mean, -math.inf, math.inf, notes=note)
+    singles = [each.to_numpy(), *(numbers @ [1.0, -edge] for edge in edges)] if share else [numbers[:, 0]]
+    if len(numbers) < 2 or any(np.ptp(single) <= 1e-9 * abs(numbers.mean(0)).max() for single in singles):
         alike = ("no spread over seeds, so no interval",) if len(numbers) > 1 else ()
         return Verdict(claim, "undecided", values, back(mean), notes=alike)
     own, shared = spread / len(numbers), np.zeros_like(spread) + shared
-    lower, upper = (scale(edge) if math.isfinite(edge) else edge for edge in claim.bounds)
-    edges = [edge for edge in (lower, upper) if math.isfinite(edge)]
 
     def margin(p: float) -> np.ndarray:  # squared: Student's of the seeds, and the normal one of the images
         return stats.t.isf(p / 2, len(numbers) - 1) ** 2 * own + stats.norm.isf(p / 2) ** 2 * shared
@@ -204,7 +207,9 @@ def decide(claim: Claim, effects: pd.Series | pd.DataFrame, shared: np.ndarray |
     single, along = (numbers @ [1.0, -near], np.array([1.0, -near])) if share else (numbers[:, 0] - near, np.ones(1))
     if single.mean() ** 2 < stats.norm.isf((1 - LEVEL) / 2) ** 2 * (along @ shared @ along):
         return Verdict(claim, "undecided", values, *told, p=p, notes=("too few test images for any number of seeds",))
-    return Verdict(claim, "undecided", values, *told, _seeds_needed(single), p)
+    needed = [_seeds_needed(numbers_of) for numbers_of in ([single, numbers[:, 1]] if share else [single])]
+    most = tuple(map(max, zip(*needed, strict=True))) if None not in needed else None
+    return Verdict(claim, "undecided", values, *told, most, p)
 
 
 def _fieller(middle: np.ndarray, margin: np.ndarray) -> tuple[float, float]:
@@ -261,8 +266,8 @@ def shared_images(claim: Claim, table: pd.DataFrame) -> np.ndarray | float:
         slope = (np.atleast_1d(statistic(moved, **claim.of).mean()) - base) / step
         if slope.any():
             p = runs["test_error"].mean()
-            counted = runs["images.test"].max() if "images.test" in runs else np.nan  # of sets that have no name here
-            images = IMAGES.get(runs["data"].iloc[0], (0, counted))[1]
+            counted = runs["images.test"].max() if "images.test" in runs else np.nan  # older records do not tell
+            images = counted if counted > 0 else IMAGES[runs["data"].iloc[0]][1]
             total = total + np.outer(slope, slope) * p * (100 - p) / images
     return total
 
@@ -288,7 +293,7 @@ def _judge(claim: Claim, table: pd.DataFrame) -> Verdict:
     if seen := claim.seen.get(table["protocol"].iloc[0]):
         new = effects[[int(str(pair).split(" ")[0]) not in seen for pair in effects.index]]
         confirmed = decide(claim, new, shared).verdict == found.verdict != "undecided"
-        notes.append("confirmed on new seeds" if confirmed else "exploratory: written after these seeds were seen")
+        notes.append(CONFIRMED if confirmed else "exploratory: written after these seeds were seen")
     return replace(found, notes=tuple(notes))
 
 
@@ -313,5 +318,6 @@ def judge(claims: list[Claim], table: pd.DataFrame) -> list[Verdict]:
         found = verdicts[n]
         if found.verdict != "undecided" and p >= 1 - LEVEL:
             note = f"{found.verdict} alone, not as one of {len(many)} (Holm: p = {p:.2g})"
-            verdicts[n] = replace(found, verdict="undecided", notes=(note, *found.notes))
+            rest = [told for told in found.notes if told != CONFIRMED]
+            verdicts[n] = replace(found, verdict="undecided", notes=(note, *rest))
     return verdicts
