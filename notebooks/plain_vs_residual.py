@@ -14,8 +14,9 @@
 # # The degradation problem, and its reversal
 #
 # Figures 1 and 6 and Table 6 of He et al., "Deep Residual Learning for Image Recognition" (arXiv 1512.03385), from the
-# records in `results/runs/` (the published ones where there are none), for every protocol that has some. Open it as a notebook (`jupytext --to ipynb`): figures
-# and tables show below the cells, and no file is written; `make figures` writes the same ones into `results/figures/`.
+# records in `results/runs/` (the published ones where there are none), for every protocol that has some. Open it as a
+# notebook (`jupytext --to ipynb`): figures and tables show below the cells, and no file is written; `make figures`
+# writes the same ones into `results/figures/`.
 
 # %%
 from degradation.report.figures import show
