@@ -7,6 +7,7 @@ results/runs/<run id, and in words what it varies>/      (published: runs/<preci
     gradients.csv   one row per layer at iteration 0, after the first steps, and about ten times more
     initial.json    of a network deepened from a trained one alone: its parent, and how equal they are
     responses.csv   one row per layer (Fig. 7)
+    wrong.csv       which test images the final network classifies wrongly, counted from 0
     summary.json    final numbers; written last and atomically: its presence marks a finished run, and its seal, the
                     SHA-256 of every file above, of network.pt and of its own other parts, holds the record to it
 beside these, on the machine that trained (of four published runs, too): network.pt, the final weights; while running
@@ -19,11 +20,12 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import filelock
+import numpy as np
 import pandas as pd
 import yaml
 
@@ -32,7 +34,7 @@ from degradation.config import IMAGES, Config, complete, is_named, name_folder, 
 MEASURED = ["train_error", "train_loss", "test_error", "test_loss", "val_error", "val_loss"]
 COLUMNS = ["iteration", "lr", *MEASURED, "seconds"]
 NEEDED = {"iteration", "train_error", "test_error"}  # records of other versions may lack or add the others
-KEPT = ("config.yaml", "sessions.jsonl", "metrics.csv", "gradients.csv", "initial.json", "responses.csv")
+KEPT = ("config.yaml", "sessions.jsonl", "metrics.csv", "gradients.csv", "initial.json", "responses.csv", "wrong.csv")
 KEEPS = ("device", "precision", "execution", "threads")  # of a run, to its end, where the machine's setting is auto
 SAME = (*KEEPS, "channels_last", "evaluation_batch")  # other such: other last digits of the same run
 
@@ -248,9 +250,9 @@ class Record:
                 raise RecordError(f"{path} is not as it was when the checkpoint was saved; {remedy}")
             os.truncate(path, length)
 
-    def write_table(self, name: str, rows: list[dict[str, Any]]) -> None:
-        """A probe's table, such as responses.csv."""
-        columns = list(rows[0])
+    def write_table(self, name: str, rows: list[dict[str, Any]], columns: Sequence[str] = ()) -> None:
+        """A probe's table, such as responses.csv; of no rows, its columns."""
+        columns = list(columns or rows[0])
         text = ",".join(columns) + "\n" + _csv(rows, columns)
         self.write(self.path / name, lambda path: path.write_text(text))
 
@@ -438,6 +440,12 @@ def load_responses(folder: Path) -> pd.DataFrame:
     stem and every block, cosine, rank and probe_error (see probe.information), too.
     """
     return _table(folder / "responses.csv")
+
+
+def load_wrong(folder: Path) -> np.ndarray | None:
+    """The test images that one run classifies wrongly, counted from 0; None if old, or it diverged."""
+    path = folder / "wrong.csv"
+    return _table(path)["image"].to_numpy(dtype=int) if path.exists() else None
 
 
 def load_gradients(folder: Path) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from degradation.data.images import ImageSet
 from degradation.net.network import Network
 from degradation.probe.construct import largest_difference
 from degradation.probe.layers import layer_gradients, layer_responses
-from degradation.probe.views import Views, evaluate, exact_batchnorm
+from degradation.probe.views import Views, evaluate, exact_batchnorm, find_wrong
 from tests.probe.conftest import assert_unchanged, settle, tensors_of
 
 TINY = Architecture.paper(8, "A", width=4)
@@ -81,7 +81,9 @@ def test_evaluate_measures_in_eval_mode_and_puts_the_mode_back(training: bool, v
     assert_unchanged(network, before)
     with torch.no_grad():
         logits = network.eval()(views.normalize(views.images.images))
-    assert error == 100 * (logits.argmax(1) != views.images.labels).sum().item() / 60
+    wrong = (logits.argmax(1) != views.images.labels).tolist()
+    assert error == 100 * sum(wrong) / 60
+    assert find_wrong(network, replace(views, batch_size=7)) == [n for n, each in enumerate(wrong) if each]
     assert loss == pytest.approx(F.cross_entropy(logits, views.images.labels).item(), rel=1e-5)
 
 

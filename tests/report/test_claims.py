@@ -539,7 +539,7 @@ def test_a_share_is_of_something() -> None:
     assert decide(claim, pd.DataFrame({"part": [19.0, 19.2], "whole": [40.0, 40.4]})).verdict == "undecided"
 
 
-def test_test_images_shared_by_all_seeds_widen_the_interval(table: pd.DataFrame) -> None:
+def test_test_images_shared_by_all_seeds_widen_the_interval(table: pd.DataFrame, tmp_path: Path) -> None:
     of = {
         "first": {"network": "plain", "depth": 56},
         "second": {"network": "plain", "depth": 20},
@@ -556,6 +556,14 @@ def test_test_images_shared_by_all_seeds_widen_the_interval(table: pd.DataFrame)
     assert shared.high - shared.mean == pytest.approx(reach, rel=1e-6)
     at_its_edge = replace(claim, above=shared.low)
     assert decide(at_its_edge, contrast(table, **of), variance).p == pytest.approx(0.05, rel=1e-6)
+    # Where it is known which images are wrong, what both networks err on does not count.
+    for number, run in table[table["variation"] == ""].iterrows():
+        table.loc[number, "folder"] = folder = tmp_path / str(number)
+        folder.mkdir()
+        wrong = [*range(500), *range(1000, 1000 + 10 * run["depth"])]
+        (folder / "wrong.csv").write_text("\n".join(["image", *map(str, wrong)]))
+    known = 100**2 * (360 / 10_000) * (1 - 360 / 10_000) / 9_999  # of 56 layers' further 360
+    assert float(np.squeeze(shared_images(claim, table))) == pytest.approx(known, rel=1e-3)
     trained = Claim("X", "it is so", "contrast", "points", "study", above=0.0, of={**of, "column": "train_error"})
     assert shared_images(trained, table) == 0.0
     both = Claim("C8", "it is so", "share_of_gain", "", "study", within=0.25, of={**of, "plain": {"network": "plain"}})

@@ -27,7 +27,16 @@ from degradation.cli import EXIT_INPUT, main
 from degradation.config import Architecture, Config
 from degradation.ending import EXIT_FAILED, EXIT_STOPPED, Stop
 from degradation.net.network import Network
-from degradation.record import COLUMNS, Record, load_gradients, load_metrics, load_responses, load_runs, settled_error
+from degradation.record import (
+    COLUMNS,
+    Record,
+    load_gradients,
+    load_metrics,
+    load_responses,
+    load_runs,
+    load_wrong,
+    settled_error,
+)
 from degradation.train.outcome import EXIT_BUDGET, EXIT_DIVERGED, Outcome, exit_status
 from degradation.train.run import train
 from degradation.train.step import DegradationModule, warmup_ends
@@ -66,7 +75,7 @@ def metrics_of(folder: Path) -> pd.DataFrame:
 
 def assert_same_record(folder: Path, expected: Path) -> None:
     pd.testing.assert_frame_equal(metrics_of(folder), metrics_of(expected))
-    for probe in ("responses.csv", "gradients.csv"):
+    for probe in ("responses.csv", "gradients.csv", "wrong.csv"):
         assert (folder / probe).read_text() == (expected / probe).read_text()
     for key in ("final", "outcome", "iteration", "warmup_ended_at", "run_id"):
         assert summary_of(folder)[key] == summary_of(expected)[key]
@@ -142,6 +151,7 @@ def test_the_record_of_a_run(tiny: Compose) -> None:
         "responses.csv",
         "sessions.jsonl",
         "summary.json",
+        "wrong.csv",
     }
     metrics, summary, signals = load_metrics(folder), summary_of(folder), load_gradients(folder)
     assert list(metrics) == COLUMNS
@@ -156,6 +166,7 @@ def test_the_record_of_a_run(tiny: Compose) -> None:
     settled = settled_error(metrics, 16)  # what figures have is what is told: an epoch of 500 images
     assert outcome.final == {**summary["final"], "train_error": settled}
     final = dict(summary["final"])  # type: ignore[call-overload]
+    assert 100 * len(load_wrong(folder)) / summary["images"]["test"] == pytest.approx(final["test_error"])
     for key in ("train_error", "train_loss", "test_error", "test_loss", "val_error", "val_loss"):
         assert final[key] == pytest.approx(metrics[key].iloc[-1], rel=1e-5)  # the headline is the final iteration
     assert {"train_error_eval", "train_loss_eval"} < set(final)
@@ -214,6 +225,7 @@ def test_a_non_finite_loss_is_an_outcome(tiny: Compose) -> None:
     assert summary_of(folder)["outcome"] == "diverged"
     assert summary_of(folder)["final"] is None
     assert not (folder / "responses.csv").exists()
+    assert load_wrong(folder) is None
     assert load_runs(config.paths.results)["outcome"].tolist() == ["diverged"]
     again = train(config)  # neither taken for finished nor run again
     assert (again.status, again.exit_status) == ("diverged", EXIT_DIVERGED)

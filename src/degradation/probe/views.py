@@ -91,6 +91,16 @@ def evaluate(network: nn.Module, views: Views) -> tuple[float, float]:
     return 100 * wrong.item() / len(views.images), loss.item() / len(views.images)
 
 
+def find_wrong(network: nn.Module, views: Views) -> list[int]:
+    """Which images, counted from 0 in their order, the network classifies wrongly, measured as `evaluate` does."""
+    with evaluating(network):
+        wrong = []
+        for x, y in views:
+            with views.autocast():
+                wrong.append(network(x).argmax(1) != y)
+    return torch.cat(wrong).nonzero().flatten().tolist()
+
+
 def exact_batchnorm(network: Network, views: Views) -> Network:
     """A twin of a network whose BN statistics are averages over all images, un-augmented (the authors' notes).
 

@@ -28,7 +28,7 @@ EQUAL, WITHIN, DIFFERENT, NOTHING = (
     "different",
     "nothing to compare with",
 )
-TWINS = ("metrics.csv", "gradients.csv", "responses.csv")
+TWINS = ("metrics.csv", "gradients.csv", "responses.csv", "wrong.csv")
 # What two runs of one config may still differ in, as their records hold it.
 CAUSES = {
     "precision": "precision",

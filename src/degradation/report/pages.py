@@ -87,11 +87,12 @@ Generated from records; do not edit.
   seeds. So these share seeds with each other, and where rates hardly differ the interval is too narrow: simulated
   with three equal rates and a share at its threshold, 7 % of cases of two seeds were decided, 9 % of three and 12 %
   of five, instead of 5. C1 (best rate) and C11 (best rate) take each seed's own best, which favours every kind alike.
-- All seeds share the N test images: of test errors, p (100 - p) / N of every kind of run is added to the variance of
-  the mean, by the square of its weight in the statistic (times 1.96, where Student's t is of the seeds). Kinds are
-  taken to err on images of their own; as they err on the same ones, this is on the careful side, and small
-  differences between good networks (C8, C10) can hardly be supported. Lesions and linear probes are on few test
-  images, the same for all seeds, which their intervals do not count: they are of the seeds alone.
+- All seeds share the N test images, whose choice adds to the variance of the mean of a test error (times 1.96, where
+  Student's t is of the seeds): where all records say which images are wrong (`wrong.csv`), the variance over images
+  of what the statistic makes of each, over N; else p (100 - p) / N of every kind of run, by the square of its weight
+  in the statistic, as if kinds erred on images of their own. As they err on the same ones, that is on the careful
+  side, and small differences between good networks (C8, C10) can hardly be supported so. Lesions and linear probes
+  are on few test images, the same for all seeds, which their intervals do not count: they are of the seeds alone.
 - Responses (C6, C7) are with BN statistics averaged over the training set, in float32; with moving averages where it
   says so. Recalibrated lesions stand beside the whole network recalibrated, or, where an earlier table lacks it, as
   it was evaluated.

@@ -35,6 +35,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
 from degradation.config import IMAGES
+from degradation.record import load_wrong
 from degradation.report.statistics import RATIOS, STATISTICS
 
 CONF = Path(__file__).parents[3] / "conf"
@@ -249,15 +250,17 @@ def _named(of: Any, key: str) -> list[Any]:
 def shared_images(claim: Claim, table: pd.DataFrame) -> np.ndarray | float:
     """The variance that a mean over seeds owes to the choice of the N test images, which all seeds share.
 
-    Sum over kinds of run of g^2 p (100 - p) / N, in points squared: p is a kind's mean test error (percent), g the
-    derivative of the statistic by it; kinds are taken to err independently, which bounds that of a difference of two
-    that err alike. The half-width of an interval is the root of t^2 s^2 / n + z^2 of this, t being Student's for the
-    n seeds and z the normal quantile. 0 where the statistic is of no test error.
+    That of the mean over images of sum_k g_k e_k, in points squared: e_k is a kind of run's error on an image (percent,
+    mean over seeds), g_k the derivative of the statistic by its mean. Where a record does not hold which images are
+    wrong, sum_k g_k^2 p_k (100 - p_k) / N, p_k being a kind's test error: as if kinds erred on images of their own,
+    which bounds that of a difference of two that err alike. The half-width of an interval is the root of t^2 s^2 / n +
+    z^2 of this, t being Student's for the n seeds and z the normal quantile. 0 where the statistic is of no test error.
     """
     if _column(claim) != "test_error" or table.empty:
         return 0.0
     step, statistic = 0.01, STATISTICS[claim.statistic]
-    base, total = np.atleast_1d(statistic(table, **claim.of).mean()), 0.0
+    base, known = np.atleast_1d(statistic(table, **claim.of).mean()), list[np.ndarray]()
+    bound = np.zeros((len(base), len(base)))
     used = table
     for key in ("network", "depth"):
         used = used[used[key].isin(_named(claim.of, key) or used[key])]
@@ -268,8 +271,23 @@ def shared_images(claim: Claim, table: pd.DataFrame) -> np.ndarray | float:
             p = runs["test_error"].mean()
             counted = runs["images.test"].max() if "images.test" in runs else np.nan  # older records do not tell
             images = counted if counted > 0 else IMAGES[runs["data"].iloc[0]][1]
-            total = total + np.outer(slope, slope) * p * (100 - p) / images
-    return total
+            bound = bound + np.outer(slope, slope) * p * (100 - p) / images
+            known.append(np.outer(_errors_by_image(runs, int(images)), slope))
+    of_each = np.sum(known, axis=0)
+    if not known or np.isnan(of_each).any():
+        return bound
+    return np.atleast_2d(np.cov(of_each, rowvar=False)) / len(of_each)
+
+
+def _errors_by_image(runs: pd.DataFrame, images: int) -> np.ndarray:
+    # Percent of these runs that are wrong on each test image; NaN where a record does not say.
+    errors = np.zeros(images)
+    for folder in runs.get("folder", [None]):
+        wrong = load_wrong(folder) if folder else None
+        if wrong is None or (len(wrong) and wrong.max() >= images):
+            return np.full(images, np.nan)
+        errors[wrong] += 100 / len(runs)
+    return errors
 
 
 def _judge(claim: Claim, table: pd.DataFrame) -> Verdict:

@@ -26,7 +26,7 @@ from degradation.net.network import Network, multiply_adds, parameter_count
 from degradation.probe.construct import ConstructionError, deepen, largest_difference, stage_statistics
 from degradation.probe.information import information
 from degradation.probe.layers import layer_gradients, layer_responses
-from degradation.probe.views import Views, evaluate, exact_batchnorm, layout
+from degradation.probe.views import Views, evaluate, exact_batchnorm, find_wrong, layout
 from degradation.record import Record, RecordError, check_network, is_signed
 from degradation.train import machine as machines
 from degradation.train.callbacks import Checkpoint, Measure, Progress, first_steps
@@ -130,8 +130,8 @@ def _train(config: Config, jobs: int, record: Record, say: Say, origin: dict[str
         # Fit.
         measured = Measure(record, tracker, measure, lambda: layer_gradients(network, x, y))
         # Afterwards the training images are shown twice (errors, exact BN statistics); responses and what they tell of
-        # images cost about as much as seven evaluations of the test images (measured at 56 layers).
-        closing = (2 * len(train_set) + 7 * len(test)) / (len(test) + len(validation or ()))
+        # images cost about as much as seven evaluations of the test images (measured at 56 layers); wrong.csv is one.
+        closing = (2 * len(train_set) + 8 * len(test)) / (len(test) + len(validation or ()))
         progress = Progress(config, measured, closing, say)
         trainer = _trainer(machine, [measured, progress, Checkpoint(record, config.machine.checkpoint_seconds)])
         cadences = [protocol.log_every, protocol.evaluate_every]
@@ -174,6 +174,8 @@ def _train(config: Config, jobs: int, record: Record, say: Say, origin: dict[str
         subject = at_test()
         eval_error, eval_loss = evaluate(subject, views)
         record.write_table("responses.csv", _describe_layers(subject, network, protocol.group, views, views.of(test)))
+        wrong = [{"image": number} for number in find_wrong(subject, views.of(test))]
+        record.write_table("wrong.csv", wrong, ["image"])
         final = {key: value for key, value in measured.row.items() if key not in ("iteration", "lr", "seconds")}
         final |= {"train_error_eval": eval_error, "train_loss_eval": eval_loss}
         record.write(record.network, partial(torch.save, network.state_dict()))
