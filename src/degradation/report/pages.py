@@ -72,9 +72,10 @@ Generated from records; do not edit.
   mean; of shares Fieller's, and none of a gap or gain that is not above 0) lies on the claimed side of the threshold,
   **refuted** where all of it lies on the other, undecided else. The seeds that would decide are those of a t-test of
   power 0.8, as few and as many as the 80 % interval of the spread allows, before the correction for many.
-- C1, C3 and C4 (start) are the primary claims; all others that are judged at a protocol in one precision are
-  corrected by Holm's method: what would be decided alone may be undecided beside many. Seeds may be added where some
-  left a claim undecided, as the fourth of imagenet_quick was: intervals do not count such looks.
+- C1 (and C4 (not found), which says the same of two depths), C3 and C4 (start) are the primary claims; all others
+  that are judged at a protocol in one precision are corrected by Holm's method: what would be decided alone may be
+  undecided beside many. Seeds may be added where some left a claim undecided, as the fourth of imagenet_quick was:
+  intervals do not count such looks.
 - Where a protocol does not reach what a claim is about, it is **not testable** there. A claim that was written when
   some seeds were known is **exploratory** until others confirm it.
 - Runs are compared at equal seed and precision. One that diverged counts with the error of guessing, and as never
