@@ -16,7 +16,7 @@ export DATA_DIR RESULTS_DIR JOBS
 KNOWN = PROTOCOL DEPTHS SEEDS DATA_DIR RESULTS_DIR JOBS ARGS PYTHON VENV
 GIVEN = $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
 $(foreach name,$(filter-out $(KNOWN) MAKE% -*,$(GIVEN)),$(error unknown variable $(name); there are $(KNOWN)))
-# What a target has no use for is refused, not ignored.
+# A grid is refused where there is none to choose.
 IDLE_claims = DEPTHS
 IDLE_figures = PROTOCOL DEPTHS SEEDS
 IDLE_bench = PROTOCOL DEPTHS SEEDS

@@ -514,7 +514,7 @@ def test_the_interval_of_a_share_is_fiellers() -> None:
     nothing = decide(claim, shares.assign(whole=[10.0, -11.0, 9.0, -12.0]))  # a share of what may be nothing
     assert nothing.verdict == "undecided"
     assert (nothing.low, nothing.high) == (-np.inf, np.inf)
-    assert value_of(nothing).endswith("[unbounded] of it")
+    assert value_of(nothing) == "no share of it"
     assert standardise(nothing) == 0
 
 
@@ -523,6 +523,7 @@ def test_a_share_is_of_something() -> None:
     parts = [-10.0, -10.4, -9.8]
     harmed = decide(claim, pd.DataFrame({"part": parts, "whole": [-10.0, -10.1, -10.2]}))  # there was nothing to cure
     assert (harmed.verdict, harmed.notes) == ("undecided", ("what it is a share of is -10.1, not above 0",))
+    assert (value_of(harmed), standardise(harmed)) == ("no share of it", 0.0)
     # A seed without a gap is one like the others.
     found, near = (
         decide(claim, pd.DataFrame({"part": [6.0, 6.2, 5.9, 0.4], "whole": [8.0, 8.1, 7.9, last]}))
@@ -564,6 +565,16 @@ def test_test_images_shared_by_all_seeds_widen_the_interval(table: pd.DataFrame,
         (folder / "wrong.csv").write_text("\n".join(["image", *map(str, wrong)]))
     known = 100**2 * (360 / 10_000) * (1 - 360 / 10_000) / 9_999  # of 56 layers' further 360
     assert float(np.squeeze(shared_images(claim, table))) == pytest.approx(known, rel=1e-3)
+    # What each seed errs on by itself is in the spread of seeds; more of them leave nothing of it here.
+    draw_from = np.random.default_rng(0)
+    for folder in table.loc[table["variation"] == "", "folder"]:
+        wrong = draw_from.choice(10_000, 900, replace=False)
+        (folder / "wrong.csv").write_text("\n".join(["image", *map(str, wrong)]))
+    assert float(np.squeeze(shared_images(claim, table))) < 0.1 * variance
+    # Of sets of other sizes, or unknown ones, the bound, or nothing.
+    other = table.assign(**{"images.test": np.where(table["depth"] == 56, 9_000, 10_000)})
+    assert float(np.squeeze(shared_images(claim, other))) > 0.9 * variance
+    assert np.isnan(shared_images(claim, table.assign(data="flowers"))).all()
     trained = Claim("X", "it is so", "contrast", "points", "study", above=0.0, of={**of, "column": "train_error"})
     assert shared_images(trained, table) == 0.0
     both = Claim("C8", "it is so", "share_of_gain", "", "study", within=0.25, of={**of, "plain": {"network": "plain"}})
@@ -644,6 +655,10 @@ def test_the_rate_is_chosen_on_other_seeds() -> None:
     (overlap,) = at_rates_of_others(grids, [{}], "train_error_eval")
     assert overlap.to_dict() == {"0 a": 1.0, "1 a": 1.0}
     assert level(grids, {}, "train_error_eval", "protocol.lr").to_dict() == {"0 a": 1.0, "1 a": 1.0}
+    # Where most have a set of their own, one that overlaps does not count.
+    most = by_rate("x", s0=[1.0, 2.0, 3.0], s1=[1.0, 2.0, 3.0], s2=[1.0, 2.0, 3.0], s3=[None, 2.0, 3.0, 4.0])
+    (kept,) = at_rates_of_others(pd.DataFrame(most), [{}], "train_error_eval")
+    assert kept.to_dict() == {"0 a": 1.0, "1 a": 1.0, "2 a": 1.0}
     # A rate that one kind lacks is none of another's either.
     more = by_rate("x", s0=[10.0, 30.0, 1.0], s1=[40.0, 20.0, 1.0], s2=[40.0, 30.0, 1.0])
     (wide,) = at_rates_of_others(pd.DataFrame(by_rate("x", s0=[3, 1, 2], s1=[3, 1, 2])), [{}], "train_error_eval")

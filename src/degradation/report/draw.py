@@ -367,9 +367,10 @@ def draw_curves(
     zoomed = quantity == "error" and runs["protocol"].iloc[0] == "paper"
     if zoomed:
         last = runs.groupby("line")["train_error"].transform("mean")
-        runs = runs.assign(
-            line=runs["line"] + last.map(lambda error: f", at {error:.0f} %" if error > PAPER_TOP else "")
-        )
+        if "style" in runs:  # such lines may be of several networks
+            last = last.where(runs["style"] == "")
+        beyond = last.map(lambda error: f", at {error:.0f} %" if error > PAPER_TOP else "")
+        runs = runs.assign(line=runs["line"] + beyond)
     curves = melt_errors(gather(runs, load), quantity)
     curves = curves.assign(thousands=curves["iteration"] / 1000).assign(column=column)
     labels = ("iterations (thousands)", "error (%)" if quantity == "error" else "loss (cross-entropy)")

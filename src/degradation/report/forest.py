@@ -144,7 +144,8 @@ def value_of(verdict: Verdict) -> str:
     """Mean, 95 % interval and unit."""
     interval = "" if math.isnan(verdict.low) else f" [{verdict.low:.3g}, {verdict.high:.3g}]"
     interval = " [unbounded]" if math.isinf(verdict.low) else interval
-    return f"{verdict.mean:.3g}{interval} {verdict.claim.unit}"
+    mean = "no share" if math.isnan(verdict.mean) else f"{verdict.mean:.3g}{interval}"
+    return f"{mean} {verdict.claim.unit}"
 
 
 def deviations(table: pd.DataFrame) -> pd.DataFrame:

@@ -4,6 +4,7 @@ The gallery of the published evidence is results/published/README.md, that of a 
 """
 
 import inspect
+import math
 import os
 import re
 from collections.abc import Iterable
@@ -279,7 +280,7 @@ def _judgement(verdict: Verdict, protocol: str) -> str:
     qualified = verdict.verdict if theirs else f"{verdict.verdict} ({protocol})"
     if verdict.verdict == "not testable":
         return f"not testable at this protocol ({protocol}): needs {'; '.join(verdict.notes)}"
-    if len(verdict.effects) == 1:  # which decides nothing
+    if len(verdict.effects) == 1 and not math.isinf(verdict.low):  # which decides nothing
         distance = standardise(verdict)
         side = "on the claimed side" if distance > 0 else "on the other side" if distance < 0 else "at the threshold"
         return "; ".join([side, *verdict.notes])

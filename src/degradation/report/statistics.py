@@ -48,17 +48,22 @@ def contrast(
 
 
 def _shared(found: dict[str, frozenset[Any]]) -> tuple[list[Any], list[str]]:
-    # Of the sets and their intersections, with two members or more, the one that most pairs include (then the largest,
-    # then the lowest), and those pairs.
+    # Of the sets with two members or more, the one that most pairs include (then the largest, then the lowest), and
+    # those pairs. Of their intersections, where the sets are so unlike that no one is of more than half of the pairs.
     def including(members: frozenset[Any]) -> list[str]:
         return [pair for pair, theirs in found.items() if members <= theirs]
 
-    every = set[frozenset[Any]]()
-    for members in found.values():
-        every |= {members, *(members & other for other in every)}
-    candidates = sorted((members for members in every if len(members) > 1), key=sorted)
-    best = max(candidates, key=lambda members: (len(including(members)), len(members)), default=frozenset())
-    return sorted(best), including(best)
+    def choose(candidates: set[frozenset[Any]]) -> frozenset[Any]:
+        large = sorted((members for members in candidates if len(members) > 1), key=sorted)
+        return max(large, key=lambda members: (len(including(members)), len(members)), default=frozenset())
+
+    every = set(found.values())
+    best = choose(every)
+    if not best or 2 * len(including(best)) <= len(found):
+        for members in found.values():
+            every |= {members & other for other in every}
+        best = choose(every)
+    return sorted(best), including(best) if best else []
 
 
 def _share(part: pd.Series, whole: pd.Series) -> pd.DataFrame:

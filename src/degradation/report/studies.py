@@ -52,7 +52,8 @@ def draw_matched_pairs(table: pd.DataFrame) -> Figure | None:
     if runs["network.family"].iloc[0] == "imagenet":
         for ax, number in zip(axes, (0, 1), strict=True):
             theirs = {depth: gain[number] for depth, gain in PAPER_GAIN.items() if depth in n}
-            handles = ax.plot([*theirs], [*theirs.values()], marker="x", label="the paper (Fig. 4)", **look)
+            if theirs:
+                handles = ax.plot([*theirs], [*theirs.values()], marker="x", label="the paper (Fig. 4)", **look)
     elif 110 in n:
         look |= {"marker": "$\\uparrow$", "markersize": 12}
         told = "the paper, {} layers: more than {:.0f}".format(*PAPER_GAIN_110)
@@ -577,14 +578,15 @@ def draw_constructed_controls(table: pd.DataFrame) -> Figure | None:
             (f"{shallow}", {"depth": shallow}),
             (f"{shallow}, restarted", {**child, "depth": shallow}),
             (f"{deep} from it", child),
-            ("rate / 100", {**child, "rate": 0.01}),
+            (f"{deep}, rate / 100", {**child, "rate": 0.01}),
             (f"{deep} from scratch", {"depth": deep}),
-            ("twice as long", {"depth": deep, "length": 2}),
+            (f"{deep}, twice as long", {"depth": deep, "length": 2}),
         ):
             if shallow < deep:
                 runs = select(table, {"network": network, **where})
                 parts.append(runs.assign(kind_of=kind, column=f"{network} networks"))
-    rows = pd.concat(parts) if parts else pd.DataFrame({"kind_of": []})
+    rows = pd.concat(parts) if parts else pd.DataFrame({"kind_of": [], "folder": []})
+    rows = rows.drop_duplicates(["kind_of", "folder"])  # a parent of several
     kinds = {kind: kind for kind in rows["kind_of"].unique()}
     if len(kinds) < 4:
         return None

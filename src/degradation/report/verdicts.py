@@ -176,7 +176,7 @@ def decide(claim: Claim, effects: pd.Series | pd.DataFrame, shared: np.ndarray |
     edges = [edge for edge in (lower, upper) if math.isfinite(edge)]
     if share and middle[1] <= 0:
         note = (f"what it is a share of is {middle[1]:.3g}, not above 0",)
-        return Verdict(claim, "undecided", values, mean, -math.inf, math.inf, notes=note)
+        return Verdict(claim, "undecided", values, math.nan, -math.inf, math.inf, notes=note)
     singles = [each.to_numpy(), *(numbers @ [1.0, -edge] for edge in edges)] if share else [numbers[:, 0]]
     if len(numbers) < 2 or any(np.ptp(single) <= 1e-9 * abs(numbers.mean(0)).max() for single in singles):
         alike = ("no spread over seeds, so no interval",) if len(numbers) > 1 else ()
@@ -250,17 +250,19 @@ def _named(of: Any, key: str) -> list[Any]:
 def shared_images(claim: Claim, table: pd.DataFrame) -> np.ndarray | float:
     """The variance that a mean over seeds owes to the choice of the N test images, which all seeds share.
 
-    That of the mean over images of sum_k g_k e_k, in points squared: e_k is a kind of run's error on an image (percent,
-    mean over seeds), g_k the derivative of the statistic by its mean. Where a record does not hold which images are
-    wrong, sum_k g_k^2 p_k (100 - p_k) / N, p_k being a kind's test error: as if kinds erred on images of their own,
-    which bounds that of a difference of two that err alike. The half-width of an interval is the root of t^2 s^2 / n +
-    z^2 of this, t being Student's for the n seeds and z the normal quantile. 0 where the statistic is of no test error.
+    That of the mean over images of what all seeds make of each: sum_k g_k e_k, in points squared, e_k being the error
+    (percent) of a kind of run on an image and g_k the derivative of the statistic by its mean. Estimated by covariances
+    of different seeds, as what a seed alone errs on is in the spread of seeds. Where a record does not hold which
+    images are wrong, sum_k g_k^2 p_k (100 - p_k) / N, p_k being a kind's test error: as if kinds erred on images of
+    their own, which bounds that of a difference of two that err alike. The half-width of an interval is the root of
+    t^2 s^2 / n + z^2 of this, t being Student's for the n seeds and z the normal quantile. 0 where the statistic is of
+    no test error.
     """
     if _column(claim) != "test_error" or table.empty:
         return 0.0
     step, statistic = 0.01, STATISTICS[claim.statistic]
-    base, known = np.atleast_1d(statistic(table, **claim.of).mean()), list[np.ndarray]()
-    bound = np.zeros((len(base), len(base)))
+    base = np.atleast_1d(statistic(table, **claim.of).mean())
+    bound, kinds = np.zeros((len(base), len(base))), []
     used = table
     for key in ("network", "depth"):
         used = used[used[key].isin(_named(claim.of, key) or used[key])]
@@ -270,24 +272,37 @@ def shared_images(claim: Claim, table: pd.DataFrame) -> np.ndarray | float:
         if slope.any():
             p = runs["test_error"].mean()
             counted = runs["images.test"].max() if "images.test" in runs else np.nan  # older records do not tell
-            images = counted if counted > 0 else IMAGES[runs["data"].iloc[0]][1]
+            images = counted if counted > 0 else IMAGES.get(runs["data"].iloc[0], (0, np.nan))[1]
             bound = bound + np.outer(slope, slope) * p * (100 - p) / images
-            known.append(np.outer(_errors_by_image(runs, int(images)), slope))
-    of_each = np.sum(known, axis=0)
-    if not known or np.isnan(of_each).any():
+            kinds.append((runs, slope, images))
+    each = _combined(kinds)
+    if each is None:
         return bound
-    return np.atleast_2d(np.cov(of_each, rowvar=False)) / len(of_each)
+    n, images = each.shape[:2]
+    centred = each - each.mean(1, keepdims=True)
+    total = centred.sum(0).T @ centred.sum(0)
+    if n > 1:
+        total = (total - np.einsum("sid,sie->de", centred, centred)) / (n * (n - 1))
+    values, vectors = np.linalg.eigh(total / (images - 1) / images)
+    return (vectors * values.clip(0)) @ vectors.T  # an estimate may fall below 0, a variance not
 
 
-def _errors_by_image(runs: pd.DataFrame, images: int) -> np.ndarray:
-    # Percent of these runs that are wrong on each test image; NaN where a record does not say.
-    errors = np.zeros(images)
-    for folder in runs.get("folder", [None]):
-        wrong = load_wrong(folder) if folder else None
-        if wrong is None or (len(wrong) and wrong.max() >= images):
-            return np.full(images, np.nan)
-        errors[wrong] += 100 / len(runs)
-    return errors
+def _combined(kinds: list[tuple[pd.DataFrame, np.ndarray, float]]) -> np.ndarray | None:
+    # Of every seed that all kinds were run at, image and number of the statistic, the sum of slope times error
+    # (percent); None where a record does not say which of the same number of images are wrong.
+    if len(sizes := {images for *_, images in kinds}) != 1 or not all("folder" in runs for runs, *_ in kinds):
+        return None
+    (images,) = sizes
+    pairs = set.intersection(*(set(runs["pair"]) for runs, *_ in kinds))
+    each = np.zeros((len(pairs), int(images) if images > 0 else 0, len(kinds[0][1])))
+    for runs, slope, _ in kinds:
+        folders = runs.set_index("pair")["folder"]
+        for sums, pair in zip(each, sorted(pairs), strict=True):
+            wrong = load_wrong(folders[pair])
+            if wrong is None or (len(wrong) and wrong.max() >= len(sums)):
+                return None
+            sums[wrong] += 100 * slope
+    return each if each.size else None
 
 
 def _judge(claim: Claim, table: pd.DataFrame) -> Verdict:
