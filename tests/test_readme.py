@@ -11,8 +11,9 @@ from tests.conftest import ROOT
 
 JUDGED = [
     ("quick", "C1", "{mean:.1f} points of training error per 10 layers [{low:.1f}, {high:.1f}]"),
-    ("quick", "C1 (best rate)", "for each depth plain-56 is {mean:.0f} points behind plain-20"),
-    ("quick", "C12", "after three times the iterations {mean:.0f}."),
+    ("quick (fp32)", "C1 (best rate)", "plain-56 is {mean:.0f} points behind plain-20 [{low:.0f}, {high:.0f}]"),
+    ("quick", "C1 (best rate)", "in bf16 and the one seed tried, {mean:.0f})"),
+    ("quick", "C12", "after three times the iterations it is {mean:.0f} "),
     ("quick", "C3 (20)", "by {mean:.0f} points at 20 layers [{low:.0f}, {high:.0f}]"),
     ("quick", "C3 (56)", "and {mean:.0f} at 56 [{low:.0f}, {high:.0f}]"),
     (
