@@ -31,7 +31,11 @@ JUDGED = [
         "Cure (ramp)",
         "a linear rise of the rate takes {percent:.0f} % [{percents[0]:.0f}, {percents[1]:.0f}]",
     ),
-    ("quick (fp32)", "Cure (held norms)", "their first norm take {percent:.0f} % [{percents[0]:.0f}, {percents[1]:.0f}]"),
+    (
+        "quick (fp32)",
+        "Cure (held norms)",
+        "their first norm take {percent:.0f} % [{percents[0]:.0f}, {percents[1]:.0f}]",
+    ),
     (
         "imagenet_quick",
         "C14 (plain)",
