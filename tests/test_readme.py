@@ -45,7 +45,7 @@ JUDGED = [
     ("quick (fp32)", "Recovery (residual-20)", "residual-20 gets {percent:.0f} % of it back"),
     ("quick (fp32)", "Recovery (residual-56)", "residual-56 {percent:.0f} %, plain-56"),
     ("quick (fp32)", "Recovery (plain-56)", "plain-56 {percent:.0f} % and plain-20"),
-    ("quick (fp32)", "Recovery (plain-20)", "and plain-20 {percent:.0f} % (float32, two seeds, undecided)"),
+    ("quick (fp32)", "Recovery (plain-20)", "and plain-20 {percent:.0f} %."),
     ("imagenet_quick", "C14 (residual)", "it ends {mean:.0f} points above"),
 ]
 TRAINED = [
