@@ -291,6 +291,7 @@ def finished(record: Record) -> Path:
         record.append(row)
     record.append_gradients(0, TABLES["gradients.csv"])
     record.write_table("responses.csv", [{"layer": 1, "std": 0.5}])
+    record.write_table("wrong.csv", [], ["image"])
     record.write(record.initial, lambda path: path.write_text("{}"))
     record.write(record.network, lambda path: path.write_bytes(bytes(range(256))))
     record.finish({"run_id": record.id, **SUMMARY})
@@ -304,7 +305,7 @@ def unseal(folder: Path, **changes: object) -> None:
     path.write_text(json.dumps({**without_seal(json.loads(path.read_text())), **changes}))
 
 
-FILES = ("config.yaml", "sessions.jsonl", "metrics.csv", "gradients.csv", "responses.csv", "initial.json")
+FILES = ("config.yaml", "sessions.jsonl", "metrics.csv", "gradients.csv", "responses.csv", "initial.json", "wrong.csv")
 
 
 @pytest.mark.parametrize("name", [*FILES, "summary.json"])

@@ -151,7 +151,7 @@ def main() -> int:
         if outcome.status != "finished":
             return outcome.status
         ours, theirs = only(results), only(whole)
-        for name in ("metrics.csv", "gradients.csv", "responses.csv"):
+        for name in ("metrics.csv", "gradients.csv", "responses.csv", "wrong.csv"):
             last = -1 if name == "metrics.csv" else None  # the seconds
             texts = [[line.split(",")[:last] for line in (f / name).read_text().splitlines()] for f in (ours, theirs)]
             if texts[0] != texts[1]:

@@ -86,7 +86,7 @@ def differences(results: Path, expected: Path) -> list[str]:
         if not (ours / "summary.json").exists():
             found.append(f"{folder.name}: not finished")
             continue
-        for name in ("metrics.csv", "gradients.csv", "responses.csv"):
+        for name in ("metrics.csv", "gradients.csv", "responses.csv", "wrong.csv"):
             last = -1 if name == "metrics.csv" else None  # the seconds
             texts = [[line.split(",")[:last] for line in (f / name).read_text().splitlines()] for f in (ours, folder)]
             if texts[0] != texts[1]:

@@ -103,7 +103,10 @@ def write_caption(figure: Figure, text: str) -> Figure:
 
 
 def describe(runs: pd.DataFrame, what: str = "", n: str = "", ranged: bool = False) -> str:
-    """The line on every figure, of the runs in it: protocol, iterations, data, n seeds (a range?), who diverged."""
+    """The line on every figure, of the runs in it: protocol, iterations, data, n seeds, who diverged.
+
+    `ranged`: means and ranges are drawn, which the line says where there are several seeds.
+    """
     condition, lengths = runs["condition"].iloc[0], sorted(runs["iterations"].unique())
     counts = runs.groupby(["label", "variation"])["seed"].nunique()
     seeds = " to ".join(str(count) for count in sorted({counts.min(), counts.max()}))
