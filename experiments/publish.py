@@ -1,7 +1,9 @@
 """Add your finished records to results/published/, and rebuild its pages.
 
 A record is evidence where others can repeat it: it is finished (or diverged, which is an outcome), was made by a commit
-without changes, and belongs to a study. Whatever else is named is refused, and nothing is published.
+without changes, and belongs to a study. Whatever else is named is refused, and nothing is published. A long run that is
+not finished can be published with its checkpoint (--unfinished), for others, or another machine, to go on with: it is
+shown apart, and its record takes its place.
 """
 
 import degradation.script  # isort: skip  # noqa: F401  first of all
@@ -9,14 +11,26 @@ import argparse
 import json
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from report import report
 from reproductions import write_page
 
 from degradation.config import ConfigError, find_published, find_records, refuse_published
-from degradation.record import RecordError, check_identity, read_summary, read_varied, seal
+from degradation.record import (
+    RecordError,
+    can_go_on,
+    check_identity,
+    copy_unfinished,
+    count_done,
+    load_unfinished,
+    read_summary,
+    read_varied,
+    seal,
+)
 from degradation.report.imagenet import path_of_tests
 from degradation.report.table import find_results, load_table, probes_folder
 from degradation.report.verdicts import ClaimError, list_studies
@@ -48,14 +62,34 @@ def check_run(folder: Path, replace: bool) -> None:
     check_commit(summary, folder.name)
     if summary.get("study") not in list_studies():
         raise PublishError(f"{folder.name} belongs to no study of conf/experiment (study={summary.get('study')})")
-    if find_twins(summary) and not replace:
+    if any(not can_go_on(twin) for twin in find_twins(summary)) and not replace:
         raise PublishError(f"{folder.name} is published already; --replace puts yours in its place")
 
 
-def find_twins(summary: dict[str, Any]) -> list[Path]:
-    """The published records of the same run in the same precision: one, or none."""
-    there = find_records(find_published(), summary["run_id"])
-    return [folder for folder in there if folder.parent.name == summary["precision"]]
+def find_twins(told: Mapping[str, Any] | pd.Series) -> list[Path]:
+    """What is published of the same run in the same precision: one folder, or none."""
+    there = find_records(find_published(), told["run_id"])
+    return [folder for folder in there if folder.parent.name == told["precision"]]
+
+
+def check_unfinished(folder: Path, runs: pd.DataFrame) -> None:
+    """A PublishError where a folder holds no unfinished run that others can go on with, or less than is published."""
+    if not can_go_on(folder) or folder not in set(runs.get("folder", [])):
+        raise PublishError(f"{folder} holds no unfinished run with a checkpoint and rows of metrics")
+    told = runs[runs["folder"] == folder].iloc[0]
+    check_commit(told.to_dict(), folder.name)
+    if any(not can_go_on(twin) or count_done(twin) > told["iteration"] for twin in find_twins(told)):
+        raise PublishError(f"{folder.name} is published already, and further")
+
+
+def publish_unfinished(folder: Path, runs: pd.DataFrame) -> None:
+    """Copy a run with its checkpoint, in place of what was published when it was less far."""
+    told = runs[runs["folder"] == folder].iloc[0]
+    target = find_published() / "runs" / told["precision"] / folder.name
+    copy_unfinished(folder, partial := target.with_name(f".{folder.name}.partial"))
+    for twin in find_twins(told):
+        shutil.rmtree(twin)
+    partial.rename(target)
 
 
 def publish_run(folder: Path) -> None:
@@ -96,6 +130,7 @@ def main() -> int:
     )
     parser.add_argument("--results", type=Path, default=find_results(), help="yours (default: %(default)s)")
     parser.add_argument("--replace", action="store_true", help="also what is published already")
+    parser.add_argument("--unfinished", nargs="+", default=[], help="names of folders of runs that are not finished")
     parser.add_argument("--also", nargs="+", default=[], help="bench/<device> or reproductions, from the same folder")
     arguments = parser.parse_args()
     published = find_published()
@@ -112,6 +147,10 @@ def main() -> int:
                 if not every:
                     raise
                 print(f"left out: {error}")
+        on_the_way = [arguments.results / "runs" / name for name in arguments.unfinished]
+        unfinished = load_unfinished(arguments.results)
+        for folder in on_the_way:
+            check_unfinished(folder, unfinished)
         for name in arguments.also:
             if not (described := list((arguments.results / name).rglob("*.json"))):
                 raise PublishError(f"{arguments.results / name} holds nothing that was measured")
@@ -123,6 +162,9 @@ def main() -> int:
         for folder in chosen:
             publish_run(folder)
             print(f"published {folder.name}")
+        for folder in on_the_way:
+            publish_unfinished(folder, unfinished)
+            print(f"published {folder.name}, unfinished")
         write_page(published / "reproductions")
         print(report(published, load_table(published)))
     except (PublishError, RecordError, ClaimError, ConfigError, OSError) as error:

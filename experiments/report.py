@@ -15,12 +15,19 @@ from degradation.config import ConfigError, find_published, refuse_published
 from degradation.record import RecordError
 from degradation.report.compare import compare_each, draw_comparison, sentence
 from degradation.report.draw import SIZES, save
-from degradation.report.figures import FIGURES, TABLES, write_figures
+from degradation.report.figures import FIGURES, TABLES, UNFINISHED, write_figures
 from degradation.report.pages import write_claims, write_gallery
-from degradation.report.table import condition_folder, conditions, find_results, load_others, load_table
+from degradation.report.table import (
+    condition_folder,
+    conditions,
+    find_results,
+    load_others,
+    load_table,
+    unfinished_runs,
+)
 from degradation.report.verdicts import ClaimError, load_claims
 
-MADE = {*FIGURES, *TABLES, "comparison", "matched_pair"}
+MADE = {*FIGURES, *TABLES, UNFINISHED, "comparison", "matched_pair"}
 MOST_TOLD = 12  # networks of a protocol that are compared on the screen; the gallery has all
 
 
@@ -57,7 +64,7 @@ def report(results: Path, table: pd.DataFrame, compared: dict[str, pd.DataFrame]
     """Draw and write everything of these runs into a results folder, all of it or nothing; says what there is."""
     results.mkdir(parents=True, exist_ok=True)
     with drawn_aside(results) as aside:
-        write_figures(aside, table)
+        write_figures(aside, table, unfinished_runs(results))
         for condition, rows in (compared or {}).items():
             runs = next(runs for name, runs in conditions(table) if name == condition)
             save(draw_comparison(rows, runs), aside / "figures" / condition_folder(condition), "comparison")

@@ -12,8 +12,9 @@ import report
 import reproductions
 
 from degradation.config import ConfigError, find_published
+from degradation.record import Record, sign
 from degradation.report.pages import write_gallery
-from degradation.report.table import conditions, load_table, probes_folder
+from degradation.report.table import conditions, load_table, probes_folder, unfinished_runs
 from degradation.train.run import train
 from tests.conftest import ROOT, Compose, Fork
 from tests.report.conftest import put
@@ -113,6 +114,72 @@ def test_a_run_is_published_once_in_each_precision(
     assert "[plain-8 seed 0](runs/bf16/" in page
 
 
+def put_unfinished(results: Path, compose: Compose, rows: int, commit: str = "0123abcd") -> Path:
+    """A run on its way, at a checkpoint after so many rows."""
+    record = Record(compose("protocol=quick", "network=plain", "depth=8", "logger=none", f"paths.results={results}"))
+    record.start_session({"precision": "fp32", "commit": commit})
+    for iteration in range(25, 25 * rows + 1, 25):
+        tested = {"test_error": 70.0} if iteration % 125 == 0 else {}
+        record.append({"iteration": iteration, "lr": 0.02, "train_error": 75.0, "train_loss": 2.0, **tested})
+    record.checkpoint.write_bytes(b"where it stands")
+    sign(record.checkpoint)
+    record.close()
+    return record.path
+
+
+def test_an_unfinished_run_is_published_apart_until_it_is_finished(
+    evidence: Path,
+    compose: Compose,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(publish, "write_page", lambda folder: None)
+    for rows in (5, 7):  # a later state takes the place of the earlier one
+        folder = put_unfinished(tmp_path / str(rows), compose, rows)
+        assert run_publish(tmp_path / str(rows), "--unfinished", folder.name, monkeypatch=monkeypatch) == 0
+    target = evidence / "runs" / "fp32" / folder.name
+    assert {path.name for path in target.iterdir()} == {path.name for path in folder.iterdir()} - {".lock"}
+    assert len(load_table(evidence)) == 0
+    (row,) = unfinished_runs(evidence).itertuples()
+    assert (row.label, row.iteration, row.train_error, row.test_error) == ("plain-8", 175, 75.0, 70.0)
+    page = (evidence / "README.md").read_text()
+    assert f"| [plain-8 seed 0](runs/fp32/{folder.name}/) | quick | fp32 | 175 of 2,500 | 75.00 | 70.00 |" in page
+    assert "paths.published=results/published" in page
+    assert (evidence / "figures" / "quick" / "unfinished.png").exists()
+    # Neither what stands further back nor what cannot go on takes its place, or stands beside it.
+    assert run_publish(tmp_path / "5", "--unfinished", folder.name, monkeypatch=monkeypatch) == 2
+    assert f"error: {folder.name} is published already, and further" in capsys.readouterr().err
+    (tmp_path / "7" / "runs" / folder.name / "checkpoint.ckpt").write_bytes(b"damaged")
+    assert run_publish(tmp_path / "7", "--unfinished", folder.name, monkeypatch=monkeypatch) == 2
+    assert "checkpoint.ckpt is damaged" in capsys.readouterr().err
+    (tmp_path / "7" / "runs" / folder.name / "checkpoint.ckpt").unlink()
+    assert run_publish(tmp_path / "7", "--unfinished", folder.name, monkeypatch=monkeypatch) == 2
+    assert "holds no unfinished run" in capsys.readouterr().err
+    dirty = put_unfinished(tmp_path / "dirty", compose, 8, "0123abcd-dirty")
+    assert run_publish(tmp_path / "dirty", "--unfinished", dirty.name, monkeypatch=monkeypatch) == 2
+    assert "modified or unknown code" in capsys.readouterr().err
+    assert (target / "checkpoint.ckpt").read_bytes().startswith(b"where it stands")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_finished_record_takes_the_place_of_the_unfinished(
+    evidence: Path, compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_unfinished(tmp_path / "way", compose, 5)
+    finished = put_one(tmp_path / "own")
+    # Made-up records are of a data set of their own, and so of another run: as if this were it.
+    (way := next((tmp_path / "way" / "runs").iterdir())).rename(way.with_name(finished.name))
+    (way.with_name(finished.name) / "config.yaml").write_text((finished / "config.yaml").read_text())
+    assert run_publish(tmp_path / "way", "--unfinished", finished.name, monkeypatch=monkeypatch) == 0
+    assert run_publish(tmp_path / "own", finished.name, monkeypatch=monkeypatch) == 0
+    (target,) = (evidence / "runs" / "fp32").iterdir()
+    assert load_table(evidence)["run_id"].tolist() == [finished.name]
+    assert not (target / "checkpoint.ckpt").exists()
+    assert not len(unfinished_runs(evidence))
+    assert run_publish(tmp_path / "way", "--unfinished", finished.name, monkeypatch=monkeypatch) == 2
+
+
 @pytest.mark.parametrize(("script", "option"), [(report, "--results={}"), (reproductions, "--out={}/x")])
 def test_nothing_else_writes_there(
     script: ModuleType, option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -145,6 +212,7 @@ def test_the_published_folder_is_no_place_for_runs(compose: Compose) -> None:
 def test_git_sees_the_published_evidence_and_nothing_that_is_made_here() -> None:
     made = ["runs/x/summary.json", "figures/quick/fig6.png", "gallery.md", "claims.md", "wandb/x", "bench/cpu/x"]
     kept = ["README.md", "published/README.md", "published/runs/x/summary.json", "published/runs/x/network.pt"]
+    kept += ["published/runs/bf16/x/checkpoint.ckpt"]
     paths = [f"results/{path}" for path in (*made, *kept)]
     command = ["git", "check-ignore", "--no-index", *paths]
     ignored = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.split()

@@ -322,7 +322,7 @@ class LoggerConfig:
 class PathsConfig:
     data: str
     results: str
-    published: str | None  # finished runs there are not run again
+    published: str | None  # runs finished there are not run again, unfinished ones gone on with
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -11,7 +11,7 @@ results/runs/<run id, and in words what it varies>/      (published: runs/<preci
     summary.json    final numbers; written last and atomically: its presence marks a finished run, and its seal, the
                     SHA-256 of every file above, of network.pt and of its own other parts, holds the record to it
 beside these, on the machine that trained (of four published runs, too): network.pt, the final weights; while running
-checkpoint.ckpt, .lock
+checkpoint.ckpt (of published runs that are not finished yet, too), .lock
 """
 
 import hashlib
@@ -20,7 +20,9 @@ import json
 import math
 import os
 import re
+import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from degradation.config import IMAGES, Config, complete, is_named, name_folder, run_id
+from degradation.config import IMAGES, Config, complete, find_records, is_named, name_folder, run_id
 
 MEASURED = ["train_error", "train_loss", "test_error", "test_loss", "val_error", "val_loss"]
 COLUMNS = ["iteration", "lr", *MEASURED, "seconds"]
@@ -371,6 +373,60 @@ def read_varied(summary: dict[str, Any]) -> dict[str, Any]:
         return summary["varied"]
     found = re.findall(r"([\w.]+)=(\[.*?\]|[^,]*)", summary.get("variant") or "")
     return {key: yaml.safe_load(text) for key, text in found}
+
+
+def count_done(folder: Path) -> int:
+    """The iterations of a run so far, by the last whole row of its metrics; 0 where there is none."""
+    path = folder / "metrics.csv"
+    rows = path.read_text().rpartition("\n")[0].splitlines()[1:] if path.exists() else []
+    return int(rows[-1].partition(",")[0]) if rows else 0
+
+
+def find_begun(config: Config, precision: str) -> Path | None:
+    """What a run would go on from: its own folder, else one of `paths.published` in this precision; None if neither."""
+    if config.folder.exists():
+        return config.folder
+    there = find_records(config.paths.published, config.run_id) if config.paths.published else ()
+    return next((folder for folder in there if folder.parent.name == precision and can_go_on(folder)), None)
+
+
+def can_go_on(folder: Path) -> bool:
+    """Whether a folder holds a run that is not finished, and where it stands."""
+    return (folder / "checkpoint.ckpt").exists() and not (folder / "summary.json").exists()
+
+
+def copy_unfinished(folder: Path, target: Path) -> None:
+    """All of an unfinished run or nothing, also while it is being trained. A RecordError where it is damaged.
+
+    The checkpoint is read first: so the tables hold all that it knows of; what is beyond is dropped where they go on.
+    """
+    contents = {name: _content(folder / name) for name in ("checkpoint.ckpt", *KEPT) if (folder / name).exists()}
+    check_identity(folder)
+    if not is_signed(contents.get("checkpoint.ckpt", b"")):
+        raise _damaged(folder / "checkpoint.ckpt")
+    partial = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        partial.mkdir(parents=True)
+        for name, content in contents.items():
+            (partial / name).write_bytes(content)
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def load_unfinished(results: str | Path) -> pd.DataFrame:
+    """The unfinished runs below results/runs (or its folders) that have rows of metrics, one row each, as `load_runs`.
+
+    Their `outcome` is "unfinished", `iteration` how far each is. What cannot be read is left out: its run will tell.
+    """
+    every = {path.parent for where in ("*", "*/*") for path in Path(results).glob(f"runs/{where}/metrics.csv")}
+    rows = []
+    for folder in sorted(folder for folder in every if not (folder / "summary.json").exists()):
+        with suppress(RecordError, LookupError, OSError, ValueError):
+            config, session = check_identity(folder), json.loads(_text(folder / "sessions.jsonl").splitlines()[-1])
+            told = {"run_id": run_id(config), "outcome": "unfinished", "iteration": count_done(folder)}
+            rows.append({**config, **complete(config), **session, **told, "folder": folder})
+    return pd.json_normalize([row for row in rows if row["iteration"]])
 
 
 def load_runs(results: str | Path) -> pd.DataFrame:

@@ -30,6 +30,7 @@ from degradation.net.network import Network
 from degradation.record import (
     COLUMNS,
     Record,
+    find_begun,
     load_gradients,
     load_metrics,
     load_responses,
@@ -37,7 +38,9 @@ from degradation.record import (
     load_wrong,
     settled_error,
 )
+from degradation.train.machine import resolve
 from degradation.train.outcome import EXIT_BUDGET, EXIT_DIVERGED, Outcome, exit_status
+from degradation.train.plan import check, estimate_seconds
 from degradation.train.run import train
 from degradation.train.step import DegradationModule, warmup_ends
 from tests.conftest import TINY, Compose, Fork, Start
@@ -507,6 +510,32 @@ def test_what_was_damaged_is_not_continued(interrupted: Config, name: str, chang
     assert "trace" not in outcome.message
     assert "\n" not in outcome.message
     assert not (folder / "summary.json").exists()
+
+
+def test_an_unfinished_run_goes_on_elsewhere(
+    interrupted: Config, compose: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = compose(*TINY, f"paths.results={tmp_path / 'whole'}")
+    assert train(whole).status == "finished"
+    precision = str(resolve(interrupted.machine).precision)
+    (published := tmp_path / "published" / "runs").mkdir(parents=True)
+    interrupted.folder.parent.rename(published / precision)
+    (folder,) = (published / precision).iterdir()
+    with (folder / "metrics.csv").open("a") as file:
+        file.write("16,0.1,12.")  # as if it had been copied while a row was written
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    there = compose(*TINY, f"paths.results={tmp_path / 'there'}", f"paths.published={published.parent}")
+    assert find_begun(there, "another") is None
+    assert find_begun(there, precision) == folder
+    sizes = check([there, whole])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("degradation.train.plan.calibrate", lambda *_: lambda architecture: 1.0)
+        left, all_of_it = (sum(estimate_seconds([config], sizes, 1).values()) for config in (there, interrupted))
+    assert left < all_of_it - 11  # of 24 iterations of a second it has done 12
+    assert train(there).status == "finished"
+    assert f"goes on from {folder}" in capsys.readouterr().out
+    assert_same_record(there.folder, whole.folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 # The command line

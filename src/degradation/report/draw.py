@@ -34,7 +34,7 @@ from matplotlib.ticker import (
 from scipy import stats
 
 from degradation.record import load_metrics, load_responses
-from degradation.report.table import PAPER_RESIDUAL, PROTOCOLS, finished, gather, select
+from degradation.report.table import PAPER_RESIDUAL, PROTOCOLS, finished, gather, load_curves, select
 from degradation.report.verdicts import LEVEL
 
 # Equal steps in lightness, 58, 36 and 13 of 100 (CIELAB): the lightest has a contrast of 3.4 to 1 on white.
@@ -367,7 +367,8 @@ def draw_curves(
     `column` says the panels, given the rows. The paper shows errors of 0 to 20 %, so do figures of its protocol, and
     name what is beyond.
     """
-    zoomed = quantity == "error" and runs["protocol"].iloc[0] == "paper"
+    begun = (runs["outcome"] == "unfinished").any() and runs["train_error"].max() > PAPER_TOP  # all beyond, it may be
+    zoomed = quantity == "error" and runs["protocol"].iloc[0] == "paper" and not begun
     if zoomed:
         last = runs.groupby("line")["train_error"].transform("mean")
         if "style" in runs:  # such lines may be of several networks
@@ -410,6 +411,27 @@ def draw_figure6(table: pd.DataFrame) -> Figure | None:
         return None
     figure, _ = draw_curves(runs.assign(line=with_n(runs)), lambda rows: rows["network"] + " networks")
     return write_caption(figure, describe(runs, left_out(table)))
+
+
+def draw_unfinished(runs: pd.DataFrame) -> Figure:
+    """Runs that are not finished, of one protocol, as table.unfinished_runs has them: their curves so far."""
+    until = dict(zip(runs["folder"], runs["iteration"], strict=True))
+    several = runs["seed"].nunique() > 1
+    seeds = " seed " + runs["seed"].astype(str) if several else ""
+    lines = (runs["label"] + " " + runs["told"]).str.strip() + seeds
+    runs = runs.assign(line=lines, style="")
+    load = lambda folder: load_curves(folder, until[folder])  # noqa: E731
+    figure, axes = draw_curves(runs, lambda rows: rows["network"] + " networks", load=load)
+    for ax in axes:
+        ax.set_xlim(0, runs["iterations"].max() / 1000)
+    told = [
+        f"{line} at {at:,} of {end:,}"
+        for line, at, end in runs[["line", "iteration", "iterations"]].itertuples(index=False)
+    ]
+    protocol, seed = runs["protocol"].iloc[0], "" if several else f", seed {runs['seed'].iloc[0]}"
+    where = f"protocol {protocol} on {_among(runs['data'])}, {_among(runs['precision'])}{seed}"
+    note = f" ({PROTOCOLS[protocol]})" if protocol in PROTOCOLS else ""
+    return write_caption(figure, f"{where}{note}; not finished, so no evidence yet: {', '.join(told)} iterations")
 
 
 def draw_loss(table: pd.DataFrame) -> Figure | None:

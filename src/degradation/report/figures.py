@@ -62,6 +62,7 @@ FIGURES: dict[str, Callable[[pd.DataFrame], Figure | None]] = {
     "deviations": forest.draw_deviations,
     "verdicts": forest.draw_verdicts,
 }
+UNFINISHED = "unfinished"
 TABLES: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
     "table6": table6,
     "error_by_depth": error_by_depth,
@@ -78,10 +79,11 @@ def caption_of(name: str) -> str:
     return " ".join((inspect.getdoc(FIGURES[name]) or "").split("\n")[1:]).strip()
 
 
-def write_figures(results: Path, table: pd.DataFrame) -> None:
+def write_figures(results: Path, table: pd.DataFrame, unfinished: pd.DataFrame | None = None) -> None:
     """Every figure of these runs into results/figures/<condition>/, every table with rows into results/tables/<...>/.
 
-    And the block diagram of the matched pair, which needs no runs, into results/figures/.
+    And the block diagram of the matched pair, which needs no runs, into results/figures/; of runs that are
+    `unfinished` (of table.unfinished_runs) their curves so far, each protocol's beside its figures.
 
     A RecordError or ClaimError where a record or a study's claims are damaged.
     """
@@ -99,6 +101,8 @@ def write_figures(results: Path, table: pd.DataFrame) -> None:
             if len(made := make(runs)):
                 text = made.to_csv(index=False, float_format="%.2f")
                 write_atomically(results / "tables" / folder / f"{name}.csv", text)
+    for protocol, runs in unfinished.groupby("protocol") if unfinished is not None and len(unfinished) else ():
+        draw.save(draw.draw_unfinished(runs), results / "figures" / str(protocol), UNFINISHED)
 
 
 def show(*names: str) -> None:

@@ -17,7 +17,7 @@ from degradation.config import describe_varied, find_published
 from degradation.record import write_atomically
 from degradation.report import compare, imagenet
 from degradation.report.draw import describe
-from degradation.report.figures import FIGURES, caption_of, title_of
+from degradation.report.figures import FIGURES, UNFINISHED, caption_of, title_of
 from degradation.report.forest import by_section, deviations, standardise, value_of
 from degradation.report.studies import tabulate_by_settings
 from degradation.report.table import (
@@ -33,6 +33,7 @@ from degradation.report.table import (
     paired_differences,
     select,
     table6,
+    unfinished_runs,
 )
 from degradation.report.verdicts import CONF, Verdict, judge, load_claims
 
@@ -60,6 +61,13 @@ TABLE1 = """Table 1: the ImageNet networks
 At full width, for one image of 224 pixels, strides of bottlenecks in their first 1x1; small protocols have fewer\
  channels and pixels. Networks without shortcuts and with option A have equal parameters. VGG as torchvision builds it:\
  the paper's 15.3 for VGG-16 counts the convolutions alone, its 19.6 for VGG-19 the fully connected layers, too."""
+ON_THE_WAY = """## Not finished yet
+
+Runs that stand at a checkpoint: no evidence, and in no other figure or table. Training error (running) and test error\
+ are those so far."""
+GO_ON = (
+    """`{command}` goes on with them, from where they stand (on another kind of processor with other last digits)."""
+)
 OWN_CLAIMS = """The verdicts on the published records: [{page}/claims.md]({page}/claims.md). `make claims` judges\
  yours and those together."""
 OTHERS_CLAIMS = """What the claims come to on networks that others trained at the length of the paper's protocol stands\
@@ -165,6 +173,10 @@ def _pictures(results: Path, folder: str, table: pd.DataFrame) -> Iterable[str]:
             yield f"### {title}\n\n{above.strip()}\n\n![{title}]({picture}.png)\n\n{below}"
 
 
+def _half(protocol: str) -> str:
+    return "imagenet" if protocol.startswith("imagenet_") else "cifar"
+
+
 def _section(results: Path, condition: str, table: pd.DataFrame, compared: pd.DataFrame | None) -> list[str]:
     folder, runs, protocol = condition_folder(condition), select(table, {}), table["protocol"].iloc[0]
     parts, others = [f"## Protocol {condition}"], load_others(_evidence(results))
@@ -174,8 +186,7 @@ def _section(results: Path, condition: str, table: pd.DataFrame, compared: pd.Da
         shared = re.sub(r",\s+(?=[^\[\]]*\])", ",", runs["variation"].iloc[0]).replace(", ", " ")
         shared = f"machine.precision={runs['precision'].iloc[0]} {shared}".strip()
         grid = f'PROTOCOL={protocol} DEPTHS={depths} SEEDS={seeds} ARGS="{shared}"'
-        half = "imagenet" if protocol.startswith("imagenet_") else "cifar"
-        command = f"make degradation-{half} {grid.replace('imagenet_', '')}"
+        command = f"make degradation-{_half(protocol)} {grid.replace('imagenet_', '')}"
         parts += [f"{describe(runs)}.", f"Reproduce: `{command}`"]
     if compared is not None:
         parts.append(_comparison(results, folder, compared, others))
@@ -202,6 +213,32 @@ def _section(results: Path, condition: str, table: pd.DataFrame, compared: pd.Da
     listing = runs.assign(minutes=runs["seconds"] / 60, run=records)
     shown = markdown_table(listing[["run", "study", "outcome", "precision", "minutes", "commit"]])
     return [*parts, f"### Records\n\n<details><summary>{len(runs)} runs</summary>\n\n{shown}\n\n</details>"]
+
+
+def _unfinished(results: Path, runs: pd.DataFrame, ours: bool) -> str:
+    # The runs that are on their way, protocol by protocol; those that are published anyone can go on with.
+    parts = [ON_THE_WAY]
+    for protocol, part in runs.groupby("protocol", sort=False):
+        picture = f"figures/{protocol}/{UNFINISHED}.png"
+        if (results / picture).exists():
+            parts.append(f"![protocol {protocol}: curves so far]({picture})")
+        at = [f"{at:,} of {end:,}" for at, end in part[["iteration", "iterations"]].itertuples(index=False)]
+        names = (part["label"] + " " + part["told"]).str.strip() + " seed " + part["seed"].astype(str)
+        named = zip(names, part["folder"], strict=True)
+        shown = part.assign(at=at, run=[f"[{name}]({_link(results, folder)}/)" for name, folder in named])
+        titles = {"run": "run", "protocol": "protocol", "precision": "precision", "at": "iterations"}
+        titles |= {"train_error": "training error (%)", "test_error": "test error (%)", "commit": "commit"}
+        parts.append(markdown_table(shown, titles))
+        if ours and not part["told"].any():
+            columns = {"DEPTHS": "depth", "SEEDS": "seed"}
+            grid = " ".join(f"{key}={','.join(map(str, sorted(part[of].unique())))}" for key, of in columns.items())
+            half, args = (
+                _half(protocol),
+                f"machine.precision={part['precision'].iloc[0]} paths.published=results/published",
+            )
+            command = f'make degradation-{half} PROTOCOL={protocol.removeprefix("imagenet_")} {grid} ARGS="{args}"'
+            parts.append(GO_ON.format(command=command))
+    return "\n\n".join(parts)
 
 
 def _by_settings(results: Path, folder: str, table: pd.DataFrame) -> Iterable[str]:
@@ -263,6 +300,8 @@ def write_gallery(results: Path, table: pd.DataFrame, compared: dict[str, pd.Dat
         parts.append(OTHERS.format(folder=_link(results, others.parent)))
     for condition, runs in conditions(table):
         parts += _section(results, condition, runs, (compared or {}).get(condition))
+    if len(unfinished := unfinished_runs(results)):
+        parts.append(_unfinished(results, unfinished, ours))
     if "imagenet" in set(table.get("network.family", [])):
         parts.append(f"## {TABLE1}\n\n{markdown_table(imagenet.table1(), imagenet.TABLE1)}")
     headings = [part.removeprefix("## ") for part in (p.partition("\n")[0] for p in parts) if part.startswith("## ")]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from degradation.record import epoch_of, load_metrics, load_responses, load_runs, settled_error
+from degradation.record import epoch_of, load_metrics, load_responses, load_runs, load_unfinished, settled_error
 
 # Table 6, test error (%) of residual networks (option A); 110 layers: the best of five, mean 6.61 +- 0.16.
 PAPER_RESIDUAL = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.43, 1202: 7.93}
@@ -73,18 +73,12 @@ def load_table(*results: str | Path) -> pd.DataFrame:
     table = pd.concat(parts, ignore_index=True)
     table.columns = table.columns.str.removeprefix("final.")
     table = table.reindex(columns=list(dict.fromkeys([*table, *_SHORT.values(), *_ALWAYS, "seed", "network.classes"])))
-    table = table.drop_duplicates(["run_id", "precision"], ignore_index=True)
-    table = table.assign(**{short: table[name] for short, name in _SHORT.items()})
+    table = _add_names(table.drop_duplicates(["run_id", "precision"], ignore_index=True))
     table[["length", "rate"]] = table[["length", "rate"]].fillna(1)
     table["variation"] = [", ".join(f"{k}={v}" for k, v in sorted(run.items())) for run in table["varied"]]
-    table["label"] = table["network"] + "-" + table["depth"].astype(str)
-    table["pair"] = table["seed"].astype(str) + " " + table["precision"].fillna("").astype(str)
     table["guessing"] = 100 * (1 - 1 / table["network.classes"])
     finished = table["outcome"] == "finished"
-    sizes = ["data.name", "data.validation_images", "protocol.batch_size", "protocol.log_every"]
-    table["epoch"] = [epoch_of(*row) for row in table[sizes].itertuples(index=False, name=None)]
-    windows = table.loc[finished, ["epoch", "protocol.evaluate_every"]].max(axis=1)
-    folders = table.loc[finished, "folder"]
+    folders, windows = table.loc[finished, "folder"], table.loc[finished, "window"]
     settled = [settled_error(load_metrics(folder), window) for folder, window in zip(folders, windows, strict=True)]
     table.loc[finished, "train_error"] = settled
     for column in ERRORS:
@@ -96,6 +90,40 @@ def load_table(*results: str | Path) -> pd.DataFrame:
     )
     # Copied: in one block per type, of which parts are taken many times as fast.
     return table.sort_values(["network", "depth", "seed"], ignore_index=True, kind="stable").copy()
+
+
+def _add_names(runs: pd.DataFrame) -> pd.DataFrame:
+    # Short names of settings, what a run is called, its pair; its epoch, and the window of its errors, in iterations.
+    table = runs.assign(**{short: runs[name] for short, name in _SHORT.items()})
+    table["label"] = table["network"] + "-" + table["depth"].astype(str)
+    table["pair"] = table["seed"].astype(str) + " " + table["precision"].fillna("").astype(str)
+    sizes = ["data.name", "data.validation_images", "protocol.batch_size", "protocol.log_every"]
+    table["epoch"] = [epoch_of(*row) for row in table[sizes].itertuples(index=False, name=None)]
+    return table.assign(window=table[["epoch", "protocol.evaluate_every"]].max(axis=1))
+
+
+def load_curves(run: Path, until: int) -> pd.DataFrame:
+    """The curves of a run that is being trained, of so many iterations: what comes after may be half written."""
+    metrics = load_metrics(run)
+    return metrics[metrics["iteration"] <= until]
+
+
+def unfinished_runs(results: str | Path) -> pd.DataFrame:
+    """Every unfinished run below the runs/ of a results folder, a row each: no evidence, but shown on its way.
+
+    Columns as of `load_table`, as far as they exist: `iteration` says how far it is, `told` what it varies, in words;
+    errors are those so far, test_error at the last evaluation (none before the first).
+    """
+    if not len(runs := load_unfinished(results)):
+        return runs
+    table = _add_names(runs)
+    read = [load_curves(*row) for row in table[["folder", "iteration"]].itertuples(index=False, name=None)]
+    table["train_error"] = [settled_error(metrics, w) for metrics, w in zip(read, table["window"], strict=True)]
+    table["test_error"] = [next(iter(metrics["test_error"].dropna()[::-1]), None) for metrics in read]
+    named = zip(table["folder"], table["run_id"], strict=True)  # by config.name_folder
+    told = [folder.name.removeprefix(run.rsplit("-s", 1)[0]).rsplit("-s", 1)[0] for folder, run in named]
+    table["told"] = [words.strip("-") for words in told]
+    return table.sort_values(["protocol", "network", "depth", "seed"], ignore_index=True, kind="stable")
 
 
 def conditions(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:

@@ -14,6 +14,7 @@ from degradation.data.images import Images, Pictures, make_synthetic
 from degradation.data.resident import BatchStream, Normalizer
 from degradation.net.network import Network, multiply_adds
 from degradation.probe.views import layout
+from degradation.record import count_done, find_begun
 from degradation.train import machine as machines
 from degradation.train.run import load_images
 from degradation.train.step import DegradationModule
@@ -75,24 +76,19 @@ def _measure(images: tuple[Images, Images, Images | None]) -> Size:
 
 
 def estimate_seconds(todo: list[Config], sizes: Sizes, jobs: int) -> dict[str, float]:
-    """Of each run, by id, from a short timing of this machine; of none that this machine has not the memory for."""
+    """What is left of each run, by id, from a short timing of this machine; of none that it has not the memory for."""
     timings: dict[Any, Callable[[Architecture], float]] = {}
     seconds: dict[str, float] = {}
     for config in todo:
         key = (config.protocol.batch_size, config.network.family, config.network.width, config.data.crop)
         with suppress(RuntimeError, MemoryError, ValueError):  # what the run itself will tell
             timings[key] = timings.get(key) or calibrate(config, jobs)
-            protocol, size, workers = (
-                config.protocol,
-                sizes[config.data],
-                machines.resolve(config.machine, jobs).workers,
-            )
-            evaluations = protocol.iterations // protocol.evaluate_every
+            protocol, size, machine = config.protocol, sizes[config.data], machines.resolve(config.machine, jobs)
+            begun, workers = find_begun(config, machine.precision), machine.workers
+            left = protocol.iterations - (count_done(begun) if begun else 0)
+            evaluations = left // protocol.evaluate_every
             evaluated = evaluations * (size.test + size.held_out) + 2 * size.training + 7 * size.test
-            step, trained = (
-                timings[key](config.network) / protocol.batch_size,
-                protocol.iterations * protocol.batch_size,
-            )
+            step, trained = timings[key](config.network) / protocol.batch_size, left * protocol.batch_size
             for images, each in ((trained, step), (evaluated, EVALUATION * step)):  # read by workers, or between steps
                 of_one = max(each, size.seconds / int(workers)) if workers else each + size.seconds
                 seconds[config.run_id] = seconds.get(config.run_id, 0.0) + images * of_one

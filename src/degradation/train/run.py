@@ -27,7 +27,7 @@ from degradation.probe.construct import ConstructionError, deepen, largest_diffe
 from degradation.probe.information import information
 from degradation.probe.layers import layer_gradients, layer_responses
 from degradation.probe.views import Views, evaluate, exact_batchnorm, find_wrong, layout
-from degradation.record import Record, RecordError, check_network, is_signed
+from degradation.record import Record, RecordError, check_network, copy_unfinished, find_begun, is_signed
 from degradation.train import machine as machines
 from degradation.train.callbacks import Checkpoint, Measure, Progress, first_steps
 from degradation.train.outcome import BEGAN, Outcome, budget_spent, final_errors, finished_before, format_seconds
@@ -60,8 +60,12 @@ def train(config: Config, jobs: int = 1, place: str = "", origin: dict[str, Any]
     if BEGAN in os.environ and budget_spent(config, 0):
         return Outcome(config.run_id, "out of budget", "not started", label=label)
     try:
-        machines.resolve(config.machine, jobs)  # refused, if so, before there is a folder
+        machine = machines.resolve(config.machine, jobs)  # refused, if so, before there is a folder
         if (outcome := finished_before(config)) is None:
+            begun = find_begun(config, machine.precision)
+            if begun is not None and begun != config.folder:
+                say(f"goes on from {begun}")
+                copy_unfinished(begun, config.folder.with_name(begun.name))
             record = Record(config, origin.get("varied"))
             try:  # it may have been finished while another process had the folder
                 outcome = finished_before(config) or _train(config, jobs, record, say, origin)
