@@ -146,8 +146,10 @@ def probe_error(network: Network, train: Views, test: Views, _: argparse.Namespa
 
 
 def exact(network: Network, train: Views, arguments: argparse.Namespace) -> Network:
-    """A twin whose BN statistics are averages over the training images, in batches as it was trained."""
-    return exact_batchnorm(network, replace(train, batch_size=min(arguments.batch, len(train.images))))
+    """A twin whose BN statistics are averages over the training images, in batches as it was trained; made once."""
+    if "exact" not in arguments:
+        arguments.exact = exact_batchnorm(network, replace(train, batch_size=min(arguments.batch, len(train.images))))
+    return arguments.exact
 
 
 def probe_responses(network: Network, train: Views, test: Views, arguments: argparse.Namespace) -> Told:

@@ -23,11 +23,28 @@ from degradation.config import ConfigError, refuse_published
 from degradation.record import write_atomically
 from degradation.report.draw import DASHED, draw_facets, from_zero, log_scale, new_figure, save, style_of, write_caption
 from degradation.report.pages import markdown_table
+from degradation.report.statistics import SIGNALS, gain_of_probe, lesion_cost, lesion_errors
 from degradation.report.table import ARMS, find_results
+from degradation.report.verdicts import load_claims
 
 HERE = Path(__file__).parent
 LISTED = HERE / "reproductions.yaml"
-KEPT = ("error.csv", "responses.csv", "probe.json")
+TABLES = ("error", "responses", "information", "gradients", "lesions", "constructed", "curves")
+KEPT = (*(f"{kind}.csv" for kind in TABLES[:-1]), "probe.json")  # of a probe
+CURVES = "curves.csv"  # of an author's log, where there is one
+EPOCH = 391  # iterations of 128 images, the last batch smaller
+LESION_IMAGES = 1000  # test images
+GUESSING = 90.0  # its error, percent
+# What is told of the inside of each network, and in which words.
+INSIDE = {
+    "gradient": "first over last layer, weight gradient times weights",
+    "stem": "linear probe at the stem, error (%)",
+    "gain": "change to the last block (points)",
+    "cost_error": "one block costs, of the advantage over guessing",
+    "cost_error_recalibrated": "the same, BN recalibrated",
+    "recovery": "share that comes back",
+    "constructed": "largest difference of a logit, deepened",
+}
 ERRORS = {"train_error": "training error, eval mode", "test_error": "test error"}
 
 
@@ -46,70 +63,124 @@ def listed(path: Path = LISTED) -> pd.DataFrame:
     return table
 
 
-def find_file(folder: Path, entry: Any) -> Path:
-    """The published file below a folder, by its name, checked by its SHA-256.
+def find_file(folder: Path, file: str, sha256: str, repository: str) -> Path:
+    """A published file below a folder, by its name, checked by its SHA-256.
 
     Raises:
         ReproductionError: it is not there, or another file of that name is.
     """
-    found = sorted(folder.rglob(Path(entry.file).name))
+    found = sorted(folder.rglob(Path(file).name))
     if not found:
-        raise ReproductionError(f"{Path(entry.file).name} is not below {folder}; get it from {entry.repository}")
+        raise ReproductionError(f"{Path(file).name} is not below {folder}; get it from {repository}")
     for path in found:
-        if hashlib.sha256(path.read_bytes()).hexdigest() == entry.sha256:
+        if hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
             return path
-    raise ReproductionError(f"{found[0]} is not the published file: its SHA-256 is not {entry.sha256}")
+    raise ReproductionError(f"{found[0]} is not the published file: its SHA-256 is not {sha256}")
 
 
-def measure(entry: Any, file: Path, data_dir: str, out: Path) -> None:
+def read_log(path: Path) -> pd.DataFrame:
+    """An author's log (epoch, train_err, test_err: shares) as curves: iteration, train_error, test_error (percent)."""
+    log = pd.read_csv(path)
+    return pd.DataFrame(
+        {
+            "iteration": (log["epoch"] + 1) * EPOCH,
+            "train_error": 100 * log["train_err"],
+            "test_error": 100 * log["test_err"],
+        }
+    )
+
+
+def measure(entry: Any, file: Path, data_dir: str, out: Path, log: Path | None = None) -> None:
     """Probe one network; its tables are kept only where it errs on the test set as its authors published.
 
     Raises:
-        ReproductionError: the probe fails, or the test error is another.
+        ReproductionError: the probe fails, or the test error is another, of the network or at the end of its log.
     """
     constants = [",".join(map(str, values)) for values in (entry.mean, entry.std)]
     told = ["--shortcut", "none" if entry.network == "plain" else "A", "--pad-side", entry.pad_side]
-    told += ["--mean", constants[0], "--std", constants[1], "--probes", "error,responses", "--data-dir", data_dir]
+    told += ["--mean", constants[0], "--std", constants[1], "--data-dir", data_dir]
+    told += ["--lesion-images", str(LESION_IMAGES), "--draws", "1"]
     with tempfile.TemporaryDirectory() as temporary:
         made = Path(temporary) / entry.name
         command = [sys.executable, str(HERE / "probe.py"), str(file), *told, "--data", "cifar10", "--out", str(made)]
         if subprocess.run(command).returncode:
             raise ReproductionError(f"probing {file} failed; the line above says why")
         errors = pd.read_csv(made / "error.csv").set_index("set")["error"]
-        if round(errors["test"], 2) != round(entry.test_error, 2):
-            raise ReproductionError(
-                f"{file} errs on {errors['test']:.2f} % of the test images, published are {entry.test_error:.2f} %"
-            )
+        found = {file: errors["test"]}
+        if log is not None:
+            curves = read_log(log)
+            curves.to_csv(made / CURVES, index=False, float_format="%.6g")
+            found[log] = curves["test_error"].iloc[-1]
+        for source, error in found.items():
+            if round(error, 2) != round(entry.test_error, 2):
+                raise ReproductionError(
+                    f"{source} errs on {error:.2f} % of the test images, published are {entry.test_error:.2f} %"
+                )
         out.mkdir(parents=True, exist_ok=True)
-        for name in KEPT:
-            shutil.copyfile(made / name, out / name)
+        for path in [made / name for name in KEPT] + [made / CURVES] * (log is not None):
+            shutil.copyfile(path, out / path.name)
 
 
 def load(folder: Path) -> pd.DataFrame:
-    """The listed networks that were measured, with train_error, measured (both %) and mean_response."""
+    """The listed networks that were measured, with train_error, measured (both %), mean_response and their tables.
+
+    Tables are empty where one was not measured.
+    """
     table = listed()
     table = table[[(folder / name / "probe.json").exists() for name in table["name"]]].copy()
-    errors = [pd.read_csv(folder / name / "error.csv").set_index("set")["error"] for name in table["name"]]
+    for kind in TABLES:
+        paths = [folder / name / f"{kind}.csv" for name in table["name"]]
+        table[kind] = [pd.read_csv(path) if path.exists() else pd.DataFrame() for path in paths]
+    errors = [rows.set_index("set")["error"] for rows in table["error"]]
     table["train_error"], table["measured"] = [e["train"] for e in errors], [e["test"] for e in errors]
-    table["responses"] = [pd.read_csv(folder / name / "responses.csv") for name in table["name"]]
-    table["mean_response"] = [rows["std"].mean() for rows in table["responses"]]
+    for column in ("std", "std_exact"):
+        table[f"mean_{column}"] = [rows[column].mean() if column in rows else None for rows in table["responses"]]
     return table
 
 
-def judge(table: pd.DataFrame) -> pd.DataFrame:
-    """What the claims of Fig. 6, Fig. 7 and Table 6 come to on these networks: one row per claim and author.
-
-    One network a depth is no sample, so that there is a direction and no interval.
-    """
+def describe_inside(table: pd.DataFrame) -> pd.DataFrame:
+    """What the claims about the inside of a network are judged by, of each: columns in the order of INSIDE."""
     rows = []
+    for net in table.to_dict("records"):
+        told: dict[str, Any] = {"author": net["author"], "network": net["network"], "depth": net["depth"]}
+        if len(net["gradients"]):
+            told["gradient"] = SIGNALS["scaled_gradient_ratio"](net["gradients"])
+        if len(information := net["information"]):
+            told |= {"stem": information["probe_error"].iloc[0], "gain": gain_of_probe(information)}
+        rises = []  # of the error without one block, with BN statistics as they were, and measured again
+        for column in ("error", "error_recalibrated"):
+            told[f"cost_{column}"] = lesion_cost(net["lesions"], GUESSING, column)
+            if errors := lesion_errors(net["lesions"], column):
+                rises.append(errors[1] - errors[0])
+        if len(rises) == 2 and rises[0] > 0:
+            told["recovery"] = 1 - rises[1] / rises[0]
+        if len(constructed := net["constructed"]):
+            told["constructed"] = constructed["largest_difference"].max()
+        rows.append(told)
+    return pd.DataFrame(rows, columns=["author", "network", "depth", *INSIDE])
 
-    def say(claim: str, author: str, sentence: str, value: float, agrees: bool, unit: str) -> None:
+
+def judge(table: pd.DataFrame) -> pd.DataFrame:
+    """What the claims of Fig. 6, Fig. 7 and Table 6, and of the inside of trained networks, come to on these networks.
+
+    One row per claim and author: one network a depth is no sample, so that there is a direction and no interval.
+    """
+    rows, stated = [], {claim.id: claim for claim in load_claims()}
+
+    def say(claim: str, author: str, sentence: str, value: float | None, unit: str, agrees: bool | None = None) -> None:
+        if value is None or pd.isna(value):
+            return
+        if agrees is None:  # by the threshold that stands in the study's file
+            low, high = stated[claim].bounds
+            agrees = low < value < high
         verdict = "agrees" if agrees else "disagrees"
-        told = f"{value:+.2f} {unit}" if unit else f"{value:.2f}"
-        rows.append({"claim": claim, "networks": author, "statistic": sentence, "value": told, "verdict": verdict})
+        number = f"{value:+.2f} {unit}" if unit in ("points", "of the advantage") else f"{value:.2g} {unit}".strip()
+        rows.append({"claim": claim, "networks": author, "statistic": sentence, "value": number, "verdict": verdict})
 
     for author, part in table.groupby("author"):
+        inside = describe_inside(part)
         arms = {arm: part[part["network"] == arm].set_index("depth").sort_index() for arm in ARMS}
+        within = {arm: inside[inside["network"] == arm].set_index("depth") for arm in ARMS}
         for arm, claim, sign in (("plain", "C1", 1), ("residual", "C2", -1)):
             nets = arms[arm]
             if len(nets) < 2:
@@ -118,18 +189,33 @@ def judge(table: pd.DataFrame) -> pd.DataFrame:
             for column, what in (("train_error", "training"), ("test_error", "test")):
                 change = nets[column][deep] - nets[column][shallow]
                 sentence = f"{arm}-{deep} minus {arm}-{shallow}, {what} error"
-                say(
-                    f"{claim} ({what})" if what == "test" else claim,
-                    author,
-                    sentence,
-                    change,
-                    sign * change > 0,
-                    "points",
-                )
+                name = f"{claim} ({what})" if what == "test" else claim
+                say(name, author, sentence, change, "points", sign * change > 0)
             if arm == "residual":
-                ratio = nets["mean_response"][deep] / nets["mean_response"][shallow]
-                sentence = f"mean response of {arm}-{deep} over that of {arm}-{shallow}"
-                say("C7", author, sentence, ratio, ratio < 1, "")
+                for name, column in (("C7", "mean_std_exact"), ("C7 (moving)", "mean_std")):
+                    ratio = nets[column][deep] / nets[column][shallow]
+                    say(
+                        name,
+                        author,
+                        f"mean response of {arm}-{deep} over that of {arm}-{shallow}",
+                        ratio,
+                        "",
+                        ratio < 1,
+                    )
+            else:
+                built = nets["constructed"][shallow]
+                differs = built.set_index("depth")["largest_difference"].get(deep) if len(built) else None
+                sentence = f"plain-{deep} built from plain-{shallow}: largest difference of a logit, of the largest"
+                say("C4 (exists)", author, sentence, differs, "")
+                sentence = f"first over last layer of plain-{deep}, weight gradient times weights"
+                say("C5 (trained)", author, sentence, within[arm]["gradient"].get(deep), "")
+                sentence = f"plain-{deep}, linear probe: error at the last block minus at the stem"
+                say("C5 (forward)", author, sentence, within[arm]["gain"].get(deep), "points")
+            for depth in (20, 56):
+                sentence = (
+                    f"{arm}-{depth} without one block: share of what is lost that comes back with BN recalibrated"
+                )
+                say(f"Recovery ({arm}-{depth})", author, sentence, within[arm]["recovery"].get(depth), "")
         for depth in arms["plain"].index.intersection(arms["residual"].index):
             plain, residual = (arms[arm].loc[depth] for arm in ARMS)
             gain = plain["train_error"] - residual["train_error"]
@@ -138,14 +224,29 @@ def judge(table: pd.DataFrame) -> pd.DataFrame:
                 author,
                 f"plain-{depth} minus residual-{depth}, training error",
                 gain,
-                gain > 0,
                 "points",
+                gain > 0,
             )
-            ratio = (residual["responses"]["std"] / plain["responses"]["std"]).median()
-            sentence = f"response of residual-{depth} over plain-{depth}, median over layers"
-            say(f"C6 ({depth})", author, sentence, ratio, ratio < 1, "")
+            for name, column in ((f"C6 ({depth})", "std_exact"), (f"C6 ({depth}, moving)", "std")):
+                if all(column in net["responses"] for net in (plain, residual)):
+                    ratio = (residual["responses"][column] / plain["responses"][column]).median()
+                    sentence = f"response of residual-{depth} over plain-{depth}, median over layers"
+                    say(name, author, sentence, ratio, "", ratio < 1)
+            for name, column in (
+                (f"Lesion ({depth})", "error"),
+                (f"Lesion ({depth}, recalibrated)", "error_recalibrated"),
+            ):
+                costs = [within[arm][f"cost_{column}"].get(depth) for arm in ARMS]
+                if not any(pd.isna(cost) for cost in costs):
+                    sentence = f"what one block costs: plain-{depth} minus residual-{depth}"
+                    say(name, author, sentence, costs[0] - costs[1], "of the advantage", costs[0] > costs[1])
     order = pd.DataFrame(rows)
-    return order.sort_values("claim", kind="stable", ignore_index=True)
+    number = order["claim"].str.extract(r"^C(\d+)")[0].astype(float)
+    return (
+        order.assign(number=number)
+        .sort_values(["number", "claim"], kind="stable", ignore_index=True)
+        .drop(columns="number")
+    )
 
 
 def caption(table: pd.DataFrame) -> str:
@@ -213,7 +314,7 @@ def write_page(folder: Path) -> Path:
         "train_error": "training error, eval mode (%)",
         "test_error": "test error (%)",
         "published": "published (%)",
-        "mean_response": "mean std of responses",
+        "mean_std": "mean std of responses",
     }
     sources = networks.drop_duplicates("author")
     described = [
@@ -245,14 +346,22 @@ def main() -> int:
     )
     parser.add_argument("--data-dir", default=os.environ.get("DATA_DIR", "data"), help="default: %(default)s")
     parser.add_argument("--out", type=Path, default=find_results() / "reproductions", help="default: %(default)s")
+    parser.add_argument("--again", action="store_true", help="also networks that are measured already")
     arguments = parser.parse_args()
     try:
         refuse_published(arguments.out)
         if arguments.files:
-            found = [(entry, find_file(arguments.files, entry)) for entry in listed().itertuples()]
-            for number, (entry, file) in enumerate(found, 1):
-                print(f"[{number}/{len(found)}] {entry.name}", flush=True)
-                measure(entry, file, arguments.data_dir, arguments.out / entry.name)
+            found = []
+            for entry in listed().itertuples():
+                names = {entry.file: entry.sha256}
+                names |= {} if pd.isna(entry.log) else {entry.log: entry.log_sha256}
+                found.append((entry, [find_file(arguments.files, *each, entry.repository) for each in names.items()]))
+            for number, (entry, files) in enumerate(found, 1):
+                out = arguments.out / entry.name
+                done = not arguments.again and all((out / name).exists() for name in KEPT)
+                print(f"[{number}/{len(found)}] {entry.name}{': measured already' if done else ''}", flush=True)
+                if not done:
+                    measure(entry, files[0], arguments.data_dir, out, *files[1:])
         if not arguments.out.is_dir():
             raise ReproductionError(f"nothing is measured in {arguments.out}; name the folder that holds the files")
         print(write_page(arguments.out))

@@ -1,6 +1,7 @@
 """Networks that others trained: the files are the published ones, the numbers the authors', the claims follow."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,26 +24,32 @@ def test_every_listed_network_was_measured_and_errs_as_published() -> None:
 
 def test_a_file_is_found_by_its_name_and_told_by_its_checksum(tmp_path: Path) -> None:
     content = b"weights"
-    entry = SimpleNamespace(file="pretrained/net.pt", repository="https://example.org/nets", sha256="0" * 64)
+    asked = ("pretrained/net.pt", "0" * 64, "https://example.org/nets")
     with pytest.raises(ReproductionError, match=r"net\.pt is not below .*; get it from https://example\.org/nets"):
-        find_file(tmp_path, entry)
+        find_file(tmp_path, *asked)
     (tmp_path / "clone").mkdir()
     (tmp_path / "clone" / "net.pt").write_bytes(content)
     with pytest.raises(ReproductionError, match="is not the published file: its SHA-256 is not 0000"):
-        find_file(tmp_path, entry)
-    entry.sha256 = hashlib.sha256(content).hexdigest()
-    assert find_file(tmp_path, entry) == tmp_path / "clone" / "net.pt"
+        find_file(tmp_path, *asked)
+    asked = (asked[0], hashlib.sha256(content).hexdigest(), asked[2])
+    assert find_file(tmp_path, *asked) == tmp_path / "clone" / "net.pt"
 
 
-def test_a_network_that_errs_otherwise_leaves_no_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def probe_of(error: float) -> Callable[[list[str]], SimpleNamespace]:
+    """A stand-in for experiments/probe.py, whose network errs so on the test images."""
+
     def probe(command: list[str]) -> SimpleNamespace:
         made = Path(command[command.index("--out") + 1])
         made.mkdir()
         for name in reproductions.KEPT:
-            (made / name).write_text("set,images,error,loss\ntrain,50000,1.0,0\ntest,10000,8.28,0\n")
+            (made / name).write_text(f"set,images,error,loss\ntrain,50000,1.0,0\ntest,10000,{error},0\n")
         return SimpleNamespace(returncode=0)
 
-    monkeypatch.setattr(reproductions.subprocess, "run", probe)
+    return probe
+
+
+def test_a_network_that_errs_otherwise_leaves_no_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reproductions.subprocess, "run", probe_of(8.28))
     entry = next(listed().itertuples())
     with pytest.raises(ReproductionError, match=r"errs on 8\.28 % of the test images, published are 9\.69 %"):
         measure(entry, tmp_path / "net.pt", "data", tmp_path / "out")
@@ -51,19 +58,68 @@ def test_a_network_that_errs_otherwise_leaves_no_tables(tmp_path: Path, monkeypa
     assert {path.name for path in (tmp_path / "out").iterdir()} == set(reproductions.KEPT)
 
 
+def inside(right: bool, network: str, std: float) -> dict[str, pd.DataFrame]:
+    """The tables of one network, as the claims have them, or the other way."""
+    plain = network == "plain"
+    cost = 60 if plain == right else 5
+    back = 0.8 if right else 0.2
+    lesions = pd.DataFrame(
+        {
+            "kind": ["delete", "delete_one", "delete_one"],
+            "count": [0, 1, 1],
+            "error": [8.0, 8.0 + cost, 8.0 + cost],
+            "error_recalibrated": [8.0, *[8.0 + (1 - back) * cost] * 2],
+        }
+    )
+    return {
+        "responses": pd.DataFrame({"std": [std], "std_exact": [std]}),
+        "information": pd.DataFrame({"probe_error": [60.0, 20.0 if right else 70.0]}),
+        "gradients": pd.DataFrame({"grad_weight": [1.0 if right else 0.01, 1.0], "weight_norm": [1.0, 1.0]}),
+        "lesions": lesions,
+        "constructed": pd.DataFrame({"depth": [56], "largest_difference": [1e-6 if right else 0.1]}),
+    }
+
+
 @pytest.mark.parametrize(("right", "errors"), [(True, [1, 2, 0.9, 0.1]), (False, [2, 1, 2.1, 2.2])])
 def test_the_claims_follow_from_the_numbers(right: bool, errors: list[float]) -> None:
     stds = [1.0, 1.0, 0.8, 0.4] if right else [1.0, 1.0, 1.2, 1.6]
     rows = [
         {"author": "someone", "network": network, "depth": depth, "train_error": error, "test_error": error + 5}
-        | {"mean_response": std, "responses": pd.DataFrame({"std": [std]})}
+        | {"mean_std": std, "mean_std_exact": std, **inside(right, network, std)}
         for (network, depth), error, std in zip(
             [("plain", 20), ("plain", 56), ("residual", 20), ("residual", 56)], errors, stds, strict=True
         )
     ]
     table = pd.DataFrame(rows)
     judged = judge(table).set_index("claim")["verdict"]
-    claims = {"C1", "C1 (test)", "C2", "C2 (test)", "C3 (20)", "C3 (56)", "C6 (20)", "C6 (56)", "C7"}
-    assert set(judged.index) == claims
+    outer = ["C1", "C1 (test)", "C2", "C2 (test)", "C3 (20)", "C3 (56)"]
+    responses = ["C6 (20)", "C6 (20, moving)", "C6 (56)", "C6 (56, moving)", "C7", "C7 (moving)"]
+    inner = ["C4 (exists)", "C5 (forward)", "C5 (trained)"]
+    inner += [f"Lesion ({depth}{kind})" for depth in (20, 56) for kind in ("", ", recalibrated")]
+    inner += [f"Recovery ({arm}-{depth})" for arm in ("plain", "residual") for depth in (20, 56)]
+    assert sorted(judged.index) == sorted([*outer, *responses, *inner])
     assert set(judged) == {"agrees" if right else "disagrees"}
     assert [list(line.get_ydata()) for line in draw_errors(table).axes[0].lines] == [errors[:2], errors[2:]]
+
+
+def test_what_was_not_measured_is_not_judged() -> None:
+    missing = dict.fromkeys(("information", "gradients", "lesions", "constructed"), pd.DataFrame())
+    told = {"author": "someone", "network": "plain", "test_error": 9.0, "mean_std": 1.0, "mean_std_exact": None}
+    rows = [
+        {**told, **missing, "depth": d, "train_error": d, "responses": pd.DataFrame({"std": [1]})} for d in (20, 56)
+    ]
+    assert set(judge(pd.DataFrame(rows))["claim"]) == {"C1", "C1 (test)"}
+
+
+def test_a_log_must_end_where_its_network_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reproductions.subprocess, "run", probe_of(9.69))
+    (log := tmp_path / "log.csv").write_text("epoch,train_loss,train_err,test_err\n0,1.5,0.6,0.61\n1,1.0,0.5,0.0969\n")
+    entry = next(listed().itertuples())
+    measure(entry, tmp_path / "net.pt", "data", tmp_path / "out", log)
+    curves = pd.read_csv(tmp_path / "out" / "curves.csv")
+    assert curves["iteration"].tolist() == [391, 782]
+    assert curves["test_error"].tolist() == [61, 9.69]
+    log.write_text(log.read_text().replace("0.0969", "0.0970"))
+    with pytest.raises(ReproductionError, match=r"log\.csv errs on 9\.70 % of the test images, published are 9\.69 %"):
+        measure(entry, tmp_path / "net.pt", "data", tmp_path / "other", log)
+    assert not (tmp_path / "other").exists()

@@ -241,12 +241,13 @@ def probe_gain(table: pd.DataFrame, where: Filter) -> pd.Series:
     Negative where the layers between pass on, and sort, what the images show: the forward signal of section 4.1.
     """
 
-    def gain(folder: Path) -> float | None:
-        rows = load_responses(folder)
-        errors = rows.get("probe_error", pd.Series(dtype=float)).dropna()
-        return errors.iloc[-1] - errors.iloc[0] if len(errors) > 1 else None
+    return _of_runs(table, where, lambda folder: gain_of_probe(load_responses(folder)))
 
-    return _of_runs(table, where, gain)
+
+def gain_of_probe(rows: pd.DataFrame) -> float | None:
+    """`probe_gain` of one network's table; None where it was not measured."""
+    errors = rows.get("probe_error", pd.Series(dtype=float)).dropna()
+    return float(errors.iloc[-1] - errors.iloc[0]) if len(errors) > 1 else None
 
 
 def growth_per_layer(rows: pd.DataFrame) -> float:
@@ -311,10 +312,12 @@ def constructed_difference(table: pd.DataFrame, network: str, shallow: int, deep
     return _of_runs(table, {"network": network, "depth": shallow}, largest)
 
 
-def _lesion_errors(folder: Path, column: str) -> tuple[float, float] | None:
-    # Of the whole network, and the mean over single deleted blocks, with the same kind of BN statistics. Earlier tables
-    # have no recalibrated whole network: there the one as it was evaluated stands for it.
-    rows = load_probe(folder, "lesions")
+def lesion_errors(rows: pd.DataFrame, column: str) -> tuple[float, float] | None:
+    """Of one network's lesions the error of the whole, and the mean over single deleted blocks, with equal kinds of BN.
+
+    None where they were not measured. Earlier tables have no recalibrated whole network: there the one as it was
+    evaluated stands for it.
+    """
     if column not in rows:
         return None
     intact = rows[rows["count"] == 0].iloc[0]
@@ -331,13 +334,18 @@ def lesion_difference(table: pd.DataFrame, depth: int, column: str = "error") ->
     guessing = table.set_index("folder")["guessing"]
 
     def lost(folder: Path) -> float | None:
-        if (errors := _lesion_errors(folder, column)) is None:
-            return None
-        whole, without = errors
-        return (without - whole) / (guessing[folder] - whole) if whole < guessing[folder] else np.nan
+        return lesion_cost(load_probe(folder, "lesions"), guessing[folder], column)
 
     plain, residual = (_of_runs(table, {"network": n, "depth": depth}, lost) for n in ("plain", "residual"))
     return plain - residual
+
+
+def lesion_cost(rows: pd.DataFrame, guessing: float, column: str = "error") -> float | None:
+    """Of one network the share of its advantage over guessing (error, percent) that is lost with one block."""
+    if (errors := lesion_errors(rows, column)) is None:
+        return None
+    whole, without = errors
+    return (without - whole) / (guessing - whole) if whole < guessing else np.nan
 
 
 def lesion_recovery(table: pd.DataFrame, network: str, depth: int) -> pd.DataFrame:
@@ -347,7 +355,7 @@ def lesion_recovery(table: pd.DataFrame, network: str, depth: int) -> pd.DataFra
     """
 
     def rise(column: str, folder: Path) -> float | None:
-        errors = _lesion_errors(folder, column)
+        errors = lesion_errors(load_probe(folder, "lesions"), column)
         return errors[1] - errors[0] if errors else None
 
     where = {"network": network, "depth": depth}
