@@ -7,21 +7,36 @@ Each is probed on all of CIFAR-10; tables, figures and a page land in results/re
 import degradation.script  # isort: skip  # noqa: F401  first of all
 import argparse
 import hashlib
+import math
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from degradation.config import ConfigError, refuse_published
 from degradation.record import write_atomically
-from degradation.report.draw import DASHED, draw_facets, from_zero, log_scale, new_figure, save, style_of, write_caption
+from degradation.report.draw import (
+    DASHED,
+    PAPER_TOP,
+    colour_of,
+    draw_facets,
+    from_zero,
+    log_scale,
+    melt_errors,
+    new_figure,
+    save,
+    style_of,
+    write_caption,
+)
 from degradation.report.pages import markdown_table
 from degradation.report.statistics import SIGNALS, gain_of_probe, lesion_cost, lesion_errors
 from degradation.report.table import ARMS, find_results
@@ -134,7 +149,8 @@ def load(folder: Path) -> pd.DataFrame:
     errors = [rows.set_index("set")["error"] for rows in table["error"]]
     table["train_error"], table["measured"] = [e["train"] for e in errors], [e["test"] for e in errors]
     for column in ("std", "std_exact"):
-        table[f"mean_{column}"] = [rows[column].mean() if column in rows else None for rows in table["responses"]]
+        means = [rows[column].mean() if column in rows else math.nan for rows in table["responses"]]
+        table[f"mean_{column}"] = means
     return table
 
 
@@ -275,19 +291,114 @@ def draw_errors(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def draw_responses(table: pd.DataFrame) -> Figure:
-    """Fig. 7: std of the layer responses sorted by size, a panel per author and arm that has them, a line per depth."""
-    parts = []
-    for row in table.sort_values(["author", "network", "depth"]).itertuples():
-        stds = row.responses["std"].sort_values(ascending=False, ignore_index=True)
-        told = {"column": f"{row.network} ({row.author})", "line": f"{row.network}-{row.depth}"}
-        parts.append(
-            pd.DataFrame({"place": stds.index + 1, "std": stds, "network": row.network, "depth": row.depth, **told})
-        )
-    labels = ("layer, sorted by std", "std of responses")
-    figure, axes = draw_facets(pd.concat(parts), "place", "std", labels, (3.3, 2.8))
+def draw_curves(table: pd.DataFrame) -> Figure | None:
+    """Fig. 6 as an author logged it: training (dashed) and test error along training; None without a log."""
+    logged = table[table["curves"].map(len) > 0]
+    parts = [
+        melt_errors(net["curves"]).assign(network=net["network"], depth=net["depth"], line=label(net))
+        for net in logged.to_dict("records")
+    ]
+    if not parts:
+        return None
+    rows = pd.concat(parts)
+    rows = rows.assign(thousands=rows["iteration"] / 1000, column=rows["network"] + " networks")
+    labels = ("iterations (thousands)", "error (%)")
+    figure, axes = draw_facets(rows, "thousands", "value", labels, (4.6, 3.3))
+    axes[0].set_ylim(0, PAPER_TOP)
+    for ax, (_, part) in zip(axes, rows.groupby("column", sort=False), strict=True):
+        last = part[part["iteration"] == part["iteration"].max()]
+        name_ends(ax, last[last["kind"] == "test"].sort_values("value"), 0.65)
+    authors = " and ".join(sorted(logged["author"].unique()))
+    told = "errors in eval mode after every epoch, training images augmented; axes as in the paper"
+    return write_caption(figure, f"trained and logged by {authors}, one network each; {told}")
+
+
+def name_ends(ax: Axes, ends: pd.DataFrame, apart: float) -> None:
+    """The depth beside the end of each line, from below, so far apart as to be read."""
+    place = -math.inf
+    for end in ends.itertuples():
+        place = max(end.value, place + apart)
+        told: dict[str, Any] = {"size": 7, "color": colour_of(end.network, end.depth), "va": "center"}
+        ax.annotate(str(end.depth), (end.thousands, place), (4, 0), textcoords="offset points", **told)
+
+
+def draw_inside(
+    table: pd.DataFrame, kind: str, x: str, column: str, labels: tuple[str, str], told: str
+) -> Figure | None:
+    """A column of one of the tables of each network, a panel per author and arm, a line per depth; None without any."""
+    parts = [
+        net[kind].assign(network=net["network"], depth=net["depth"], line=label(net), column=panel(net))
+        for net in table.sort_values(["author", "network", "depth"]).to_dict("records")
+        if column in net[kind]
+    ]
+    if not parts:
+        return None
+    figure, axes = draw_facets(pd.concat(parts), x, column, labels, (3.3, 2.8), named=True)
     from_zero(axes)
-    return write_caption(figure, f"{caption(table)}; 3x3 layers after BN, before ReLU or addition; test set, eval mode")
+    return write_caption(figure, f"{caption(table)}; {told}")
+
+
+def draw_recalibrated(table: pd.DataFrame) -> Figure | None:
+    """Test error with each block deleted, BN statistics as they were and measured again; a panel per author, depth."""
+    parts = []
+    names = {"error": "BN as it was", "error_recalibrated": "BN measured again"}
+    for net in table.sort_values(["author", "depth", "network"]).to_dict("records"):
+        if len(lesions := net["lesions"]):
+            one = lesions[lesions["kind"] == "delete_one"].reset_index(drop=True)
+            title = f"{net['depth']} layers ({net['author']})"
+            one = one.assign(place=one.index + 1, title=title, **{k: net[k] for k in ("network", "depth", "author")})
+            for column, name in names.items():
+                parts.append(
+                    one.assign(value=one[column], line=f"{net['network']}, {name}", style=f"{net['network']} {column}")
+                )
+    if not parts:
+        return None
+    rows = pd.concat(parts)
+    looks = {"error": "-", "error_recalibrated": DASHED}
+    styles = {
+        f"{arm} {column}": {
+            **style_of(arm, 44),
+            "linestyle": line,
+            "markerfacecolor": "white" if line == DASHED else None,
+        }
+        for arm in ARMS
+        for column, line in looks.items()
+    }
+    rows = rows.assign(column=rows["depth"], row=rows["author"])
+    labels = ("which block, from the input on", "test error (%)")
+    figure, axes = draw_facets(rows, "place", "value", labels, (3.0, 2.6), styles=styles)
+    from_zero(axes)
+    told = f"{LESION_IMAGES:,} test images; blocks that keep the shape of their input"
+    return write_caption(figure, f"{caption(table)}; {told}")
+
+
+def label(net: Mapping[Any, Any]) -> str:
+    """Such as plain-56."""
+    return f"{net['network']}-{net['depth']}"
+
+
+def panel(net: Mapping[Any, Any]) -> str:
+    """Such as plain (a-martyn)."""
+    return f"{net['network']} ({net['author']})"
+
+
+def draw_responses(table: pd.DataFrame) -> Figure:
+    """Fig. 7: std of the layer responses sorted by size, a panel per author and arm that has them, a line per depth.
+
+    With BN statistics averaged over the training set where they were measured, as the authors test, else as evaluated.
+    """
+    parts = []
+    for net in table.sort_values(["author", "network", "depth"]).to_dict("records"):
+        column = "std_exact" if "std_exact" in net["responses"] else "std"
+        stds = net["responses"][column].sort_values(ascending=False, ignore_index=True)
+        place = {"network": net["network"], "depth": net["depth"], "line": label(net), "column": panel(net)}
+        parts.append(pd.DataFrame({"place": stds.index + 1, "std": stds, **place}))
+    labels = ("layer, sorted by std", "std of responses")
+    figure, axes = draw_facets(pd.concat(parts), "place", "std", labels, (3.3, 2.8), named=True)
+    from_zero(axes)
+    exact = table["responses"].map(lambda rows: "std_exact" in rows).all()
+    told = "BN statistics averaged over the training set" if exact else "eval mode"
+    return write_caption(figure, f"{caption(table)}; 3x3 layers after BN, before ReLU or addition; test set, {told}")
 
 
 PAGE = """# Networks that others trained
@@ -301,11 +412,42 @@ be here. There is one network for each author, arm and depth, so what follows is
 corroboration beside our own runs, which [claims.md](../claims.md) judges."""
 
 
+CURVES_TOLD = """## Fig. 6, as {authors} logged it
+
+The whole of the paper's schedule, from the author's log of every epoch (checked: it ends at the published error, to\
+ the digit). Deeper plain networks (left) stay above shallower ones to the end, in training error (dashed), too; deeper\
+ residual ones (right) end below."""
+LESIONS_TOLD = """## Without one block
+
+After Veit et al. 2016, on networks trained to the end: each block that keeps its shape deleted, nothing trained again.\
+ Open markers: BN statistics measured again on training images, without the block."""
+INFORMATION_TOLD = """## What layers tell of images
+
+Error of a linear classifier (ridge regression on the means of every channel over four quadrants, learnt from 2,000\
+ training images, tested on 2,000 test images) on what leaves the stem and every block: section 4.1's forward signal in\
+ networks that are trained to the end."""
+INSIDE_TOLD = """## Inside, network by network
+
+Gradients are of the mean loss over 128 training images, in training mode; their norm times that of the weights, as\
+ the scale of weights before BN means nothing. The last column is of the worst of the deeper networks that identity\
+ layers make of this one, before any training: the solution by construction of section 1."""
+
+
 def write_page(folder: Path) -> Path:
     """The figures and results/reproductions/README.md, from the tables below the folder."""
     table = load(folder).rename(columns={"test_error": "published", "measured": "test_error"})
-    save(draw_errors(table), folder, "error_by_depth")
-    save(draw_responses(table), folder, "fig7")
+    probe_labels = ("layer index (1 is the stem)", "error of a linear probe (%)")
+    told = "BN statistics averaged over the training set; what leaves the stem and every block"
+    figures = {
+        "error_by_depth": draw_errors(table),
+        "fig6": draw_curves(table),
+        "fig7": draw_responses(table),
+        "lesions": draw_recalibrated(table),
+        "information": draw_inside(table, "information", "layer", "probe_error", probe_labels, told),
+    }
+    for name, figure in figures.items():
+        if figure is not None:
+            save(figure, folder, name)
     judged = judge(table)
     networks = table.assign(label=table["network"] + "-" + table["depth"].astype(str)).sort_values(["author", "name"])
     errors = {
@@ -314,27 +456,39 @@ def write_page(folder: Path) -> Path:
         "train_error": "training error, eval mode (%)",
         "test_error": "test error (%)",
         "published": "published (%)",
-        "mean_std": "mean std of responses",
+        "mean_std_exact": "mean std of responses",
+        "mean_std": "the same, moving averages",
     }
     sources = networks.drop_duplicates("author")
     described = [
         f"- **{s.author}**: [{s.repository}]({s.repository}), {s.licence}. {s.trained}" for s in sources.itertuples()
     ]
     files = networks.assign(file="`" + networks["file"] + "`", sha256="`" + networks["sha256"] + "`")
+    logged = " and ".join(sorted(table.loc[table["curves"].map(len) > 0, "author"].unique()))
+    inside = describe_inside(networks)
+    inside = inside.assign(label=inside["network"] + "-" + inside["depth"].astype(str))
+    for column in ("gradient", "constructed"):
+        inside[column] = inside[column].map(lambda value: f"{value:.2g}", na_action="ignore")
     parts = [
         PAGE,
         "## Error by depth\n\nTraining error in eval mode on all 50,000 un-augmented images, test error on all 10,000;"
         " one image is 0.002 and 0.01 points.\n\n![training and test error by depth](error_by_depth.png)\n\n"
         + markdown_table(networks, errors),
+        f"{CURVES_TOLD.format(authors=logged)}\n\n![training and test error along training](fig6.png)"
+        if logged
+        else "",
         "## The claims\n\n" + markdown_table(judged, {column: column for column in judged}),
         "## Layer responses (Fig. 7)\n\n![std of layer responses](fig7.png)",
+        f"{LESIONS_TOLD}\n\n![test error without each block](lesions.png)" if figures["lesions"] else "",
+        f"{INFORMATION_TOLD}\n\n![linear probes by layer](information.png)" if figures["information"] else "",
+        f"{INSIDE_TOLD}\n\n" + markdown_table(inside, {"author": "trained by", "label": "network", **INSIDE}),
         "## Sources\n\n" + "\n".join(described),
         markdown_table(files, {"author": "trained by", "label": "network", "file": "file", "sha256": "SHA-256"}),
         "Repeat it: clone the repositories into one folder, then `python experiments/reproductions.py FOLDER"
         " --data-dir DATA_DIR`.",
     ]
     path = folder / "README.md"
-    write_atomically(path, "\n\n".join(parts) + "\n")
+    write_atomically(path, "\n\n".join(part for part in parts if part) + "\n")
     return path
 
 

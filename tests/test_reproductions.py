@@ -1,6 +1,8 @@
 """Networks that others trained: the files are the published ones, the numbers the authors', the claims follow."""
 
 import hashlib
+import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,7 +10,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import reproductions
-from reproductions import ReproductionError, draw_errors, find_file, judge, listed, load, measure
+from reproductions import ReproductionError, draw_errors, find_file, judge, listed, load, measure, write_page
 
 from tests.conftest import ROOT
 
@@ -102,9 +104,29 @@ def test_the_claims_follow_from_the_numbers(right: bool, errors: list[float]) ->
     assert [list(line.get_ydata()) for line in draw_errors(table).axes[0].lines] == [errors[:2], errors[2:]]
 
 
+def test_the_page_shows_what_was_measured_of_whom(tmp_path: Path) -> None:
+    names = list(listed()["name"])
+    shutil.copytree(ROOT / "results" / "published" / "reproductions", tmp_path, dirs_exist_ok=True)
+    for name in names:
+        folder, network = tmp_path / name, name.split("-")[-2]
+        (folder / "curves.csv").unlink(missing_ok=True)
+        for kind, rows in inside(True, network, 1.0).items():
+            rows = rows.assign(layer=range(1, len(rows) + 1), stage=0) if kind == "information" else rows
+            rows.to_csv(folder / f"{kind}.csv", index=False)
+    curves = pd.DataFrame({"iteration": [391, 782], "train_error": [30.0, 2.0], "test_error": [30.0, 9.0]})
+    for name in names[:2]:
+        curves.to_csv(tmp_path / name / "curves.csv", index=False)
+    page = write_page(tmp_path).read_text()
+    for figure in ("error_by_depth", "fig6", "fig7", "lesions", "information"):
+        assert f"]({figure}.png)" in page
+        assert (tmp_path / f"{figure}.png").stat().st_size > 10_000
+    assert "as a-martyn logged it" in page
+    assert "| a-martyn | plain-20 | 1 | 60.00 | -40.00 | 0.73 | 0.15 | 0.80 | 1e-06 |" in page
+
+
 def test_what_was_not_measured_is_not_judged() -> None:
     missing = dict.fromkeys(("information", "gradients", "lesions", "constructed"), pd.DataFrame())
-    told = {"author": "someone", "network": "plain", "test_error": 9.0, "mean_std": 1.0, "mean_std_exact": None}
+    told = {"author": "someone", "network": "plain", "test_error": 9.0, "mean_std": 1.0, "mean_std_exact": math.nan}
     rows = [
         {**told, **missing, "depth": d, "train_error": d, "responses": pd.DataFrame({"std": [1]})} for d in (20, 56)
     ]

@@ -52,10 +52,11 @@ Where a panel shows several networks, plain ones are red with round markers, res
 The paper's claims, judged from these records: [claims.md](claims.md)."""
 OTHERS = """## Networks that others trained
 
-At the full length of the paper's schedule, networks that others trained, measured by this code (one\
- network a point; every number, the claims judged on them, whose they are: [reproductions]({folder}/README.md)):
+At the full length of the paper's schedule, networks that others trained, measured by this code, and Fig. 6 as one of\
+ them logged it (one network a point or line; every number, the claims judged on them, what is inside them, whose they\
+ are: [reproductions]({folder}/README.md)):
 
-![networks that others trained: training and test error by depth]({folder}/error_by_depth.png)"""
+{curves}![networks that others trained: training and test error by depth]({folder}/error_by_depth.png)"""
 TABLE1 = """Table 1: the ImageNet networks
 
 At full width, for one image of 224 pixels, strides of bottlenecks in their first 1x1; small protocols have fewer\
@@ -297,7 +298,9 @@ def write_gallery(results: Path, table: pd.DataFrame, compared: dict[str, pd.Dat
     ours = results.resolve() == find_published().resolve()
     opening, parts = [GALLERY.format(title="Published results" if ours else "Results")], list[str]()
     if (others := _evidence(results) / "reproductions" / "README.md").exists():
-        parts.append(OTHERS.format(folder=_link(results, others.parent)))
+        folder = _link(results, others.parent)
+        logged = f"![Fig. 6 at full length, as its author logged it]({folder}/fig6.png)\n\n"
+        parts.append(OTHERS.format(folder=folder, curves=logged * (others.parent / "fig6.png").exists()))
     for condition, runs in conditions(table):
         parts += _section(results, condition, runs, (compared or {}).get(condition))
     if len(unfinished := unfinished_runs(results)):
