@@ -382,7 +382,18 @@ def draw_curves(
     guessed = 1.3 * math.log(runs["network.classes"].max()) if quantity == "loss" else 100.0
     top = curves.loc[curves["iteration"] > curves["iteration"].min(), "value"].max()
     axes[0].set_ylim(0, PAPER_TOP if zoomed else min(guessed, 1.05 * top))
+    if quantity == "loss":
+        mark_guessing(axes, guessed / 1.3)
     return figure, axes
+
+
+def mark_guessing(axes: Iterable[Axes], value: float) -> None:
+    """A dotted line at the error or loss of guessing, where the axes go so far."""
+    for ax in axes:
+        if value <= ax.get_ylim()[1]:
+            ax.axhline(value, color="0.6", linestyle=":", linewidth=1)
+            place: dict[str, Any] = {"xycoords": ax.get_yaxis_transform(), "textcoords": "offset points"}
+            ax.annotate("guessing", (0.99, value), (0, 2), ha="right", size=7, color="0.4", **place)
 
 
 def draw_figure1(table: pd.DataFrame) -> Figure | None:

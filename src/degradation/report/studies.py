@@ -535,7 +535,10 @@ def draw_information(table: pd.DataFrame) -> Figure | None:
         return None
     texts = {"cosine": "mean cosine", "rank": "effective rank", "probe_error": "error of a linear probe (%)"}
     labels = ("layer index", texts)
-    figure, _ = draw_facets(melt(rows, [*texts], "row"), "layer", "value", labels, (4.4, 2.4), "row")
+    figure, axes = draw_facets(melt(rows, [*texts], "row"), "layer", "value", labels, (4.4, 2.4), "row")
+    probes = axes[-rows["column"].nunique() :]
+    probes[0].set_ylim(top=max(probes[0].get_ylim()[1], 1.05 * rows["guessing"].max()))
+    draw.mark_guessing(probes, rows["guessing"].max())
     told = "test images, averages over four quadrants, BN averages of the training set, float32"
     return write_caption(figure, describe(rows, told, ranged=True))
 
