@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 from report import report
-from reproductions import write_page
+from reproductions import unmeasured, write_page
 
 from degradation.config import ConfigError, find_published, find_records, refuse_published
 from degradation.record import (
@@ -42,6 +42,15 @@ class PublishError(Exception):
     """What was named is not evidence, or is there already; the message says which and why."""
 
 
+def check_sessions(folder: Path) -> None:
+    """A PublishError where a process that worked on a run was of modified or unknown code, or of no study."""
+    path = folder / "sessions.jsonl"
+    for session in map(json.loads, path.read_text().splitlines() if path.exists() else ()):
+        check_commit(session, folder.name)
+        if session.get("study", "degradation_cifar") not in list_studies():  # which younger records tell
+            raise PublishError(f"{folder.name} belongs to no study of conf/experiment (study={session['study']})")
+
+
 def check_commit(described: dict[str, Any], name: str) -> None:
     commit = str(described.get("commit", "unknown"))
     if commit == "unknown" or commit.endswith("-dirty"):
@@ -60,6 +69,7 @@ def check_run(folder: Path, replace: bool) -> None:
     """A PublishError where a record is not evidence, or is there already."""
     summary = read_summary(folder)
     check_commit(summary, folder.name)
+    check_sessions(folder)
     if summary.get("study") not in list_studies():
         raise PublishError(f"{folder.name} belongs to no study of conf/experiment (study={summary.get('study')})")
     if any(not can_go_on(twin) for twin in find_twins(summary)) and not replace:
@@ -77,7 +87,7 @@ def check_unfinished(folder: Path, runs: pd.DataFrame) -> None:
     if not can_go_on(folder) or folder not in set(runs.get("folder", [])):
         raise PublishError(f"{folder} holds no unfinished run with a checkpoint and rows of metrics")
     told = runs[runs["folder"] == folder].iloc[0]
-    check_commit(told.to_dict(), folder.name)
+    check_sessions(folder)
     if any(not can_go_on(twin) or count_done(twin) > told["iteration"] for twin in find_twins(told)):
         raise PublishError(f"{folder.name} is published already, and further")
 
@@ -86,7 +96,8 @@ def publish_unfinished(folder: Path, runs: pd.DataFrame) -> None:
     """Copy a run with its checkpoint, in place of what was published when it was less far."""
     told = runs[runs["folder"] == folder].iloc[0]
     target = find_published() / "runs" / told["precision"] / folder.name
-    copy_unfinished(folder, partial := target.with_name(f".{folder.name}.partial"))
+    shutil.rmtree(partial := target.with_name(f".{folder.name}.partial"), ignore_errors=True)
+    copy_unfinished(folder, partial)
     for twin in find_twins(told):
         shutil.rmtree(twin)
     partial.rename(target)
@@ -156,6 +167,8 @@ def main() -> int:
                 raise PublishError(f"{arguments.results / name} holds nothing that was measured")
             for path in described:
                 check_commit(json.loads(path.read_text()), str(path))
+            if name == "reproductions" and (lacking := unmeasured(arguments.results / name)):
+                raise PublishError(f"{arguments.results / name} lacks {', '.join(lacking)}; measure all before")
         for name in arguments.also:
             copy(arguments.results / name, published / name, ())
             print(f"published {name}")

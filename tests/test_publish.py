@@ -1,5 +1,6 @@
 """Published evidence: only finished records of unchanged code and of a study get in, and nothing else writes there."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import reproductions
 
 from degradation.config import ConfigError, find_published
 from degradation.record import Record, sign
+from degradation.report.draw import draw_unfinished
 from degradation.report.pages import write_gallery
 from degradation.report.table import conditions, load_table, probes_folder, unfinished_runs
 from degradation.train.run import train
@@ -114,10 +116,12 @@ def test_a_run_is_published_once_in_each_precision(
     assert "[plain-8 seed 0](runs/bf16/" in page
 
 
-def put_unfinished(results: Path, compose: Compose, rows: int, commit: str = "0123abcd") -> Path:
+def put_unfinished(results: Path, compose: Compose, rows: int, *overrides: str, **told: str) -> Path:
     """A run on its way, at a checkpoint after so many rows."""
-    record = Record(compose("protocol=quick", "network=plain", "depth=8", "logger=none", f"paths.results={results}"))
-    record.start_session({"precision": "fp32", "commit": commit})
+    record = Record(compose("protocol=quick", "network=plain", "depth=8", f"paths.results={results}", *overrides))
+    for later in ({}, {"commit": "4567cdef"}):
+        session = {"device": "cpu", "precision": "fp32", "commit": "0123abcd", "study": "degradation_cifar", **told}
+        record.start_session({**session, **later})
     for iteration in range(25, 25 * rows + 1, 25):
         tested = {"test_error": 70.0} if iteration % 125 == 0 else {}
         record.append({"iteration": iteration, "lr": 0.02, "train_error": 75.0, "train_loss": 2.0, **tested})
@@ -145,7 +149,8 @@ def test_an_unfinished_run_is_published_apart_until_it_is_finished(
     assert (row.label, row.iteration, row.train_error, row.test_error) == ("plain-8", 175, 75.0, 70.0)
     page = (evidence / "README.md").read_text()
     assert f"| [plain-8 seed 0](runs/fp32/{folder.name}/) | quick | fp32 | 175 of 2,500 | 75.00 | 70.00 |" in page
-    assert "paths.published=results/published" in page
+    rest = "study=degradation_cifar machine.device=cpu machine.precision=fp32 paths.published=results/published"
+    assert f"train.py -m network=plain depth=8 seed=0 protocol=quick {rest}\n" in page
     assert (evidence / "figures" / "quick" / "unfinished.png").exists()
     # Neither what stands further back nor what cannot go on takes its place, or stands beside it.
     assert run_publish(tmp_path / "5", "--unfinished", folder.name, monkeypatch=monkeypatch) == 2
@@ -156,10 +161,29 @@ def test_an_unfinished_run_is_published_apart_until_it_is_finished(
     (tmp_path / "7" / "runs" / folder.name / "checkpoint.ckpt").unlink()
     assert run_publish(tmp_path / "7", "--unfinished", folder.name, monkeypatch=monkeypatch) == 2
     assert "holds no unfinished run" in capsys.readouterr().err
-    dirty = put_unfinished(tmp_path / "dirty", compose, 8, "0123abcd-dirty")
-    assert run_publish(tmp_path / "dirty", "--unfinished", dirty.name, monkeypatch=monkeypatch) == 2
-    assert "modified or unknown code" in capsys.readouterr().err
+    for told, why in ({"commit": "01-dirty"}, "modified or unknown code"), ({"study": "single"}, "belongs to no study"):
+        put_unfinished(tmp_path / why, compose, 8, **told)
+        assert run_publish(tmp_path / why, "--unfinished", folder.name, monkeypatch=monkeypatch) == 2
+        assert why in capsys.readouterr().err
     assert (target / "checkpoint.ckpt").read_bytes().startswith(b"where it stands")
+
+
+def test_those_who_go_on_start_nothing_else(evidence: Path, compose: Compose, tmp_path: Path) -> None:
+    pairs = [("plain", 0), ("residual", 0), ("residual", 1)]
+    made = [put_unfinished(tmp_path / "own", compose, 5, f"network={arm}", f"seed={seed}") for arm, seed in pairs]
+    for folder in made[:2]:
+        shutil.copytree(folder, evidence / "runs" / "fp32" / folder.name)
+    commands = re.findall(r"train.py -m (.*) protocol=", write_gallery(evidence, load_table(evidence)).read_text())
+    assert commands == ["network=plain,residual depth=8 seed=0"]
+    shutil.copytree(made[2], evidence / "runs" / "fp32" / made[2].name)
+    commands = re.findall(r"train.py -m (.*) protocol=", write_gallery(evidence, load_table(evidence)).read_text())
+    assert commands == [f"network={arm} depth=8 seed={seed}" for arm, seed in pairs]
+    figure = draw_unfinished(unfinished_runs(evidence))
+    assert [ax.get_title() for ax in figure.axes] == [f"{arm} networks, seed {seed}" for arm, seed in pairs]
+    (evidence / "runs" / "plain-8-junk").mkdir()
+    for text in ("iteration", "iteration,train_error,test_error\nx,y,z\n"):
+        (evidence / "runs" / "plain-8-junk" / "metrics.csv").write_text(text)
+        assert len(unfinished_runs(evidence)) == len(pairs)
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -195,11 +219,18 @@ def test_published_runs_are_not_run_again_where_that_is_asked(fork: Fork, tiny: 
     folder = arms[0].folder
     (tmp_path / "elsewhere" / "runs").mkdir(parents=True)
     folder.rename(tmp_path / "elsewhere" / "runs" / folder.name)
-    process = fork("network=plain,residual", f"paths.published={tmp_path / 'elsewhere'}", "-m")
-    out, err = process.communicate()
-    assert process.returncode == 0, err
-    assert "1 published already; 1 finished already" in out
-    assert not folder.exists()
+    for arguments, told in (
+        (["network=plain,residual", "-m"], "1 published already; 1 finished already"),
+        (
+            ["network=plain"],
+            "published  ",
+        ),
+    ):
+        process = fork(*arguments, f"paths.published={tmp_path / 'elsewhere'}")
+        out, err = process.communicate()
+        assert process.returncode == 0, err
+        assert told in out
+        assert not folder.exists()
 
 
 def test_the_published_folder_is_no_place_for_runs(compose: Compose) -> None:

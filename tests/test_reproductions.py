@@ -10,7 +10,17 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import reproductions
-from reproductions import ReproductionError, draw_errors, find_file, judge, listed, load, measure, write_page
+from reproductions import (
+    ReproductionError,
+    draw_errors,
+    find_file,
+    judge,
+    listed,
+    load,
+    measure,
+    unmeasured,
+    write_page,
+)
 
 from tests.conftest import ROOT
 
@@ -145,3 +155,8 @@ def test_a_log_must_end_where_its_network_is(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(ReproductionError, match=r"log\.csv errs on 9\.70 % of the test images, published are 9\.69 %"):
         measure(entry, tmp_path / "net.pt", "data", tmp_path / "other", log)
     assert not (tmp_path / "other").exists()
+
+
+def test_nothing_measured_is_nothing_judged(tmp_path: Path) -> None:
+    assert not len(judge(load(tmp_path)))
+    assert unmeasured(tmp_path) == list(listed()["name"])

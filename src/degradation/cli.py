@@ -47,17 +47,22 @@ def origin(config: Config) -> dict[str, Any]:
 
 def task(cfg: DictConfig) -> Any:
     """One run, alone; those of a sweep are started by degradation.sweep."""
-    from degradation.sweep import describe_time, is_finished
+    from degradation.sweep import closing_table, describe_time, find_published, is_finished
+    from degradation.train.machine import resolve
     from degradation.train.plan import check, describe_grid, estimate_seconds
     from degradation.train.run import train
 
     try:
         config = parse(cfg)
+        published, words = find_published([config], str(resolve(config.machine).precision))
+        if published:
+            print(closing_table([*published.values()]))
+            return None
         todo = [] if is_finished(config) else [config]
         sizes = check(todo)
         print(describe_grid([config], 1), flush=True)
         if todo:
-            print(describe_time(todo, estimate_seconds(todo, sizes, 1), 0, 1), flush=True)
+            print(words + describe_time(todo, estimate_seconds(todo, sizes, 1), 0, 1), flush=True)
         told = origin(config)
         if Stop.requested:  # and something on the way has swallowed what it raised
             leave()

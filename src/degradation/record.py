@@ -375,19 +375,41 @@ def read_varied(summary: dict[str, Any]) -> dict[str, Any]:
     return {key: yaml.safe_load(text) for key, text in found}
 
 
-def count_done(folder: Path) -> int:
-    """The iterations of a run so far, by the last whole row of its metrics; 0 where there is none."""
+def load_curves(folder: Path) -> pd.DataFrame:
+    """As `load_metrics`, of a run that is being trained, whose last row may be half written; a RecordError likewise."""
     path = folder / "metrics.csv"
-    rows = path.read_text().rpartition("\n")[0].splitlines()[1:] if path.exists() else []
-    return int(rows[-1].partition(",")[0]) if rows else 0
+    return _curves(path, _text(path).rpartition("\n")[0] + "\n")
 
 
-def find_begun(config: Config, precision: str) -> Path | None:
-    """What a run would go on from: its own folder, else one of `paths.published` in this precision; None if neither."""
+def count_done(folder: Path) -> int:
+    """The iterations of a run so far, by the last whole row of its metrics; 0 where there is none that can be read."""
+    try:
+        return int(load_curves(folder)["iteration"].iloc[-1])
+    except (RecordError, LookupError):
+        return 0
+
+
+def find_begun(config: Config, device: str, precision: str) -> Path | None:
+    """What a run would go on from: its own folder, else one of `paths.published` that was begun on such a device.
+
+    None where there is neither: another device or precision makes no pair, and could not be changed midway.
+    """
     if config.folder.exists():
         return config.folder
-    there = find_records(config.paths.published, config.run_id) if config.paths.published else ()
-    return next((folder for folder in there if folder.parent.name == precision and can_go_on(folder)), None)
+    for folder in find_records(config.paths.published, config.run_id) if config.paths.published else ():
+        with suppress(RecordError):
+            if can_go_on(folder) and {"device": device, "precision": precision}.items() <= last_session(folder).items():
+                return folder
+    return None
+
+
+def last_session(folder: Path) -> dict[str, Any]:
+    """What a run was last worked on with; a RecordError where that is not recorded."""
+    path = folder / "sessions.jsonl"
+    try:
+        return dict(json.loads(_text(path).splitlines()[-1]))
+    except (ValueError, LookupError, TypeError) as error:
+        raise _damaged(path) from error
 
 
 def can_go_on(folder: Path) -> bool:
@@ -422,8 +444,8 @@ def load_unfinished(results: str | Path) -> pd.DataFrame:
     every = {path.parent for where in ("*", "*/*") for path in Path(results).glob(f"runs/{where}/metrics.csv")}
     rows = []
     for folder in sorted(folder for folder in every if not (folder / "summary.json").exists()):
-        with suppress(RecordError, LookupError, OSError, ValueError):
-            config, session = check_identity(folder), json.loads(_text(folder / "sessions.jsonl").splitlines()[-1])
+        with suppress(RecordError, OSError, ValueError):
+            config, session = check_identity(folder), last_session(folder)
             told = {"run_id": run_id(config), "outcome": "unfinished", "iteration": count_done(folder)}
             rows.append({**config, **complete(config), **session, **told, "folder": folder})
     return pd.json_normalize([row for row in rows if row["iteration"]])
@@ -456,16 +478,20 @@ def load_runs(results: str | Path) -> pd.DataFrame:
     )
 
 
-def _table(path: Path) -> pd.DataFrame:
+def _table(path: Path, text: str | None = None) -> pd.DataFrame:
     try:
-        return pd.read_csv(io.StringIO(_text(path)))
+        return pd.read_csv(io.StringIO(_text(path) if text is None else text))
     except ValueError as error:
         raise _damaged(path) from error
 
 
 def load_metrics(folder: Path) -> pd.DataFrame:
     """The curves of one run: COLUMNS, empty where the record has none, and others; a RecordError where damaged."""
-    metrics = _table(path := folder / "metrics.csv")
+    return _curves(folder / "metrics.csv")
+
+
+def _curves(path: Path, text: str | None = None) -> pd.DataFrame:
+    metrics = _table(path, text)
     if not set(metrics) >= NEEDED or not metrics["iteration"].is_monotonic_increasing:  # which NaN is not
         raise _damaged(path)
     return metrics.reindex(columns=list(dict.fromkeys([*COLUMNS, *metrics])))

@@ -57,6 +57,7 @@ def results(compose: Compose, put_record: Put, tmp_path_factory: pytest.TempPath
             for seed in (0, 1):
                 which = [*TINY, f"network={network}", f"depth={depth}"]
                 if (depth, seed) == (8, 0):
+                    which += ["machine.precision=fp32"]  # as those made up
                     assert train(compose(*which, "seed=0", f"paths.results={folder}")).status == "finished"
                 else:
                     put_record(folder, seed, *which, error=20.0 + depth + 5 * seed, varied={})
@@ -367,6 +368,13 @@ def test_one_run_of_a_users_own_is_enough_to_draw(put_record: Put, tmp_path: Pat
     put_record(tmp_path, 0, *TINY, "network.shortcut=B", error=40.0, study="single")
     write_figures(tmp_path, load_table(tmp_path))
     assert "## Protocol smoke" in write_gallery(tmp_path, load_table(tmp_path)).read_text()
+
+
+def test_first_steps_that_were_not_measured_are_not_drawn(put_record: Put, tmp_path: Path) -> None:
+    put_record(tmp_path, 0, "network=plain", "depth=8", "protocol=smoke", error=20.0)  # at its start and its end alone
+    ((_, runs),) = conditions(load_table(tmp_path))
+    assert FIGURES["first_steps"](runs) is None
+    assert FIGURES["weight_norms"](runs) is not None
 
 
 def test_nothing_is_made_of_no_records(tmp_path: Path) -> None:

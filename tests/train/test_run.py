@@ -38,6 +38,7 @@ from degradation.record import (
     load_wrong,
     settled_error,
 )
+from degradation.report.table import unfinished_runs
 from degradation.train.machine import resolve
 from degradation.train.outcome import EXIT_BUDGET, EXIT_DIVERGED, Outcome, exit_status
 from degradation.train.plan import check, estimate_seconds
@@ -513,29 +514,38 @@ def test_what_was_damaged_is_not_continued(interrupted: Config, name: str, chang
 
 
 def test_an_unfinished_run_goes_on_elsewhere(
-    interrupted: Config, compose: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    interrupted: Config,
+    compose: Compose,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole = compose(*TINY, f"paths.results={tmp_path / 'whole'}")
     assert train(whole).status == "finished"
     precision = str(resolve(interrupted.machine).precision)
+    here = ("cpu", precision)
     (published := tmp_path / "published" / "runs").mkdir(parents=True)
     interrupted.folder.parent.rename(published / precision)
     (folder,) = (published / precision).iterdir()
     with (folder / "metrics.csv").open("a") as file:
-        file.write("16,0.1,12.")  # as if it had been copied while a row was written
+        file.write("1")  # as if it had been copied while a row was written
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     there = compose(*TINY, f"paths.results={tmp_path / 'there'}", f"paths.published={published.parent}")
-    assert find_begun(there, "another") is None
-    assert find_begun(there, precision) == folder
+    assert find_begun(there, "cpu", "another") is find_begun(there, "cuda", precision) is None
+    assert find_begun(there, *here) == folder
+    assert unfinished_runs(published.parent)["iteration"].tolist() == [12]
     sizes = check([there, whole])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("degradation.train.plan.calibrate", lambda *_: lambda architecture: 1.0)
-        left, all_of_it = (sum(estimate_seconds([config], sizes, 1).values()) for config in (there, interrupted))
+    monkeypatch.setattr("degradation.train.plan.calibrate", lambda *_: lambda architecture: 1.0)
+    left, all_of_it = (sum(estimate_seconds([config], sizes, 1).values()) for config in (there, interrupted))
     assert left < all_of_it - 11  # of 24 iterations of a second it has done 12
     assert train(there).status == "finished"
     assert f"goes on from {folder}" in capsys.readouterr().out
     assert_same_record(there.folder, whole.folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    # Where its checkpoint is deleted, as a damaged one is to be, all of it is left.
+    shutil.copytree(folder, interrupted.folder)
+    (interrupted.folder / "checkpoint.ckpt").unlink()
+    assert sum(estimate_seconds([interrupted], sizes, 1).values()) > left + 11
 
 
 # The command line

@@ -33,8 +33,8 @@ from matplotlib.ticker import (
 )
 from scipy import stats
 
-from degradation.record import load_metrics, load_responses
-from degradation.report.table import PAPER_RESIDUAL, PROTOCOLS, finished, gather, load_curves, select
+from degradation.record import load_curves, load_metrics, load_responses
+from degradation.report.table import PAPER_RESIDUAL, PROTOCOLS, finished, gather, select
 from degradation.report.verdicts import LEVEL
 
 # Equal steps in lightness, 58, 36 and 13 of 100 (CIELAB): the lightest has a contrast of 3.4 to 1 on white.
@@ -425,24 +425,26 @@ def draw_figure6(table: pd.DataFrame) -> Figure | None:
 
 
 def draw_unfinished(runs: pd.DataFrame) -> Figure:
-    """Runs that are not finished, of one protocol, as table.unfinished_runs has them: their curves so far."""
-    until = dict(zip(runs["folder"], runs["iteration"], strict=True))
-    several = runs["seed"].nunique() > 1
-    seeds = " seed " + runs["seed"].astype(str) if several else ""
-    lines = (runs["label"] + " " + runs["told"]).str.strip() + seeds
-    runs = runs.assign(line=lines, style="")
-    load = lambda folder: load_curves(folder, until[folder])  # noqa: E731
-    figure, axes = draw_curves(runs, lambda rows: rows["network"] + " networks", load=load)
+    """Runs that are not finished, of one protocol, as table.unfinished_runs has them: their curves so far.
+
+    A panel for each arm, and where there are several variants, seeds or precisions, for each of these.
+    """
+    panel, name = runs["network"] + " networks", runs["label"]
+    for column, word in {"told": "", "seed": "seed ", "precision": ""}.items():
+        if runs[column].nunique() > 1:
+            mark = word + runs[column].astype(str).replace("", "nothing varied")
+            panel, name = panel + ", " + mark, name + " " + mark
+    runs = runs.assign(line=runs["label"], panel=panel, name=name)
+    figure, axes = draw_curves(runs, lambda rows: rows["panel"], load=load_curves)
     for ax in axes:
         ax.set_xlim(0, runs["iterations"].max() / 1000)
-    told = [
-        f"{line} at {at:,} of {end:,}"
-        for line, at, end in runs[["line", "iteration", "iterations"]].itertuples(index=False)
-    ]
-    protocol, seed = runs["protocol"].iloc[0], "" if several else f", seed {runs['seed'].iloc[0]}"
-    where = f"protocol {protocol} on {_among(runs['data'])}, {_among(runs['precision'])}{seed}"
+    far = runs[["name", "iteration", "iterations"]].itertuples(index=False, name=None)
+    told = ", ".join(f"{name} at {at:,} of {end:,}" for name, at, end in far)
+    protocol = runs["protocol"].iloc[0]
+    seed = f", seed {runs['seed'].iloc[0]}" if runs["seed"].nunique() == 1 else ""
     note = f" ({PROTOCOLS[protocol]})" if protocol in PROTOCOLS else ""
-    return write_caption(figure, f"{where}{note}; not finished, so no evidence yet: {', '.join(told)} iterations")
+    where = f"protocol {protocol} on {_among(runs['data'])}, {_among(runs['precision'])}{seed}{note}"
+    return write_caption(figure, f"{where}; not finished, so no evidence yet: {told} iterations")
 
 
 def draw_loss(table: pd.DataFrame) -> Figure | None:

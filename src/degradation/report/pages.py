@@ -52,9 +52,9 @@ Where a panel shows several networks, plain ones are red with round markers, res
 The paper's claims, judged from these records: [claims.md](claims.md)."""
 OTHERS = """## Networks that others trained
 
-At the full length of the paper's schedule, networks that others trained, measured by this code, and Fig. 6 as one of\
- them logged it (one network a point or line; every number, the claims judged on them, what is inside them, whose they\
- are: [reproductions]({folder}/README.md)):
+At the full length of the paper's schedule, networks that others trained, measured by this code (one network a point\
+ or line; every number, the claims judged on them, what is inside them, whose they are:\
+ [reproductions]({folder}/README.md)):
 
 {curves}![networks that others trained: training and test error by depth]({folder}/error_by_depth.png)"""
 TABLE1 = """Table 1: the ImageNet networks
@@ -64,11 +64,10 @@ At full width, for one image of 224 pixels, strides of bottlenecks in their firs
  the paper's 15.3 for VGG-16 counts the convolutions alone, its 19.6 for VGG-19 the fully connected layers, too."""
 ON_THE_WAY = """## Not finished yet
 
-Runs that stand at a checkpoint: no evidence, and in no other figure or table. Training error (running) and test error\
- are those so far."""
-GO_ON = (
-    """`{command}` goes on with them, from where they stand (on another kind of processor with other last digits)."""
-)
+Runs on their way: no evidence, and in no other figure or table. Training error (running) and test error are those so\
+ far."""
+GO_ON = """To go on with them from where they stand, in `results/` of your own (on a device of the same kind; another\
+ processor gives other last digits):"""
 OWN_CLAIMS = """The verdicts on the published records: [{page}/claims.md]({page}/claims.md). `make claims` judges\
  yours and those together."""
 OTHERS_CLAIMS = """What the claims come to on networks that others trained at the length of the paper's protocol stands\
@@ -230,16 +229,22 @@ def _unfinished(results: Path, runs: pd.DataFrame, ours: bool) -> str:
         titles = {"run": "run", "protocol": "protocol", "precision": "precision", "at": "iterations"}
         titles |= {"train_error": "training error (%)", "test_error": "test error (%)", "commit": "commit"}
         parts.append(markdown_table(shown, titles))
-        if ours and not part["told"].any():
-            columns = {"DEPTHS": "depth", "SEEDS": "seed"}
-            grid = " ".join(f"{key}={','.join(map(str, sorted(part[of].unique())))}" for key, of in columns.items())
-            half, args = (
-                _half(protocol),
-                f"machine.precision={part['precision'].iloc[0]} paths.published=results/published",
-            )
-            command = f'make degradation-{half} PROTOCOL={protocol.removeprefix("imagenet_")} {grid} ARGS="{args}"'
-            parts.append(GO_ON.format(command=command))
-    return "\n\n".join(parts)
+        if ours:
+            commands = "\n".join(_go_on(str(protocol), part[part["told"] == ""]))
+            parts.append(f"{GO_ON}\n\n```\n{commands}\n```" if commands else "")
+    return "\n\n".join(part for part in parts if part)
+
+
+def _go_on(protocol: str, runs: pd.DataFrame) -> Iterable[str]:
+    # A command for all runs of a device and precision where these are a grid, else for each.
+    axes = ["network", "depth", "seed"]
+    for (precision, device), part in runs.groupby(["precision", "device"]):
+        whole = math.prod(part[axis].nunique() for axis in axes) == len(part)
+        for _, some in [("", part)] if whole else part.groupby(axes):
+            grid = " ".join(f"{axis}={','.join(map(str, sorted(some[axis].unique())))}" for axis in axes)
+            rest = f"protocol={protocol} study=degradation_{_half(protocol)} machine.device={device}"
+            kept = f"machine.precision={precision} paths.published=results/published"
+            yield f"python experiments/train.py -m {grid} {rest} {kept}"
 
 
 def _by_settings(results: Path, folder: str, table: pd.DataFrame) -> Iterable[str]:

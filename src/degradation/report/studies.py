@@ -495,6 +495,8 @@ def draw_first_steps(table: pd.DataFrame) -> Figure | None:
     first = signals[signals["iteration"] == 0].set_index(["folder", "layer"])["weight_norm"].rename("first")
     steps = [step for step in (1, 4, 16, 64) if step < signals["iteration"].max()]
     signals = signals[signals["iteration"].isin(steps)].join(first, on=["folder", "layer"])
+    if signals.empty:  # none of these was measured
+        return None
     signals = signals.assign(title=signals["label"], style=signals["iteration"].map(str))
     signals = signals.assign(growth=signals["weight_norm"] / signals["first"], line="iteration " + signals["style"])
     shades = np.linspace(0.75, 0, len(steps))
@@ -536,9 +538,10 @@ def draw_information(table: pd.DataFrame) -> Figure | None:
     texts = {"cosine": "mean cosine", "rank": "effective rank", "probe_error": "error of a linear probe (%)"}
     labels = ("layer index", texts)
     figure, axes = draw_facets(melt(rows, [*texts], "row"), "layer", "value", labels, (4.4, 2.4), "row")
-    probes = axes[-rows["column"].nunique() :]
-    probes[0].set_ylim(top=max(probes[0].get_ylim()[1], 1.05 * rows["guessing"].max()))
-    draw.mark_guessing(probes, rows["guessing"].max())
+    if rows["probe_error"].notna().any():
+        probes = axes[-rows.loc[rows["probe_error"].notna(), "column"].nunique() :]
+        probes[0].set_ylim(top=max(probes[0].get_ylim()[1], 1.05 * rows["guessing"].max()))
+        draw.mark_guessing(probes, rows["guessing"].max())
     told = "test images, averages over four quadrants, BN averages of the training set, float32"
     return write_caption(figure, describe(rows, told, ranged=True))
 

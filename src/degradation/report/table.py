@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from degradation.record import epoch_of, load_metrics, load_responses, load_runs, load_unfinished, settled_error
+from degradation.record import (
+    epoch_of,
+    load_curves,
+    load_metrics,
+    load_responses,
+    load_runs,
+    load_unfinished,
+    settled_error,
+)
 
 # Table 6, test error (%) of residual networks (option A); 110 layers: the best of five, mean 6.61 +- 0.16.
 PAPER_RESIDUAL = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.43, 1202: 7.93}
@@ -102,12 +110,6 @@ def _add_names(runs: pd.DataFrame) -> pd.DataFrame:
     return table.assign(window=table[["epoch", "protocol.evaluate_every"]].max(axis=1))
 
 
-def load_curves(run: Path, until: int) -> pd.DataFrame:
-    """The curves of a run that is being trained, of so many iterations: what comes after may be half written."""
-    metrics = load_metrics(run)
-    return metrics[metrics["iteration"] <= until]
-
-
 def unfinished_runs(results: str | Path) -> pd.DataFrame:
     """Every unfinished run below the runs/ of a results folder, a row each: no evidence, but shown on its way.
 
@@ -116,8 +118,8 @@ def unfinished_runs(results: str | Path) -> pd.DataFrame:
     """
     if not len(runs := load_unfinished(results)):
         return runs
-    table = _add_names(runs)
-    read = [load_curves(*row) for row in table[["folder", "iteration"]].itertuples(index=False, name=None)]
+    table = _add_names(runs.reindex(columns=list(dict.fromkeys([*runs, "precision", "commit"]))))
+    read = [load_curves(folder) for folder in table["folder"]]
     table["train_error"] = [settled_error(metrics, w) for metrics, w in zip(read, table["window"], strict=True)]
     table["test_error"] = [next(iter(metrics["test_error"].dropna()[::-1]), None) for metrics in read]
     named = zip(table["folder"], table["run_id"], strict=True)  # by config.name_folder

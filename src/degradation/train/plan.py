@@ -14,7 +14,7 @@ from degradation.data.images import Images, Pictures, make_synthetic
 from degradation.data.resident import BatchStream, Normalizer
 from degradation.net.network import Network, multiply_adds
 from degradation.probe.views import layout
-from degradation.record import count_done, find_begun
+from degradation.record import can_go_on, count_done, find_begun
 from degradation.train import machine as machines
 from degradation.train.run import load_images
 from degradation.train.step import DegradationModule
@@ -84,8 +84,8 @@ def estimate_seconds(todo: list[Config], sizes: Sizes, jobs: int) -> dict[str, f
         with suppress(RuntimeError, MemoryError, ValueError):  # what the run itself will tell
             timings[key] = timings.get(key) or calibrate(config, jobs)
             protocol, size, machine = config.protocol, sizes[config.data], machines.resolve(config.machine, jobs)
-            begun, workers = find_begun(config, machine.precision), machine.workers
-            left = protocol.iterations - (count_done(begun) if begun else 0)
+            begun, workers = find_begun(config, machine.device, machine.precision), machine.workers
+            left = protocol.iterations - (count_done(begun) if begun and can_go_on(begun) else 0)
             evaluations = left // protocol.evaluate_every
             evaluated = evaluations * (size.test + size.held_out) + 2 * size.training + 7 * size.test
             step, trained = timings[key](config.network) / protocol.batch_size, left * protocol.batch_size

@@ -62,10 +62,14 @@ def train(config: Config, jobs: int = 1, place: str = "", origin: dict[str, Any]
     try:
         machine = machines.resolve(config.machine, jobs)  # refused, if so, before there is a folder
         if (outcome := finished_before(config)) is None:
-            begun = find_begun(config, machine.precision)
+            begun = find_begun(config, machine.device, machine.precision)
             if begun is not None and begun != config.folder:
                 say(f"goes on from {begun}")
-                copy_unfinished(begun, config.folder.with_name(begun.name))
+                try:
+                    copy_unfinished(begun, config.folder.with_name(begun.name))
+                except OSError:
+                    if not config.folder.exists():  # else another process was faster, which the record tells
+                        raise
             record = Record(config, origin.get("varied"))
             try:  # it may have been finished while another process had the folder
                 outcome = finished_before(config) or _train(config, jobs, record, say, origin)
@@ -127,7 +131,8 @@ def _train(config: Config, jobs: int, record: Record, say: Say, origin: dict[str
     began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     images: dict[str, Any] = {"training": len(train_set), "test": len(test)}
     images |= {"names": train_set.fingerprint} if isinstance(train_set, Pictures) else {}
-    if other := record.start_session({"from": began, **machines.describe(machine), "images": images}):
+    session = {"from": began, "study": config.study, **machines.describe(machine), "images": images}
+    if other := record.start_session(session):
         say(f"continues on {other}: its last digits may be others than those of an uninterrupted run")
     tracker = Tracker(config, record, config.label(origin.get("varied", {})))
     try:
