@@ -211,6 +211,11 @@ def judge(table: pd.DataFrame) -> pd.DataFrame:
         within = {arm: inside[inside["network"] == arm].set_index("depth") for arm in ARMS}
         for arm, claim, sign in (("plain", "C1", 1), ("residual", "C2", -1)):
             nets = arms[arm]
+            for depth in (20, 56):
+                sentence = (
+                    f"{arm}-{depth} without one block: share of what is lost that comes back with BN recalibrated"
+                )
+                say(f"Recovery ({arm}-{depth})", author, sentence, within[arm]["recovery"].get(depth), "")
             if len(nets) < 2:
                 continue
             shallow, deep = nets.index[0], nets.index[-1]
@@ -239,11 +244,6 @@ def judge(table: pd.DataFrame) -> pd.DataFrame:
                 say("C5 (trained)", author, sentence, within[arm]["gradient"].get(deep), "")
                 sentence = f"plain-{deep}, linear probe: error at the last block minus at the stem"
                 say("C5 (forward)", author, sentence, within[arm]["gain"].get(deep), "points")
-            for depth in (20, 56):
-                sentence = (
-                    f"{arm}-{depth} without one block: share of what is lost that comes back with BN recalibrated"
-                )
-                say(f"Recovery ({arm}-{depth})", author, sentence, within[arm]["recovery"].get(depth), "")
         for depth in arms["plain"].index.intersection(arms["residual"].index):
             plain, residual = (arms[arm].loc[depth] for arm in ARMS)
             gain = plain["train_error"] - residual["train_error"]
