@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+import reproductions
 
 from degradation.config import find_published
 from degradation.report.figures import FIGURES
@@ -85,6 +86,36 @@ def test_what_it_says_of_training_errors(
 ) -> None:
     errors = select(published[condition], {}).groupby("label")["train_error"].mean()
     assert words.format(**errors) in readme
+
+
+def test_what_it_says_of_networks_that_others_trained(readme: str) -> None:
+    table = reproductions.load(find_published() / "reproductions").set_index("name")
+    inside = reproductions.describe_inside(table.reset_index()).set_index(table.index)
+    plain, deep = (table.loc[f"a-martyn-plain-{depth}"] for depth in (20, 56))
+    gradient, stem, gain = inside.loc["a-martyn-plain-56", ["gradient", "stem", "gain"]]
+    assert f"(times its weights) is {gradient:.1f} times that of its last 3x3 layer" in readme
+    assert f"errs on {stem:.0f} % of the test images at the stem and on {stem + gain:.0f} % at the last block" in readme
+    seventh, second = (net["information"]["probe_error"][n] for net, n in ((deep, 7), (plain, 2)))
+    assert f"({seventh:.0f} % after them, where plain-20 is at {second:.0f} % after two)" in readme
+    assert f"on {plain['train_error']:.2f} % of the training images" in readme
+    assert f"the one that was trained errs on {deep['train_error']:.2f} %" in readme
+    built = plain["constructed"].set_index("depth")["largest_difference"]
+    assert "differ by less than a millionth" in readme
+    assert built[56] < 1e-6
+
+    def span(column: str, network: str, *depth: int) -> str:
+        rows = inside[(inside["network"] == network) & (inside["depth"].isin(depth) | (not depth))]
+        ends = sorted({f"{100 * value:.0f}" for value in (rows[column].min(), rows[column].max())}, key=int)
+        return " to ".join(ends)
+
+    costs = [span("cost_error", "plain"), span("cost_error", "residual", 20), span("cost_error", "residual", 56)]
+    said = "costs plain networks {} % of their advantage over guessing, residual-20 {} %, residual-56 {} %"
+    assert said.format(*costs) in readme
+    assert f"{span('recovery', 'plain')} % of it comes back in plain networks" in readme
+    judged = reproductions.judge(table.reset_index().rename(columns={"measured": "test_error", "test_error": "told"}))
+    ratios = judged.groupby("claim")["value"].agg(list)
+    assert f"({ratios['C6 (20)'][0]} of them at 20 layers, {ratios['C6 (56)'][0]} at 56)" in readme
+    assert f"(residual-56 {' to '.join(sorted(ratios['C7']))} of residual-20)" in readme
 
 
 def test_what_the_index_says_of_figures_that_are_not_published() -> None:
