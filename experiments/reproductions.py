@@ -442,9 +442,10 @@ Error of a linear classifier (ridge regression on the means of every channel ove
 INSIDE_TOLD = """## Inside, network by network
 
 Gradients are of the mean loss over 128 training images, in training mode; their norm times that of the weights, as\
- the scale of weights before BN means nothing. What a block costs is a mean over blocks, as drawn above; where\
- that is little, the share that comes back rests on few images. The last column is of the worst of the deeper networks that identity layers make of this one, before any training, on\
- {images:,} test images: the solution by construction of section 1."""
+ the scale of weights before BN means nothing. What a block costs is a mean over blocks, as drawn above; where that is\
+ little, the share that comes back rests on few images. The last column is of the worst of the deeper networks that\
+ identity layers make of this one, before any training, on {images:,} test images: the solution by construction of\
+ section 1."""
 
 
 def write_page(folder: Path) -> Path:
