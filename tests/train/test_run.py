@@ -629,8 +629,11 @@ def test_a_signal_before_training_is_one_sentence(start: Start, number: signal.S
         time.sleep(0.01)
     time.sleep(after)
     process.send_signal(number)
-    _, stderr = process.communicate()
-    assert (process.returncode, stderr) == (EXIT_STOPPED, "stopped; the same command continues\n")
+    stdout, stderr = process.communicate()
+    # On a fast machine the latest of them comes when the sweep has begun its runs, whose closing table tells it then.
+    said = "" if re.search(r"^run .*outcome", stdout, re.MULTILINE) else "stopped; the same command continues\n"
+    assert (process.returncode, stderr) == (EXIT_STOPPED, said)
+    assert said or stdout.count("stopped") >= 2
 
 
 def test_an_interruption_that_hydra_makes_an_error_of_is_one_still(monkeypatch: pytest.MonkeyPatch) -> None:
