@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.text import Text
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import vgg16, vgg19
@@ -14,7 +15,7 @@ from degradation.config import Architecture, Shortcut
 from degradation.net.network import Network, parameter_count
 from degradation.record import RecordError, load_metrics
 from degradation.report.draw import draw_figure1, draw_figure6
-from degradation.report.figures import TABLES
+from degradation.report.figures import TABLES, draw_figure
 from degradation.report.imagenet import (
     ARCHITECTURES,
     draw_figure4,
@@ -121,11 +122,23 @@ def test_figure4_is_thin_in_training_and_bold_in_validation(runs: pd.DataFrame) 
     widths = {
         text.get_text(): line.get_linewidth() for text, line in zip(legend.get_texts(), legend.get_lines(), strict=True)
     }
-    assert (widths["training"], widths["validation"]) == (0.8, 2.4)
+    assert (widths["training"], widths["test"]) == (0.8, 2.4)
     assert "protocol imagenet_quick" in figure.get_supxlabel()
     paper = draw_figure4(runs.assign(protocol="imagenet_paper"))
     assert paper is not None
     assert paper.axes[0].get_ylim() == (20, 60)
+
+
+def test_figures_of_imagenet_say_validation(runs: pd.DataFrame) -> None:
+    for name in ("fig4", "error_by_depth", "loss"):
+        figure = draw_figure(name, runs)
+        assert figure is not None
+        words = " ".join(text.get_text() for text in figure.findobj(Text))
+        assert "validation" in words, name
+        assert "test" not in words, name
+    figure = draw_figure("verdicts", runs)
+    assert figure is not None
+    assert any(text.get_text().startswith("C14 (test): ") for text in figure.findobj(Text))
 
 
 def test_a_half_has_its_own_figures_and_tables(runs: pd.DataFrame, tmp_path: Path) -> None:

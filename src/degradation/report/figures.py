@@ -71,6 +71,14 @@ TABLES: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
 }
 
 
+def draw_figure(name: str, table: pd.DataFrame) -> Figure | None:
+    """The figure of this name of a condition's runs, in the words of their data; None where its data lack."""
+    figure = FIGURES[name](table)
+    if figure is not None and (table["network.family"] == "imagenet").all():
+        imagenet.say_validation(figure)
+    return figure
+
+
 def title_of(name: str) -> str:
     return (inspect.getdoc(FIGURES[name]) or name).split("\n")[0]
 
@@ -90,8 +98,8 @@ def write_figures(results: Path, table: pd.DataFrame, unfinished: pd.DataFrame |
     draw.save(draw_matched_pair(), results / "figures", "matched_pair")
     for condition, runs in conditions(table):
         folder = condition_folder(condition)
-        for name, drawing in FIGURES.items():
-            if (figure := drawing(runs)) is not None:
+        for name in FIGURES:
+            if (figure := draw_figure(name, runs)) is not None:
                 draw.save(figure, results / "figures" / folder, name)
         for settings in own_settings(runs):
             if (figure := studies.draw_by_settings(runs, settings)) is not None:
@@ -117,7 +125,7 @@ def show(*names: str) -> None:
         for name in names:
             if name in TABLES:
                 display(Markdown(f"**{condition}: {name}**"), TABLES[name](table))
-            if name in FIGURES and (figure := FIGURES[name](table)) is not None:
+            if name in FIGURES and (figure := draw_figure(name, table)) is not None:
                 picture = io.BytesIO()
                 figure.set_dpi(draw.SIZES["page"])
                 FigureCanvasAgg(figure).print_png(picture)
