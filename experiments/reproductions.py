@@ -62,6 +62,7 @@ INSIDE = {
     "constructed": "largest difference of a logit, deepened",
 }
 ERRORS = {"train_error": "training error, eval mode", "test_error": "test error"}
+STATED = {"C6 (56)": "C6", "C6 (56, moving)": "C6 (moving)"}  # of this depth their study speaks
 
 
 class ReproductionError(Exception):
@@ -198,6 +199,7 @@ def judge(table: pd.DataFrame) -> pd.DataFrame:
     def say(claim: str, author: str, sentence: str, value: float | None, unit: str, agrees: bool | None = None) -> None:
         if value is None or pd.isna(value):
             return
+        claim = STATED.get(claim, claim)
         if agrees is None:  # by the threshold that stands in the study's file
             low, high = stated[claim].bounds
             agrees = low < value < high
@@ -506,6 +508,7 @@ def write_page(folder: Path) -> Path:
         "Repeat it: clone the repositories into one folder, then `python experiments/reproductions.py FOLDER"
         " --data-dir DATA_DIR`.",
     ]
+    write_atomically(folder / "claims.csv", judged.to_csv(index=False))
     path = folder / "README.md"
     write_atomically(path, "\n\n".join(part for part in parts if part) + "\n")
     return path

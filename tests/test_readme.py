@@ -114,7 +114,7 @@ def test_what_it_says_of_networks_that_others_trained(readme: str) -> None:
     assert f"{span('recovery', 'plain')} % of it comes back in plain networks" in readme
     judged = reproductions.judge(table.reset_index().rename(columns={"measured": "test_error", "test_error": "told"}))
     ratios = judged.groupby("claim")["value"].agg(list)
-    assert f"({ratios['C6 (20)'][0]} of them at 20 layers, {ratios['C6 (56)'][0]} at 56)" in readme
+    assert f"({ratios['C6 (20)'][0]} of them at 20 layers, {ratios['C6'][0]} at 56)" in readme
     assert f"(residual-56 {' to '.join(sorted(ratios['C7']))} of residual-20)" in readme
 
 

@@ -414,11 +414,12 @@ def test_the_page_says_which_protocol_it_judges(worlds: dict[bool, Path], table:
     page = write_claims(worlds[True], table).read_text()
     assert "## Protocol quick\n\n5,000 embedded images: not the paper's protocol." in page
     assert "**supported (quick)**" in page
-    assert "**supported**" not in page.partition("## How it is judged")[0]
-    assert page.index("What the records say: protocol quick") < page.index("## Protocol quick") < page.index("judged")
-    degradation = next(line for line in page.splitlines() if line.startswith("| Degradation"))
-    assert "**Supported:** A deeper plain network has higher training error (C1);" in degradation
-    (row,) = (line for line in page.splitlines() if line.startswith("| C1: A deeper plain network"))
+    glance, _, rest = page.partition("## Protocol quick")
+    assert "**supported**" not in rest.partition("## How it is judged")[0]
+    assert "| [quick](#protocol-quick) |" in glance
+    (row,) = (line for line in glance.splitlines() if line.startswith("| C1: A deeper plain network"))
+    assert row.endswith("| **supported** |")
+    (row,) = (line for line in rest.splitlines() if line.startswith("| C1: A deeper plain network"))
     assert "points per 10 layers, n = 3 | **supported (quick)** |" in row
     assert "Not judged" not in page
     assert "| plain-20 | 56 | 3 | 1.0e-06 | yes | 500 |" in page
@@ -432,7 +433,9 @@ def test_one_seed_is_a_line_and_what_is_not_run_a_list(put_record: Put, tmp_path
     for network, error in (("plain", 30.0), ("residual", 20.0)):
         put_record(tmp_path, 0, f"network={network}", "depth=56", error=error)
     page = write_claims(tmp_path, load_table(tmp_path)).read_text()
-    assert "What the records say" not in page
+    glance = page.partition("## Protocol quick")[0]
+    assert re.search(r"\| C3 \(56\): .* \| claimed side, n = 1 \|", glance)
+    assert re.search(r"there is no verdict yet: .*\bC12\b", glance)
     assert "<summary>One seed each, which decides nothing (" in page
     assert re.search(r"\| C3 \(56\): residual-56 beats .* \| [\d.]+ points, n = 1 \| on the claimed side \|", page)
     lines = [line for line in page.splitlines() if line.startswith("- ") and ": `make claims" in line]
@@ -441,6 +444,19 @@ def test_one_seed_is_a_line_and_what_is_not_run_a_list(put_record: Put, tmp_path
     ((_, table),) = conditions(load_table(tmp_path))
     lacking = {(v.claim.study, *v.claim.needs) for v in judge(load_claims(), table) if not v.effects}
     assert len(lines) == len(lacking) > 5
+
+
+def test_networks_of_others_stand_beside_the_verdicts(put_record: Put, tmp_path: Path) -> None:
+    for network in ("plain", "residual"):
+        put_record(tmp_path, 0, f"network={network}", "depth=56", error=30.0)
+    (tmp_path / "reproductions").mkdir()
+    rows = ["claim,verdict", "C1,agrees", "C1,agrees", "C2,agrees", "C2,disagrees", "C3 (20),disagrees"]
+    (tmp_path / "reproductions" / "claims.csv").write_text("\n".join(rows))
+    page = write_claims(tmp_path, load_table(tmp_path)).read_text()
+    told = {"C1": "agrees, n = 2", "C2": "1 of 2 agree", "C3 (20)": "disagrees, n = 1", "C3 (56)": ""}
+    for claim, cell in told.items():
+        (row,) = (line for line in page.splitlines() if line.startswith(f"| {claim}: ") and line.count("|") == 4)
+        assert row.split("|")[2].strip() == cell
 
 
 def test_the_runs_that_a_claim_asks_for_are_enough_to_judge_it(put_record: Put, tmp_path: Path) -> None:
@@ -467,15 +483,12 @@ def test_the_runs_that_a_claim_asks_for_are_enough_to_judge_it(put_record: Put, 
 
 
 def test_what_is_not_testable_takes_no_side_with_one_seed(put_record: Put, tmp_path: Path) -> None:
-    for seed in (0, 1):  # a scoreboard needs two seeds of something
-        put_record(tmp_path, seed, "network=plain", error=30.0)
-        put_record(tmp_path, seed, "network=residual", error=20.0)
+    put_record(tmp_path, 0, "network=residual", error=20.0)
     put_record(tmp_path, 0, "network=residual", "depth=56", error=10.0)
     page = write_claims(tmp_path, load_table(tmp_path)).read_text()
     needs = r"not testable at this protocol \(quick\): needs residual-20 under 2 % training"
     assert re.search(rf"\| C2: .* \| -[\d.]+ points per 10 layers, n = 1 \| {needs}", page)
-    score = next(line for line in page.splitlines() if line.startswith("| Residual networks"))
-    assert "**Not testable:** Residual networks reverse it: training error falls with depth (C2);" in score
+    assert re.search(r"\| C2: .* \| not testable \|", page.partition("## Protocol quick")[0])
 
 
 def test_every_choice_that_is_flipped_has_its_line_in_the_ledger() -> None:

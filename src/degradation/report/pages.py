@@ -18,7 +18,7 @@ from degradation.record import write_atomically
 from degradation.report import compare, imagenet
 from degradation.report.draw import describe
 from degradation.report.figures import FIGURES, UNFINISHED, caption_of, title_of
-from degradation.report.forest import by_section, deviations, standardise, value_of
+from degradation.report.forest import SECTIONS, deviations, section_of, standardise, value_of
 from degradation.report.studies import tabulate_by_settings
 from degradation.report.table import (
     PROTOCOLS,
@@ -28,6 +28,7 @@ from degradation.report.table import (
     conditions,
     describe_probe,
     load_others,
+    load_others_claims,
     load_probe,
     own_settings,
     paired_differences,
@@ -70,8 +71,11 @@ GO_ON = """To go on with them from where they stand, in `results/` of your own (
  processor gives other last digits):"""
 OWN_CLAIMS = """The verdicts on the published records: [{page}/claims.md]({page}/claims.md). `make claims` judges\
  yours and those together."""
-OTHERS_CLAIMS = """What the claims come to on networks that others trained at the length of the paper's protocol stands\
- apart: [reproductions]({folder}/reproductions/README.md#the-claims)."""
+GLANCE = """Every claim in a word, by protocol (and precision, in which runs are compared); only verdicts of the\
+ paper's protocol are about the paper's claim as it stands. Numbers, intervals and notes stand below, protocol by\
+ protocol, and [how it is judged](#how-it-is-judged) at the end. One seed takes a side and decides nothing. So do\
+ networks that [others trained]({folder}/reproductions/README.md#the-claims) at the length of the paper's schedule, one\
+ author's or two's."""
 CLAIMS = """## How it is judged
 
 Generated from records; do not edit.
@@ -322,15 +326,19 @@ def write_gallery(results: Path, table: pd.DataFrame, compared: dict[str, pd.Dat
     return _write(results / ("README.md" if ours else "gallery.md"), [*opening, *parts, empty])
 
 
+def _is_single(verdict: Verdict) -> bool:
+    # Of one seed, which decides nothing.
+    return len(verdict.effects) == 1 and not math.isinf(verdict.low)
+
+
 def _judgement(verdict: Verdict, protocol: str) -> str:
     theirs = protocol.removeprefix("imagenet_").startswith("paper")
     qualified = verdict.verdict if theirs else f"{verdict.verdict} ({protocol})"
     if verdict.verdict == "not testable":
         return f"not testable at this protocol ({protocol}): needs {'; '.join(verdict.notes)}"
-    if len(verdict.effects) == 1 and not math.isinf(verdict.low):  # which decides nothing
-        distance = standardise(verdict)
-        side = "on the claimed side" if distance > 0 else "on the other side" if distance < 0 else "at the threshold"
-        return "; ".join([side, *verdict.notes])
+    if _is_single(verdict):
+        side = _side(verdict)
+        return "; ".join([f"on the {side}" if side.endswith("side") else side, *verdict.notes])
     if verdict.verdict == "undecided" and verdict.seeds_needed:
         few, many = verdict.seeds_needed
         number = f"{few} to {many}" if few < many <= 100 else f"{few}" if many <= 100 else f"{few} or many more"
@@ -342,20 +350,51 @@ def _fold(summary: str, text: str) -> str:
     return f"<details><summary>{summary}</summary>\n\n{text}\n\n</details>"
 
 
-def _scoreboard(verdicts: list[Verdict]) -> str:
-    # A row for each section of the paper; what has one seed is named alone.
-    rows = []
-    for section, part in by_section(verdicts).items():
-        told: dict[str, list[str]] = {"**Supported:**": [], "**Refuted:**": [], "Undecided:": [], "One seed:": []}
-        for verdict in part:
-            several = len(verdict.effects) > 1 or verdict.verdict == "not testable"
-            heading = f"**{verdict.verdict.capitalize()}:**" if several else "One seed:"
-            heading = "Undecided:" if heading == "**Undecided:**" else heading
-            sentence = f"{verdict.claim.sentence} ({verdict.claim.id})" if several else verdict.claim.id
-            told.setdefault(heading, []).append(sentence)
-        said = [f"{heading} {'; '.join(sentences)}." for heading, sentences in told.items() if sentences]
-        rows.append({"section of the paper": section, "what the records say": "<br>".join(said)})
-    return markdown_table(pd.DataFrame(rows))
+def _side(verdict: Verdict) -> str:
+    distance = standardise(verdict)
+    return "claimed side" if distance > 0 else "other side" if distance < 0 else "at the threshold"
+
+
+def _in_a_word(verdict: Verdict | None) -> str:
+    if verdict is None:
+        return ""
+    if verdict.verdict == "not testable":
+        return "not testable"
+    if _is_single(verdict):
+        return f"{_side(verdict)}, n = 1"
+    exploratory = ", exploratory" if any(note.startswith("exploratory") for note in verdict.notes) else ""
+    return verdict.verdict if verdict.verdict == "undecided" else f"**{verdict.verdict}**{exploratory}"
+
+
+def _agreement(agree: int, of: int) -> str:
+    word = "agrees" if agree == of else "disagrees" if not agree else f"{agree} of {of} agree"
+    return f"{word}, n = {of}" if of and agree in (0, of) else word if of else ""
+
+
+def _glance(judged: dict[str, dict[str, Verdict]], others: dict[str, tuple[int, int]]) -> Iterable[str]:
+    # By condition and claim: a table of the networks for CIFAR-10, one of those for ImageNet, by sections of the paper.
+    stated = load_claims()
+    for family, data in (("cifar", "CIFAR-10"), ("imagenet", "ImageNet")):
+        claims = [claim for claim in stated if claim.family == family]
+        shown = {name: found for name, found in judged.items() if any(claim.id in found for claim in claims)}
+        if not shown:
+            continue
+        rows = []
+        for section in SECTIONS:
+            lines = []
+            for claim in (claim for claim in claims if section_of(claim.id) == section):
+                told = {"others": _agreement(*others.get(claim.id, (0, 0)))} if family == "cifar" and others else {}
+                told |= {name: _in_a_word(found.get(claim.id)) for name, found in shown.items()}
+                if any(told.values()):
+                    lines.append({"claim": f"{claim.id}: {claim.sentence}", **told})
+            rows += [{"claim": f"**{section}**"}, *lines] if lines else []
+        titles = {"claim": "claim", "others": "networks of others, full length"}
+        titles |= {name: f"[{name}](#{_anchor(f'Protocol {name}')})" for name in shown}
+        table = pd.DataFrame(rows)
+        missing = [claim.id for claim in claims if claim.id not in {*others}.union(*shown.values())]
+        none = f"Of these there is no verdict yet: {', '.join(missing)}." if missing else ""
+        titles = {column: title for column, title in titles.items() if column in table}
+        yield "\n\n".join(part for part in (f"### {data}", markdown_table(table, titles), none) if part)
 
 
 def verdict_table(verdicts: list[Verdict], condition: str, results: Path) -> pd.DataFrame:
@@ -459,19 +498,19 @@ def _precisions(table: pd.DataFrame) -> str:
 
 def write_claims(results: Path, table: pd.DataFrame) -> Path:
     """Write results/claims.md of these runs, protocol by protocol; a ClaimError where a claim is damaged."""
-    stated, scores, parts = load_claims(), list[str](), list[str]()
+    stated, parts, words = load_claims(), list[str](), dict[str, dict[str, Verdict]]()
     for condition, runs in conditions(table):
         verdicts = judge(stated, runs)
         judged = [verdict for verdict in verdicts if verdict.effects]
         protocol, precision = (runs[column].iloc[0] for column in ("protocol", "precision"))
         if condition not in (protocol, f"{protocol} ({precision})") or protocol.endswith("smoke") or not judged:
             continue
-        name, note = f"protocol {condition}", PROTOCOLS.get(protocol, "a protocol of your own")
+        words[condition] = {verdict.claim.id: verdict for verdict in judged}
+        note = PROTOCOLS.get(protocol, "a protocol of your own")
         several = [verdict for verdict in judged if len(verdict.effects) > 1]
         single = [verdict for verdict in judged if len(verdict.effects) == 1]
-        parts.append(f"## P{name[1:]}\n\n{note[0].upper()}{note[1:]}.")
+        parts.append(f"## Protocol {condition}\n\n{note[0].upper()}{note[1:]}.")
         if several:
-            scores.append(f"## What the records say: {name}\n\n{note[0].upper()}{note[1:]}.\n\n{_scoreboard(judged)}")
             picture = f"figures/{condition_folder(condition)}/verdicts.png"
             if (results / picture).exists():
                 parts.append(f"![every claim's distance from its threshold]({picture})")
@@ -488,7 +527,8 @@ def write_claims(results: Path, table: pd.DataFrame) -> Path:
             parts.append(_precisions(table[table["protocol"] == protocol]))
     empty = "" if parts else "Nothing to judge yet (smoke runs are not judged): `make claims`."
     published = find_published()
-    opening = [OTHERS_CLAIMS.format(folder=_link(results, _evidence(results)))]
+    opening = [GLANCE.format(folder=_link(results, _evidence(results)))]
     if results.resolve() != published.resolve():
         opening.append(OWN_CLAIMS.format(page=_link(results, published)))
-    return _write(results / "claims.md", ["# Claims", *opening, *scores, empty, *parts, CLAIMS])
+    glance = _glance(words, load_others_claims(_evidence(results)))
+    return _write(results / "claims.md", ["# Claims", *opening, *glance, empty, *parts, CLAIMS])

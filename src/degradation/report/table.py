@@ -259,6 +259,15 @@ def load_others(results: Path) -> pd.DataFrame:
     return pd.DataFrame(errors)
 
 
+def load_others_claims(results: Path) -> dict[str, tuple[int, int]]:
+    """What claims come to on networks that others trained: of how many authors' it agrees, and of how many in all."""
+    path = results / "reproductions" / "claims.csv"
+    if not path.exists():
+        return {}
+    agrees = pd.read_csv(path).set_index("claim")["verdict"] == "agrees"
+    return {str(claim): (int(each.sum()), len(each)) for claim, each in agrees.groupby(level=0)}
+
+
 def find_results() -> Path:
     """RESULTS_DIR, else results/ of this folder or of the one above (where a notebook runs)."""
     here, above = Path("results"), Path("../results")
