@@ -1,4 +1,4 @@
-"""Measure networks that others trained at the paper's protocol.
+"""Measure networks that others trained to the end of the paper's schedule, or a fifth beyond.
 
 experiments/reproductions.yaml lists them: public files with their source, licence, SHA-256 and published test error.
 Each is probed on all of CIFAR-10; tables, figures and a page land in results/reproductions/, the weights never do.

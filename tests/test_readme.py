@@ -1,11 +1,15 @@
 """The README's numbers are those of the published records: whoever publishes further runs is told what to rewrite."""
 
+import numpy as np
 import pandas as pd
 import pytest
 import reproductions
+from scipy import stats
 
 from degradation.config import find_published
+from degradation.record import load_responses
 from degradation.report.figures import FIGURES
+from degradation.report.statistics import weight_growth
 from degradation.report.table import conditions, load_table, select
 from degradation.report.verdicts import judge, load_claims
 from tests.conftest import ROOT
@@ -25,8 +29,10 @@ JUDGED = [
     ("quick", "C4 (kept)", "plain-56 ends {mean:.0f} points above plain-20 [{low:.0f}, {high:.0f}]"),
     ("quick", "Growth (56)", "grow by {mean:.2f} a layer toward the input in plain-56 [{low:.2f}, {high:.2f}]"),
     ("quick", "C5 (56)", "{mean:.0f} times that of the last 3x3 layer's in plain-56 [{low:.0f}, {high:.0f}]"),
-    ("quick (fp32)", "Explosion (56)", "the weights of plain-56's first layer grow {mean:.0f}-fold"),
+    ("quick (fp32)", "Explosion (56)", "plain-56's first layer grow {mean:.0f}-fold [{low:.0f}, {high:.0f}]"),
     ("quick (fp32)", "C5 (update)", "{inverse:.0f} times less after the last iteration"),
+    ("quick (fp32)", "C5 (update)", "after the last iteration [{inverses[1]:.0f}, {inverses[0]:,.0f}]."),
+    ("quick (fp32)", "C5 (forward)", "(difference {mean:.0f} points [{low:.0f}, {high:.0f}])"),
     (
         "quick (fp32)",
         "Cure (ramp)",
@@ -37,6 +43,7 @@ JUDGED = [
         "Cure (held norms)",
         "their first norm take {percent:.0f} % [{percents[0]:.0f}, {percents[1]:.0f}]",
     ),
+    ("quick (fp32)", "Cure (clipping)", "seed, {percent:.0f} % [{percents[0]:.0f}, {percents[1]:.0f}], undecided"),
     (
         "imagenet_quick",
         "C14 (plain)",
@@ -76,7 +83,10 @@ def test_what_it_says_of_claims(
     (found,) = judge([one for one in load_claims() if one.id == claim], published[condition])
     bounds = {"mean": found.mean, "low": found.low, "high": found.high}
     percents = [100 * found.low, 100 * found.high]
-    said = words.format(**bounds, inverse=1 / found.mean, percent=100 * found.mean, percents=percents)
+    inverses = [round(1 / found.low, -2), 1 / found.high]
+    said = words.format(
+        **bounds, inverse=1 / found.mean, inverses=inverses, percent=100 * found.mean, percents=percents
+    )
     assert said in readme
 
 
@@ -99,8 +109,11 @@ def test_what_it_says_of_networks_that_others_trained(readme: str) -> None:
     assert f"({seventh:.0f} % after them, where plain-20 is at {second:.0f} % after two)" in readme
     assert f"on {plain['train_error']:.2f} % of the training images" in readme
     assert f"the one that was trained errs on {deep['train_error']:.2f} %" in readme
+    update = deep["gradients"]["grad_weight"] / deep["gradients"]["weight_norm"]
+    assert len(update) == 55
+    assert f"it is {update.iloc[-1] / update.iloc[0]:.0f} times less.)" in readme
     built = plain["constructed"].set_index("depth")["largest_difference"]
-    assert "differ by less than a millionth" in readme
+    assert "has its logits, to less than a millionth of the largest" in readme
     assert built[56] < 1e-6
 
     def span(column: str, network: str, *depth: int) -> str:
@@ -109,13 +122,27 @@ def test_what_it_says_of_networks_that_others_trained(readme: str) -> None:
         return " to ".join(ends)
 
     costs = [span("cost_error", "plain"), span("cost_error", "residual", 20), span("cost_error", "residual", 56)]
-    said = "costs plain networks {} % of their advantage over guessing, residual-20 {} %, residual-56 {} %"
+    said = "costs plain networks {} % of their advantage over guessing (90 % error), residual-20 {} %, residual-56 {} %"
     assert said.format(*costs) in readme
     assert f"{span('recovery', 'plain')} % of it comes back in plain networks" in readme
     judged = reproductions.judge(table.reset_index().rename(columns={"measured": "test_error", "test_error": "told"}))
     ratios = judged.groupby("claim")["value"].agg(list)
     assert f"({ratios['C6 (20)'][0]} of them at 20 layers, {ratios['C6'][0]} at 56)" in readme
     assert f"(residual-56 {' to '.join(sorted(ratios['C7']))} of residual-20)" in readme
+
+
+def test_what_it_says_of_layers_at_quick(readme: str, published: dict[str, pd.DataFrame]) -> None:
+    runs = published["quick (fp32)"]
+    growth = weight_growth(runs, {"network": "residual", "depth": 56}, 64)
+    assert f" (residual-56: {100 * stats.gmean(growth) - 100:.0f} %)" in readme
+    for label, said in (
+        ("plain-56", "errs on {:.0f} % of the test images at the stem and {:.0f} % at the last block (difference"),
+        ("plain-20", "in plain-20 on {:.0f} and {:.0f} %"),
+        ("residual-56", "in residual-56 on {:.0f} and {:.0f} %"),
+    ):
+        chosen = select(runs[runs["label"] == label], {})
+        probes = [load_responses(folder)["probe_error"].dropna() for folder in chosen["folder"]]
+        assert said.format(*(np.mean([probe.iloc[n] for probe in probes]) for n in (0, -1))) in readme, label
 
 
 def test_what_the_index_says_of_figures_that_are_not_published() -> None:

@@ -40,8 +40,8 @@ from degradation.report.verdicts import CONF, Verdict, judge, load_claims
 
 GALLERY = """# {title}
 
-Generated from records; do not edit. Each holds its config, metrics, layer responses and a summary with hardware,\
- versions and commit.
+Generated from records; do not edit. A finished record holds its config, metrics, layer responses and a summary with\
+ hardware, versions and commit.
 
 Training error is running (augmented mini-batches of the last epoch, or of `evaluate_every` iterations where those are\
  more; training-mode BN) unless it says eval mode (un-augmented images, moving BN averages, after the last iteration);\
