@@ -5,11 +5,14 @@ import os
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
+
+import yaml
 
 import degradation.script  # noqa: F401  first of all
 from degradation.cli import EXIT_INPUT, choose_protocol
-from degradation.config import ConfigError, find_published
+from degradation.config import ConfigError, find_conf, find_published
 from degradation.ending import EXIT_STOPPED, Stop
 from degradation.record import RecordError
 from degradation.report.table import find_results, load_table, probes_folder, select
@@ -42,12 +45,19 @@ def worse(status: int, done: int) -> int:
     return done or status if status in (0, EXIT_DIVERGED) else status
 
 
+def networks_of(study: str) -> set[tuple[str, int]]:
+    """The networks of a study's grid, arm and depth."""
+    axes = yaml.safe_load((find_conf() / "experiment" / f"{study}.yaml").read_text())["hydra"]["sweeper"]["params"]
+    return set(product(axes["network"].split(","), map(int, str(axes["depth"]).split(","))))
+
+
 def probe_networks(results: Path, protocol: str, grids: list[str], overrides: list[str]) -> int:
     """Lesion and deepen every network of these grids that was trained here since it was last measured."""
     data = [("--data-dir", o.removeprefix("paths.data=")) for o in overrides if o.startswith("paths.data=")]
-    table, status = load_table(results), 0
-    protocols = {protocol, f"imagenet_{protocol}"}  # cli.choose_protocol
-    runs = [run for grid in grids for run in select(table, {"study": grid}).itertuples() if run.protocol in protocols]
+    table, status = select(load_table(results), {}), 0
+    table = table[table["protocol"].isin([protocol, f"imagenet_{protocol}"])]  # cli.choose_protocol
+    kinds = {kind for grid in grids for kind in networks_of(grid)}
+    runs = [run for run in table.itertuples() if (run.network, run.depth) in kinds]  # whichever study trained them
     for folder in (run.folder for run in runs):
         out, weights = probes_folder(folder), folder / "network.pt"
         made = out / "probe.json"

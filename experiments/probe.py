@@ -7,6 +7,7 @@ section 1).
 
 import degradation.script  # isort: skip  # noqa: F401  first of all
 import argparse
+import hashlib
 import json
 import os
 import sys
@@ -282,6 +283,7 @@ def run(arguments: argparse.Namespace) -> None:
     images |= {"lesions": few, "constructed": few}
     provenance = {
         "checkpoint": name,
+        "weights": hashlib.sha256(file.read_bytes()).hexdigest(),
         "date": time.strftime("%Y-%m-%d"),
         "network": asdict(architecture),
         "data": data.name,

@@ -70,10 +70,24 @@ def check_run(folder: Path, replace: bool) -> None:
     summary = read_summary(folder)
     check_commit(summary, folder.name)
     check_sessions(folder)
+    check_probes(folder, summary)
     if summary.get("study") not in list_studies():
         raise PublishError(f"{folder.name} belongs to no study of conf/experiment (study={summary.get('study')})")
     if any(not can_go_on(twin) for twin in find_twins(summary)) and not replace:
         raise PublishError(f"{folder.name} is published already; --replace puts yours in its place")
+
+
+def check_probes(folder: Path, summary: dict[str, Any]) -> None:
+    """A PublishError where what was measured of a run was by modified or unknown code, or of other weights."""
+    if (path := probes_folder(folder) / "probe.json").exists():
+        described = json.loads(path.read_text())
+        check_commit(described, str(path))
+        ours, theirs = summary.get("seal", {}).get("network.pt"), described.get("weights")
+        if theirs and ours != theirs:
+            raise PublishError(f"{path} is of other weights than {folder.name} has; probe it again, or delete {path}")
+    if (tested := path_of_tests(folder)).exists():
+        for commit in pd.read_csv(tested)["commit"].unique():
+            check_commit({"commit": commit}, str(tested))
 
 
 def find_twins(told: Mapping[str, Any] | pd.Series) -> list[Path]:
@@ -125,12 +139,15 @@ def publish_run(folder: Path) -> None:
 
 def copy(source: Path, target: Path, aside: tuple[str, ...]) -> None:
     """A whole folder or nothing, in place of the one that was there."""
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial, former = (target.with_name(f".{target.name}.{word}") for word in ("partial", "former"))
+    for folder in (partial, former):
+        shutil.rmtree(folder, ignore_errors=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copytree(source, partial, ignore=shutil.ignore_patterns(*aside))
-    shutil.rmtree(target, ignore_errors=True)
+    if target.exists():
+        target.rename(former)
     partial.rename(target)
+    shutil.rmtree(former, ignore_errors=True)
 
 
 def main() -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import pandas as pd
+from filelock import FileLock
 
 from degradation.config import ConfigError, find_published, refuse_published
 from degradation.record import RecordError
@@ -43,6 +44,9 @@ def drawn_aside(results: Path) -> Iterator[Path]:
     Whatever ends it early leaves what there was, and files of others stay in any case.
     """
     aside = results / ".report"
+    results.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(results / ".report.lock")  # another report of the same folder waits, and draws anew
+    lock.acquire()
     shutil.rmtree(aside, ignore_errors=True)
     try:
         yield aside
@@ -58,11 +62,11 @@ def drawn_aside(results: Path) -> Iterator[Path]:
                         path.parent.rmdir()
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+        lock.release()
 
 
 def report(results: Path, table: pd.DataFrame, compared: dict[str, pd.DataFrame] | None = None) -> str:
     """Draw and write everything of these runs into a results folder, all of it or nothing; says what there is."""
-    results.mkdir(parents=True, exist_ok=True)
     with drawn_aside(results) as aside:
         write_figures(aside, table, unfinished_runs(results))
         for condition, rows in (compared or {}).items():

@@ -53,4 +53,8 @@ def test_networks_of_the_grid_are_probed_once(
         (tmp_path / "probes" / folder.name / "probe.json").unlink()
     assert ask(monkeypatch, tmp_path, "--studies", study) == 0
     probed = {Path(command[1]).name.split("-")[0] for command in started if command[0].endswith("probe.py")}
-    assert probed == ({"plain", "residual"} if study == "lesions" else {"plain"})
+    assert probed == {"plain", "residual"}  # whichever study trained them
+
+
+def test_a_study_s_networks_are_those_of_its_file() -> None:
+    assert claims.networks_of("lesions") == {(arm, depth) for arm in ("plain", "residual") for depth in (20, 56)}

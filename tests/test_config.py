@@ -172,6 +172,14 @@ def test_a_flip_changes_one_choice(flip: str) -> None:
         assert len(origin(config)["varied"]) == settings
 
 
+def test_a_network_of_the_other_family_varies_that() -> None:
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        named = ["protocol=quick", "network=plain", "network.family=imagenet", "depth=18", "protocol.lr=0.5"]
+        config = parse(hydra.compose("train", named))
+        assert origin(config)["varied"] == {"network.family": "imagenet", "protocol.lr": 0.5}
+
+
 def test_a_longer_run_moves_its_milestones_along(compose: Callable[..., Config]) -> None:
     long, usual = compose("protocol=paper", "length=3"), compose("protocol=paper")
     assert (long.protocol.iterations, long.protocol.milestones) == (192_000, (96_000, 144_000))

@@ -1,5 +1,6 @@
 """Published evidence: only finished records of unchanged code and of a study get in, and nothing else writes there."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -87,6 +88,29 @@ def test_what_is_no_evidence_is_refused(
     assert not (evidence / "runs").exists()
     assert run_publish(tmp_path / "own", "all", monkeypatch=monkeypatch) == 0
     assert f"left out: {folder.name} " in capsys.readouterr().out
+    assert not (evidence / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        ({"commit": "0123abcd-dirty"}, "by modified or unknown code"),
+        ({"weights": "0" * 64}, "is of other weights than"),
+    ],
+)
+def test_what_was_measured_otherwise_is_refused(
+    told: dict[str, str],
+    why: str,
+    evidence: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = put_one(tmp_path / "own")
+    described = probes_folder(folder) / "probe.json"
+    described.write_text(json.dumps({**json.loads(described.read_text()), **told}))
+    assert run_publish(tmp_path / "own", folder.name, monkeypatch=monkeypatch) == 2
+    assert why in capsys.readouterr().err
     assert not (evidence / "runs").exists()
 
 

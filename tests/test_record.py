@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -454,6 +455,25 @@ def test_load_runs_gives_finished_runs_alone(config: Config, tiny: Callable[...,
     assert runs["network.depth"].tolist() == [8, 8]
     assert runs["protocol.warmup.window"].tolist() == [6, 6]
     assert [folder.name for folder in runs["folder"]] == runs["run_id"].tolist()
+
+
+def test_what_is_on_its_way_into_its_place_is_no_record(config: Config, record: Record) -> None:
+    record.finish(SUMMARY)
+    shutil.copytree(record.path, record.path.with_name(f".{record.path.name}.partial"))
+    assert len(load_runs(config.paths.results)) == 1
+
+
+def test_half_a_line_is_taken_back(record: Record) -> None:
+    record.start_session({"precision": "fp32"})
+    length = (record.path / "sessions.jsonl").stat().st_size
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (length + 5, before[1]))  # as a disk that is full after five more bytes
+    try:
+        with pytest.raises(OSError, match="too large"):
+            record.start_session({"precision": "fp32"})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert record.sessions() == [{"precision": "fp32"}]
 
 
 def test_a_record_under_another_name_is_refused(config: Config, record: Record) -> None:

@@ -30,8 +30,15 @@ def origin(config: Config) -> dict[str, Any]:
     network, protocol = config.network, config.protocol
     named = [f"protocol={protocol.name}", f"network={network.name}", f"depth={network.depth}", f"seed={config.seed}"]
     ours = flatten(complete(config.science))
+
+    def base(*more: str) -> dict[str, Any]:
+        return flatten(complete(parse(hydra.compose("train", [*named, *more])).science))
+
     try:
-        usual = flatten(complete(parse(hydra.compose("train", named)).science))
+        try:
+            usual = base()
+        except ConfigError:  # its depth is of the other family's networks than the protocol's
+            usual = {**base(f"network.family={network.family}"), "network.family": None}
     except (HydraException, ConfigError):  # a protocol or network of the user's own making is its own base
         usual = ours
     idle = {"protocol.warmup.lr"} if config.warmup_lr is None else set()  # of a warm-up that there is not

@@ -366,6 +366,15 @@ class Config:
         return run_id(self.science)
 
     @property
+    def parent(self) -> "Config | None":
+        """The run from whose trained network this one's is built, at the rate before `rate`; None without one."""
+        depth, network = self.network.parent_depth, self.network
+        if depth is None:
+            return None
+        network = replace(network, depth=depth, parent_depth=None)
+        return replace(self, protocol=self.protocol.faster(1 / self.rate), rate=1.0, network=network)
+
+    @property
     def folder(self) -> Path:
         """Where the record of the run is; where there is none, the plainest name that it could have."""
         return next(find_records(self.paths.results, self.run_id), Path(self.paths.results) / "runs" / self.run_id)

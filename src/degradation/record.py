@@ -208,8 +208,15 @@ class Record:
 
     def _append(self, name: str, text: str) -> None:
         self._check_owner()
-        with open(self.path / name, "a") as file:
-            file.write(text)
+        path = self.path / name
+        length = path.stat().st_size if path.exists() else 0
+        try:
+            with open(path, "a") as file:
+                file.write(text)
+        except OSError:  # a full disk, say: half a line would be damage
+            with suppress(OSError):
+                os.truncate(path, length)
+            raise
 
     def _append_rows(self, path: Path, rows: list[dict[str, Any]], columns: list[str]) -> None:
         # A file keeps the columns that it was begun with, whatever later versions record.
@@ -263,6 +270,9 @@ class Record:
         self._check_owner()
         if summary.get("final") is None and not self._metrics.exists():  # it diverged before its first row
             self._append_rows(self._metrics, [], COLUMNS)
+        for path in filter(Path.exists, (self.path / name for name in KEPT)):  # what the seal speaks of
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
         write_summary(self.path, _finite(summary))
         self.checkpoint.unlink(missing_ok=True)
 
@@ -443,12 +453,18 @@ def load_unfinished(results: str | Path) -> pd.DataFrame:
     """
     every = {path.parent for where in ("*", "*/*") for path in Path(results).glob(f"runs/{where}/metrics.csv")}
     rows = []
-    for folder in sorted(folder for folder in every if not (folder / "summary.json").exists()):
+    begun = (folder for folder in every if not (folder / "summary.json").exists() and not _is_partial(folder))
+    for folder in sorted(begun):
         with suppress(RecordError, OSError, ValueError):
             config, session = check_identity(folder), last_session(folder)
             told = {"run_id": run_id(config), "outcome": "unfinished", "iteration": count_done(folder)}
             rows.append({**config, **complete(config), **session, **told, "folder": folder})
     return pd.json_normalize([row for row in rows if row["iteration"]])
+
+
+def _is_partial(folder: Path) -> bool:
+    # On its way into its place, or out of it.
+    return folder.name.startswith(".")
 
 
 def load_runs(results: str | Path) -> pd.DataFrame:
@@ -459,9 +475,8 @@ def load_runs(results: str | Path) -> pd.DataFrame:
     `sealed` whether the record was held to a seal.
     A RecordError where a record is damaged or was edited: figures must not be drawn from it.
     """
-    folders = [
-        path.parent for where in ("*", "*/*") for path in sorted(Path(results).glob(f"runs/{where}/summary.json"))
-    ]
+    written = (path for where in ("*", "*/*") for path in sorted(Path(results).glob(f"runs/{where}/summary.json")))
+    folders = [path.parent for path in written if not _is_partial(path.parent)]
     both = [read_record(folder) for folder in folders]
     summaries, replaced = [summary for _, summary in both], {"varied": None, "seal": None}
     runs = pd.json_normalize([{**config, **complete(config), **summary, **replaced} for config, summary in both])

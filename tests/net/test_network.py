@@ -302,6 +302,10 @@ def test_without_norm_every_layer_has_a_bias_instead(plain: Architecture) -> Non
     assert parameter_count(network) == parameter_count(normal) - norms
 
 
+def test_without_norm_projections_have_none_either() -> None:
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in Network(paper(8, "B", norm="none")).modules())
+
+
 def test_a_twin_is_measured_without_a_trace_in_the_network() -> None:
     network = Network(paper(8, "B", width=2))
     for block in network.blocks().values():

@@ -96,7 +96,8 @@ def put(results: Path, seed: int, *overrides: str, error: float, gradient: float
     rows += [f"delete,0,0,,{error},1,{error}", f"delete_one,1,0,a,{error + hurt},1,{error + kept * hurt}"]
     (probed / "lesions.csv").write_text("\n".join(rows) + "\n")
     rows = ["depth,largest_difference,parent_error,error", f"56,{apart},1.0,1.0", f"110,{apart},1.0,1.1"]
-    (probed / "probe.json").write_text('{"probes": {"lesions": 500, "constructed": 500}, "recalibrated_on": 480}')
+    told = '{"probes": {"lesions": 500, "constructed": 500}, "recalibrated_on": 480, "commit": "0123abcd"}'
+    (probed / "probe.json").write_text(told)
     (probed / "constructed.csv").write_text("\n".join(rows) + "\n")
     record.close()
 

@@ -644,7 +644,14 @@ def test_what_was_seen_is_exploratory_until_new_seeds_confirm_it() -> None:
 def by_rate(kind: str, **errors: list[float | None]) -> list[dict[str, object]]:
     """Runs of a kind at the rates 0.1, 0.2, 0.3, 0.4, a list for each seed; None where there is none."""
     return [
-        {"pair": f"{seed[1:]} a", "protocol.lr": lr, "train_error_eval": error, "varied": {}, "kind": kind}
+        {
+            "pair": f"{seed[1:]} a",
+            "protocol.lr": lr,
+            "train_error_eval": error,
+            "varied": {},
+            "kind": kind,
+            "label": kind,
+        }
         for seed, each in errors.items()
         for lr, error in zip((0.1, 0.2, 0.3, 0.4), each, strict=False)
         if error is not None
@@ -667,7 +674,10 @@ def test_the_rate_is_chosen_on_other_seeds() -> None:
     grids = pd.DataFrame(by_rate("x", s0=[None, 1.0, 2.0, 9.0], s1=[0.5, 1.0, 2.0]))
     (overlap,) = at_rates_of_others(grids, [{}], "train_error_eval")
     assert overlap.to_dict() == {"0 a": 1.0, "1 a": 1.0}
-    assert level(grids, {}, "train_error_eval", "protocol.lr").to_dict() == {"0 a": 1.0, "1 a": 1.0}
+    lowest = level(grids, {}, "train_error_eval", "protocol.lr")
+    assert lowest.to_dict() == {"0 a": 1.0, "1 a": 1.0}
+    told = "of 2 values of protocol.lr, the best is the lowest or highest for x in 2 of 2 seeds"
+    assert lowest.attrs["notes"] == [told]
     # Where most have a set of their own, one that overlaps does not count.
     most = by_rate("x", s0=[1.0, 2.0, 3.0], s1=[1.0, 2.0, 3.0], s2=[1.0, 2.0, 3.0], s3=[None, 2.0, 3.0, 4.0])
     (kept,) = at_rates_of_others(pd.DataFrame(most), [{}], "train_error_eval")
@@ -838,3 +848,23 @@ def test_the_bar_of_a_verdict_is_its_interval() -> None:
     one = replace(claim, within=None, above=0.5)
     skewed = Verdict(one, "undecided", {"0 a": 0.0, "1 a": 0.0}, 0.3, -1.7, 0.9)
     assert _standardised(skewed) == pytest.approx(np.array([-2.2, -0.2, 0.4]) / 0.6)
+
+
+def test_runs_that_their_records_call_the_same_are_told_apart(put_record: Put, tmp_path: Path) -> None:
+    for lr in (0.5, 0.05):
+        for network in ("plain", "residual"):
+            named = (f"network={network}", "depth=56", "protocol.name=mine", f"protocol.lr={lr}")
+            put_record(tmp_path, 0, *named, error=30.0)
+    table = load_table(tmp_path)
+    assert sorted(table["variation"]) == ["protocol.lr=0.05"] * 2 + ["protocol.lr=0.5"] * 2
+    assert select(table, {}).empty
+    put_record(tmp_path, 0, "network=plain", "depth=20", "protocol.name=mine", error=30.0)
+    page = write_claims(tmp_path, load_table(tmp_path)).read_text()
+    assert "PROTOCOL=mine" not in page  # which no file names
+
+
+def test_runs_that_all_vary_something_are_judged_without_a_usual_one(put_record: Put, tmp_path: Path) -> None:
+    for depth in (20, 56):
+        for lr in (0.05, 0.01):
+            put_record(tmp_path, 0, "network=plain", f"depth={depth}", f"protocol.lr={lr}", error=30.0)
+    assert "C1 (best rate)" in write_claims(tmp_path, load_table(tmp_path)).read_text()

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import jupytext
@@ -474,3 +475,18 @@ def test_captions_tell_the_ends_of_warm_ups_as_a_range() -> None:
     assert draw.describe_warmup(runs.assign(warmup_ended_at=[600, 1250, None, 400])) == told
     assert draw.describe_warmup(runs.assign(warmup_ended_at=400.0)) == "warm-up of plain-110 ended at iteration 400"
     assert draw.describe_warmup(runs.assign(warmup_ended_at=None)) == f"warm-up of plain-110 {never}"
+
+
+def test_a_second_report_of_a_folder_waits_for_the_first(tmp_path: Path) -> None:
+    entered = threading.Event()
+
+    def draw() -> None:
+        with report.drawn_aside(tmp_path):
+            entered.set()
+
+    with report.drawn_aside(tmp_path):
+        second = threading.Thread(target=draw)
+        second.start()
+        assert not entered.wait(0.3)
+    second.join(10)
+    assert entered.is_set()

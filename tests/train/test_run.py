@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from degradation.net.network import Network
 from degradation.record import (
     COLUMNS,
     Record,
+    RecordError,
     find_begun,
     load_gradients,
     load_metrics,
@@ -40,7 +42,7 @@ from degradation.record import (
 )
 from degradation.report.table import unfinished_runs
 from degradation.train.machine import resolve
-from degradation.train.outcome import EXIT_BUDGET, EXIT_DIVERGED, Outcome, exit_status
+from degradation.train.outcome import EXIT_BUDGET, EXIT_DIVERGED, Outcome, exit_status, finished_before
 from degradation.train.plan import check, estimate_seconds
 from degradation.train.run import train
 from degradation.train.step import DegradationModule, warmup_ends
@@ -724,3 +726,17 @@ def test_missing_data(said: Callable[..., str], tmp_path: Path) -> None:
     assert f"{tmp_path}/file/data/cifar-10-batches-py" in line
     assert "DATA_DIR" in line
     assert not (tmp_path / "runs").exists()
+
+
+def test_what_is_finished_is_not_another_run_of_its_name(tiny: Compose) -> None:
+    config = tiny("depth=14", "network=plain", "network.parent_depth=8", "machine.precision=fp32")
+    record = Record(config)
+    summary = {"outcome": "finished", "iteration": 24, "final": {"train_error": 12.5, "test_error": 25.0}}
+    record.append({"iteration": 24, "train_error": 12.5, "test_error": 25.0})
+    record.finish({**summary, "precision": "bf16", "initial": {"parent": "plain-8-smoke-s0-00000000"}})
+    record.close()
+    with pytest.raises(RecordError, match=r"is finished in bf16, not in fp32; name another folder with RESULTS_DIR="):
+        finished_before(config)
+    config = replace(config, machine=replace(config.machine, precision="auto"))  # as it comes
+    with pytest.raises(RecordError, match=r"was built from plain-8-smoke-s0-00000000, not from plain-8-"):
+        finished_before(config)

@@ -84,7 +84,10 @@ def convolve(
 
 
 class Projection(nn.Sequential):
-    """A 1x1 convolution and its BN: option C's shortcuts, and option B's where the shape changes (section 3.3)."""
+    """A 1x1 convolution and its BN: option C's shortcuts, and option B's where the shape changes (section 3.3).
+
+    Where the layers have no BN it has none either.
+    """
 
 
 class Block(nn.Module):
@@ -118,7 +121,7 @@ class Block(nn.Module):
             case "A":
                 self.shortcut = ZeroPadShortcut(in_width, into, stride, architecture.pad_side)
             case "B" | "C":
-                self.shortcut = Projection(*convolve(in_width, into, 1, stride, architecture))
+                self.shortcut = Projection(*convolve(in_width, into, 1, stride, architecture, architecture.norm))
 
     @property
     def layers(self) -> list[tuple[nn.Conv2d, nn.Module]]:

@@ -177,8 +177,13 @@ def _pictures(results: Path, folder: str, table: pd.DataFrame) -> Iterable[str]:
             yield f"### {title}\n\n{above.strip()}\n\n![{title}]({picture}.png)\n\n{below}"
 
 
-def _half(protocol: str) -> str:
-    return "imagenet" if protocol.startswith("imagenet_") else "cifar"
+def _half(runs: pd.DataFrame) -> str:
+    return str(runs["network.family"].iloc[0])
+
+
+def _is_named(protocol: str) -> bool:
+    # Whether a command can name it.
+    return (CONF / "protocol" / f"{protocol}.yaml").exists()
 
 
 def _section(results: Path, condition: str, table: pd.DataFrame, compared: pd.DataFrame | None) -> list[str]:
@@ -190,8 +195,8 @@ def _section(results: Path, condition: str, table: pd.DataFrame, compared: pd.Da
         shared = re.sub(r",\s+(?=[^\[\]]*\])", ",", runs["variation"].iloc[0]).replace(", ", " ")
         shared = f"machine.precision={runs['precision'].iloc[0]} {shared}".strip()
         grid = f'PROTOCOL={protocol} DEPTHS={depths} SEEDS={seeds} ARGS="{shared}"'
-        command = f"make degradation-{_half(protocol)} {grid.replace('imagenet_', '')}"
-        parts += [f"{describe(runs)}.", f"Reproduce: `{command}`"]
+        command = f"make degradation-{_half(runs)} {grid.replace('imagenet_', '')}"
+        parts += [f"{describe(runs)}.", f"Reproduce: `{command}`" * _is_named(protocol)]
     if compared is not None:
         parts.append(_comparison(results, folder, compared, others))
     parts += _pictures(results, folder, table)
@@ -246,7 +251,7 @@ def _go_on(protocol: str, runs: pd.DataFrame) -> Iterable[str]:
         whole = math.prod(part[axis].nunique() for axis in axes) == len(part)
         for _, some in [("", part)] if whole else part.groupby(axes):
             grid = " ".join(f"{axis}={','.join(map(str, sorted(some[axis].unique())))}" for axis in axes)
-            rest = f"protocol={protocol} study=degradation_{_half(protocol)} machine.device={device}"
+            rest = f"protocol={protocol} study=degradation_{_half(runs)} machine.device={device}"
             kept = f"machine.precision={precision} paths.published=results/published"
             yield f"python experiments/train.py -m {grid} {rest} {kept}"
 
@@ -425,7 +430,8 @@ def _not_judged(verdicts: list[Verdict], protocol: str, precision: str) -> str:
         cost = re.search(r"Costs[:,]? (.*?)\.(?=\s)", header)
         asked = f"--studies {','.join(studies)} machine.precision={precision}"
         command = f'`make claims PROTOCOL={protocol} ARGS="{asked}"`'
-        lines.append(f"- {', '.join(ids)}: {command}" + (f" (cost of {studies[-1]}: {cost[1]})" if cost else ""))
+        todo = command if _is_named(protocol) else f"the studies {', '.join(studies)}"
+        lines.append(f"- {', '.join(ids)}: {todo}" + (f" (cost of {studies[-1]}: {cost[1]})" if cost else ""))
     return NOT_JUDGED + "\n".join(lines) if lines else ""
 
 
@@ -475,6 +481,8 @@ def _ledger(results: Path, condition: str, table: pd.DataFrame) -> str:
 def _precisions(table: pd.DataFrame) -> str:
     # Of one protocol's runs that were made in several precisions: what another changes, at equal seed.
     runs, errors = select(table, {}), {"train_error": "training error", "test_error": "test error"}
+    if runs.empty:
+        return ""
     usual, *others = runs["precision"].value_counts().index
     by_precision = runs.set_index(["network", "depth", "seed"])
     rows = []

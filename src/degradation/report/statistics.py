@@ -44,7 +44,20 @@ def contrast(
         common = {pair: ours[pair] & theirs[pair] for pair in ours.index.intersection(theirs.index)}
         values, pairs = _shared(common)
         kinds = [rows[rows["pair"].isin(pairs) & rows[over].isin(values)] for rows in kinds]
-    return _by_pair(kinds[0], column) - _by_pair(kinds[1], column)
+    found = _by_pair(kinds[0], column) - _by_pair(kinds[1], column)
+    found.attrs["notes"] = _tell_best(kinds, column, over) if over else []
+    return found
+
+
+def _tell_best(kinds: list[pd.DataFrame], column: str, over: str) -> list[str]:
+    # A note for whoever judges a number at the best value of a setting: of how many, and whose may lie beyond them.
+    values, told = sorted(set().union(*(rows[over] for rows in kinds))), []
+    for rows in kinds:
+        best = rows.sort_values(column, kind="stable").drop_duplicates("pair")
+        if ends := best[over].isin([*values[:1], *values[-1:]]).sum():
+            told.append(f"{best['label'].iloc[0]} in {ends} of {len(best)}")
+    edges = f", the best is the lowest or highest for {', '.join(told)} seeds" if told else ""
+    return [f"of {len(values)} values of {over}{edges}"] if values else []
 
 
 def _shared(found: dict[str, frozenset[Any]]) -> tuple[list[Any], list[str]]:
@@ -146,7 +159,9 @@ def level(table: pd.DataFrame, where: Filter, column: str = "train_error", over:
     if over:
         values, pairs = _shared(rows.groupby("pair")[over].agg(frozenset).to_dict())
         rows = rows[rows["pair"].isin(pairs) & rows[over].isin(values)]
-    return _by_pair(rows, column)
+    found = _by_pair(rows, column)
+    found.attrs["notes"] = _tell_best([rows], column, over) if over else []
+    return found
 
 
 def applied_decay(table: pd.DataFrame, where: Filter) -> pd.Series:

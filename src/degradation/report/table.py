@@ -82,6 +82,7 @@ def load_table(*results: str | Path) -> pd.DataFrame:
     table.columns = table.columns.str.removeprefix("final.")
     table = table.reindex(columns=list(dict.fromkeys([*table, *_SHORT.values(), *_ALWAYS, "seed", "network.classes"])))
     table = _add_names(table.drop_duplicates(["run_id", "precision"], ignore_index=True))
+    _tell_apart(table)
     table[["length", "rate"]] = table[["length", "rate"]].fillna(1)
     table["variation"] = [", ".join(f"{k}={v}" for k, v in sorted(run.items())) for run in table["varied"]]
     table["guessing"] = 100 * (1 - 1 / table["network.classes"])
@@ -98,6 +99,18 @@ def load_table(*results: str | Path) -> pd.DataFrame:
     )
     # Copied: in one block per type, of which parts are taken many times as fast.
     return table.sort_values(["network", "depth", "seed"], ignore_index=True, kind="stable").copy()
+
+
+def _tell_apart(table: pd.DataFrame) -> None:
+    # Records say what a run varies against its protocol as that was when it was trained, or against itself where its
+    # protocol has no file. Runs of one name, network, seed and precision that vary the same are several all the same
+    # where their settings differ: these are varied, too, so that none counts for another.
+    settings = [name for name in table if str(name).startswith(("network.", "data.", "protocol."))]
+    names = [table[name] for name in ("protocol", "network", "depth", "pair")]
+    for _, part in table.groupby([*names, table["varied"].map(str)]):
+        differing = [name for name in settings if part[name].map(str).nunique() > 1] if len(part) > 1 else []
+        for place, row in part.iterrows() if differing else ():
+            table.at[place, "varied"] = {**row["varied"], **{name: row[name] for name in differing}}
 
 
 def _add_names(runs: pd.DataFrame) -> pd.DataFrame:

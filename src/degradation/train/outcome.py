@@ -7,7 +7,7 @@ from pathlib import Path
 
 from degradation.config import Config
 from degradation.ending import EXIT_FAILED, EXIT_STOPPED
-from degradation.record import epoch_of, load_metrics, read_summary, settled_error
+from degradation.record import RecordError, epoch_of, load_metrics, read_summary, settled_error
 
 EXIT_DIVERGED, EXIT_BUDGET = 3, 75
 EXITS = {"stopped": EXIT_STOPPED, "out of budget": EXIT_BUDGET, "failed": EXIT_FAILED, "diverged": EXIT_DIVERGED}
@@ -45,11 +45,17 @@ def finished_before(config: Config) -> Outcome | None:
     """What an earlier command left of a run: its end, or None where it did not come to one.
 
     Raises:
-        RecordError: its record is damaged.
+        RecordError: its record is damaged, or of another run than is asked for, though their names are the same.
     """
     if not (config.folder / "summary.json").exists():
         return None
-    summary = read_summary(config.folder)
+    summary, elsewhere = read_summary(config.folder), "name another folder with RESULTS_DIR= or paths.results="
+    asked, there = config.machine.precision, summary.get("precision")
+    if asked != "auto" and there not in (None, asked):
+        raise RecordError(f"{config.folder} is finished in {there}, not in {asked}; {elsewhere}")
+    built = (summary.get("initial") or {}).get("parent")
+    if config.parent is not None and built not in (None, config.parent.run_id):
+        raise RecordError(f"{config.folder} was built from {built}, not from {config.parent.run_id}; {elsewhere}")
     if summary["outcome"] == "diverged":
         message = f"{summary['message']} (recorded; delete {config.folder} to run again)"
         return Outcome(config.run_id, "diverged", message)

@@ -27,7 +27,7 @@ from degradation.probe.construct import ConstructionError, deepen, largest_diffe
 from degradation.probe.information import information
 from degradation.probe.layers import layer_gradients, layer_responses
 from degradation.probe.views import Views, evaluate, exact_batchnorm, find_wrong, layout
-from degradation.record import Record, RecordError, check_network, copy_unfinished, find_begun, is_signed
+from degradation.record import Record, RecordError, check_network, copy_unfinished, find_begun, is_signed, read_summary
 from degradation.train import machine as machines
 from degradation.train.callbacks import Checkpoint, Measure, Progress, first_steps
 from degradation.train.outcome import BEGAN, Outcome, budget_spent, final_errors, finished_before, format_seconds
@@ -220,17 +220,19 @@ def _describe_layers(
     ]
 
 
+def _precision(folder: Path) -> str:
+    # In which a run was trained, where it is finished and says so.
+    return str(read_summary(folder).get("precision", "")) if (folder / "summary.json").exists() else ""
+
+
 def _construct(config: Config, network: Network, record: Record, train_views: Views, views: Views) -> str:
     # Deepens the finished run that differs in depth alone, and records how equal the two are before training.
-    depth, device = config.network.parent_depth, views.images.labels.device
-    assert depth is not None
-    own = config.protocol.faster(1 / config.rate)  # the parent's, whatever the child's
-    parent_config = replace(
-        config, protocol=own, rate=1.0, network=replace(config.network, depth=depth, parent_depth=None)
-    )
-    published = find_records(find_published(), parent_config.run_id)
-    trained = [parent_config.folder, *(each for each in published if each.parent.name == train_views.precision)]
-    folder = next((folder for folder in trained if (folder / "network.pt").exists()), trained[0])
+    parent_config, device, precision = config.parent, views.images.labels.device, train_views.precision
+    assert parent_config is not None
+    depth, published = parent_config.network.depth, find_records(find_published(), parent_config.run_id)
+    trained = [parent_config.folder, *(each for each in published if each.parent.name == precision)]
+    weights = [each for each in trained if (each / "network.pt").exists()]
+    folder = next((each for each in weights if _precision(each) == precision), (weights or trained)[0])
     if not (folder / "network.pt").exists():
         remedy = f"delete {folder} and run" if (folder / "summary.json").exists() else "run"
         raise RecordError(
@@ -238,6 +240,10 @@ def _construct(config: Config, network: Network, record: Record, train_views: Vi
             f"{remedy} the same with depth={depth} network.parent_depth=null first"
         )
     check_network(folder)
+    if (other := _precision(folder)) not in ("", precision):
+        raise RecordError(
+            f"the trained parent {folder} is in {other}, not in {precision}; name another folder with paths.results="
+        )
     parent = load_network(folder).to(device, memory_format=layout(views.channels_last))  # type: ignore[call-overload]
     # In float32, whatever the training's precision: the difference is to be that of the networks.
     train_views, views = (Views(v.images, v.normalize) for v in (train_views, views))
