@@ -19,7 +19,7 @@ from degradation.probe.construct import ConstructionError, check
 from degradation.probe.information import information
 from degradation.probe.layers import layer_gradients, layer_responses
 from degradation.probe.lesions import delete_each, lesion_random
-from degradation.probe.views import Views
+from degradation.probe.views import Views, make_autocast
 from degradation.train.run import train
 from tests.conftest import Compose
 
@@ -150,6 +150,16 @@ def test_fixup_begins_as_the_chain_of_its_shortcuts() -> None:
     normalised = sum(2 * layer.norm.weight.numel() for layer in usual.layers())
     assert parameter_count(network) == parameter_count(usual) - normalised + scalars
     assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_half_precision_runs_through_every_block(way: str) -> None:
+    network, kinds = make(way), []
+    for block in network.blocks().values():
+        block.register_forward_hook(lambda _module, _inputs, output: kinds.append(output.dtype))
+    with make_autocast("cpu", "bf16"):
+        network(torch.randn(2, 3, 32, 32))
+    assert kinds == 6 * [torch.bfloat16]
 
 
 def test_every_part_of_fixup_learns() -> None:

@@ -20,6 +20,7 @@ def test_mean_cosine_is_that_of_all_pairs() -> None:
     pairs = [F.cosine_similarity(FEATURES[i], FEATURES[j], 0).item() for i in range(40) for j in range(40) if i != j]
     assert mean_cosine(FEATURES) == pytest.approx(np.mean(pairs), rel=1e-5)
     assert mean_cosine(FEATURES[:1].expand(5, -1)) == pytest.approx(1.0)
+    assert mean_cosine(torch.zeros(5, 6)) == 1.0  # a layer that is dead
 
 
 def test_effective_rank_is_exp_of_the_entropy() -> None:

@@ -17,7 +17,8 @@ import yaml
 from matplotlib.figure import Figure
 from scipy import stats
 
-from degradation.record import epoch_of, load_metrics, running_error, settled_error, write_summary
+from degradation.config import find_published
+from degradation.record import epoch_of, load_metrics, load_responses, running_error, settled_error, write_summary
 from degradation.report import draw
 from degradation.report.figures import FIGURES
 from degradation.report.forest import DEVIATIONS, _standardised, deviations, section_of, standardise, value_of
@@ -756,13 +757,21 @@ def test_what_is_read_from_a_runs_folder(put_record: Put, tmp_path: Path) -> Non
     folder = table["folder"].iloc[0]
     (folder / "metrics.csv").write_text("iteration,lr,train_error,test_error\n10,0.1,50,50\n30,0.01,50,50\n")
     table["protocol.weight_decay"] = 0.5
-    assert applied_decay(table, where).item() == pytest.approx(0.5 * (10 * 0.1 + 20 * 0.01))
+    assert applied_decay(table, where).item() == pytest.approx(0.5 * (10 * 0.1 + 20 * 0.01) / (1 - 0.9))
     (folder / "responses.csv").write_text("layer,probe_error\n1,70\n2,\n3,60\n4,55\n")
     assert probe_gain(table, where).item() == -15.0  # the last block's minus the stem's
     rows = "0,1,2.0\n0,2,3.0\n64,1,10.0\n64,2,3.0\n"
     (folder / "gradients.csv").write_text(f"iteration,layer,weight_norm\n{rows}")
     assert weight_growth(table, where, 64).item() == 5.0
     assert weight_growth(table, where, 16).empty
+
+
+def test_decay_alone_leaves_so_much_of_a_parameter() -> None:
+    # BN's gamma of a deep plain network, which the loss hardly moves, at a length at which decay is seen.
+    short, where = dict(conditions(load_table(find_published())))["short"], {"network": "plain", "depth": 56}
+    left = np.exp(-applied_decay(short, where).item())
+    (folder,) = select(short, where)["folder"]
+    assert load_responses(folder)["gamma_rms"].median() == pytest.approx(left, rel=0.02)
 
 
 def test_an_epoch_is_of_whole_rows() -> None:

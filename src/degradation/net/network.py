@@ -40,7 +40,7 @@ class ShiftedConv(nn.Conv2d):
         self.shift = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x + self.shift)
+        return super().forward(x + self.shift.to(x.dtype))  # else half precision would end here
 
 
 class Scalars(nn.Module):
@@ -52,7 +52,7 @@ class Scalars(nn.Module):
         self.shift = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x if self.scale is None else x * self.scale) + self.shift
+        return (x if self.scale is None else x * self.scale.to(x.dtype)) + self.shift.to(x.dtype)
 
 
 def rectify(x: Tensor, slope: float) -> Tensor:

@@ -1,7 +1,8 @@
 """How much of its images a network passes on, layer by layer: what the size of a response does not tell.
 
-After BN a response has the size of gamma, whatever is in it. A signal that dies out is one in which images look alike:
-their mean cosine is near 1, few directions carry all variance, and a linear classifier is at a loss.
+After BN a response has the size of gamma, whatever is in it. Of a signal that dies out a linear classifier is at a
+loss. Images look alike in it: their mean cosine is near 1, where noise does not hide it; the effective rank is of the
+variation that is left, however small. So a claim is judged on the classifier alone.
 """
 
 import math
@@ -20,9 +21,11 @@ MOST = 2000  # images of a set, evenly spaced
 
 
 def mean_cosine(features: Tensor) -> float:
-    """Mean cosine between the features [N, D] of two different images."""
+    """Mean cosine between the features [N, D] of two different images; those that have none at all are alike, too."""
     units, count = F.normalize(features.double()), len(features)
-    return ((units.sum(0).square().sum() - units.square().sum()) / (count * (count - 1))).item()
+    dead = int((units == 0).all(1).sum())
+    alike = units.sum(0).square().sum() - units.square().sum() + dead * (dead - 1)
+    return (alike / (count * (count - 1))).item()
 
 
 def effective_rank(features: Tensor) -> float:

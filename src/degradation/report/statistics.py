@@ -165,11 +165,13 @@ def level(table: pd.DataFrame, where: Filter, column: str = "train_error", over:
 
 
 def applied_decay(table: pd.DataFrame, where: Filter) -> pd.Series:
-    """Sum over a run's iterations of rate times weight decay, of the rates that it had.
+    """Sum over a run's iterations of rate times weight decay, of the rates that it had, over one minus momentum.
 
-    Decay alone leaves exp(-sum) of a parameter; what it shapes, such as BN's gamma, is as it began where that is 1.
+    Decay goes through the velocity: alone it leaves exp(-this) of a parameter. What it shapes, such as BN's gamma, is
+    as it began where that is 1.
     """
-    decay = table.set_index("folder")["protocol.weight_decay"]
+    settings = table.set_index("folder")
+    decay = settings["protocol.weight_decay"] / (1 - settings["protocol.momentum"])
 
     def total(folder: Path) -> float:
         metrics = load_metrics(folder)

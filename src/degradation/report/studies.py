@@ -530,7 +530,8 @@ def draw_information(table: pd.DataFrame) -> Figure | None:
     """What layers know of their images (section 4.1: the forward signal)
 
     Of what leaves the stem and every block of the trained networks: the mean cosine between images, the effective rank
-    and the error of a linear classifier on it. A signal that dies out has cosine 1, rank 0 and the error of guessing.
+    and the error of a linear classifier on it, which alone tells whether a signal dies out: it then has the error of
+    guessing. Images that look alike have a cosine near 1; the rank is of the variation that is left, however small.
     """
     rows = _read(table, "cosine", load_responses)
     if rows.empty:
