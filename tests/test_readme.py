@@ -16,6 +16,8 @@ from tests.conftest import ROOT
 
 JUDGED = [
     ("quick", "C1", "{mean:.1f} points of training error per 10 layers [{low:.1f}, {high:.1f}]"),
+    ("quick", "C11", "{mean:.0f} % [{low:.0f}, {high:.0f}] with its warm-up"),
+    ("quick", "C11 (no warm-up)", "{mean:.0f} % [{low:.0f}, {high:.0f}] without"),
     ("quick (fp32)", "C1 (best rate)", "plain-56 is {mean:.0f} points behind plain-20 [{low:.0f}, {high:.0f}]"),
     ("quick", "C1 (best rate)", "in bf16 and the one seed tried, {mean:.0f})"),
     ("quick", "C12", "after three times the iterations it is {mean:.0f} "),
@@ -57,6 +59,11 @@ JUDGED = [
     ("imagenet_quick", "C14 (residual)", "it ends {mean:.0f} points above"),
 ]
 TRAINED = [
+    (
+        "quick",
+        "plain-20 ends at {plain-20:.0f} % training error, plain-56 at {plain-56:.0f}, plain-110 at {plain-110:.0f}",
+    ),
+    ("quick", "where residual-110 ends at {residual-110:.0f} and"),
     (
         "short",
         "{plain-20:.1f} %, plain-56 {plain-56:.1f} %, residual-20 {residual-20:.1f} %, residual-56 {residual-56:.1f} %",
@@ -132,14 +139,27 @@ def test_what_it_says_of_networks_that_others_trained(readme: str) -> None:
 
 
 def test_what_it_says_of_layers_at_quick(readme: str, published: dict[str, pd.DataFrame]) -> None:
-    runs = published["quick (fp32)"]
-    growth = weight_growth(runs, {"network": "residual", "depth": 56}, 64)
-    assert f" (residual-56: {100 * stats.gmean(growth) - 100:.0f} %)" in readme
+    def grown(condition: str, network: str, depth: int) -> pd.Series:
+        return weight_growth(published[condition], {"network": network, "depth": depth}, 64)
+
+    for condition, depth in (("quick (fp32)", 56), ("quick", 110)):
+        percent = 100 * stats.gmean(grown(condition, "residual", depth)) - 100
+        assert f" (residual-{depth}: {percent:.0f} %)" in readme
+    ends = [
+        f"{round(end, -2):,.0f}" for end in (grown("quick", "plain", 110).min(), grown("quick", "plain", 110).max())
+    ]
+    assert f"grow {ends[0]} to {round(float(ends[1].replace(',', '')), -3):,.0f}-fold in 64 iterations" in readme
     for label, said in (
+        (
+            "plain-110",
+            "errs on {:.0f} % of the test images at the stem of plain-110 and on {:.0f} %, as guessing does,",
+        ),
+        ("residual-110", "last block (residual-110: {:.0f} and {:.0f} %)"),
         ("plain-56", "errs on {:.0f} % of the test images at the stem and {:.0f} % at the last block (difference"),
         ("plain-20", "in plain-20 on {:.0f} and {:.0f} %"),
         ("residual-56", "in residual-56 on {:.0f} and {:.0f} %"),
     ):
+        runs = published["quick" if label.endswith("-110") else "quick (fp32)"]
         chosen = select(runs[runs["label"] == label], {})
         probes = [load_responses(folder)["probe_error"].dropna() for folder in chosen["folder"]]
         assert said.format(*(np.mean([probe.iloc[n] for probe in probes]) for n in (0, -1))) in readme, label
