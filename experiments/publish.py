@@ -62,7 +62,8 @@ def check_commit(described: dict[str, Any], name: str) -> None:
 def has_weights(summary: dict[str, Any], config: dict[str, Any]) -> bool:
     """Whether weights are published, too: of the quick grid's seed 0, and of the paper's protocol."""
     protocol, usual = config["protocol"]["name"], not read_varied(summary)
-    return protocol == "paper" or (protocol == "quick" and usual and config["seed"] == 0)
+    grid = config["network"]["depth"] in (20, 56)  # of 110 layers they are 7 MB each
+    return protocol == "paper" or (protocol == "quick" and usual and grid and config["seed"] == 0)
 
 
 def check_run(folder: Path, replace: bool) -> None:

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -21,6 +22,8 @@ from degradation.report.table import conditions, load_table, probes_folder, unfi
 from degradation.train.run import train
 from tests.conftest import ROOT, Compose, Fork
 from tests.report.conftest import put
+
+Refuse = Callable[[Path, str], None]
 
 
 @pytest.fixture
@@ -41,7 +44,15 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def put_one(results: Path, **told: object) -> Path:
-    put(results, 0, "network=plain", "depth=8", error=40.0, **{"study": "gradients", "commit": "0123abcd", **told})
+    depth = told.pop("depth", 8)
+    put(
+        results,
+        0,
+        "network=plain",
+        f"depth={depth}",
+        error=40.0,
+        **{"study": "gradients", "commit": "0123abcd", **told},
+    )
     (folder,) = (results / "runs").iterdir()
     (folder / "network.pt").write_bytes(b"weights")
     return folder
@@ -52,10 +63,22 @@ def run_publish(results: Path, *arguments: str, monkeypatch: pytest.MonkeyPatch)
     return publish.main()
 
 
+@pytest.fixture
+def refuse(evidence: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refuse:
+    """folder, why -> it is not published, with these words and status 2."""
+
+    def ask(folder: Path, why: str) -> None:
+        assert run_publish(folder.parent.parent, folder.name, monkeypatch=monkeypatch) == 2
+        assert why in capsys.readouterr().err
+        assert not (evidence / "runs").exists()
+
+    return ask
+
+
 def test_a_record_is_published_with_what_was_measured_of_it(
     evidence: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = put_one(tmp_path / "own")
+    folder = put_one(tmp_path / "own", depth=20)
     assert run_publish(tmp_path / "own", folder.name, monkeypatch=monkeypatch) == 0
     target = evidence / "runs" / "fp32" / folder.name
     assert load_table(evidence)["run_id"].tolist() == [folder.name]
@@ -79,13 +102,12 @@ def test_what_is_no_evidence_is_refused(
     why: str,
     evidence: Path,
     tmp_path: Path,
+    refuse: Refuse,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = put_one(tmp_path / "own", **told)
-    assert run_publish(tmp_path / "own", folder.name, monkeypatch=monkeypatch) == 2
-    assert why in capsys.readouterr().err
-    assert not (evidence / "runs").exists()
+    refuse(folder, why)
     assert run_publish(tmp_path / "own", "all", monkeypatch=monkeypatch) == 0
     assert f"left out: {folder.name} " in capsys.readouterr().out
     assert not (evidence / "runs").exists()
@@ -98,20 +120,20 @@ def test_what_is_no_evidence_is_refused(
         ({"weights": "0" * 64}, "is of other weights than"),
     ],
 )
-def test_what_was_measured_otherwise_is_refused(
-    told: dict[str, str],
-    why: str,
-    evidence: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_what_was_measured_otherwise_is_refused(told: dict[str, str], why: str, tmp_path: Path, refuse: Refuse) -> None:
     folder = put_one(tmp_path / "own")
     described = probes_folder(folder) / "probe.json"
     described.write_text(json.dumps({**json.loads(described.read_text()), **told}))
-    assert run_publish(tmp_path / "own", folder.name, monkeypatch=monkeypatch) == 2
-    assert why in capsys.readouterr().err
-    assert not (evidence / "runs").exists()
+    refuse(folder, why)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_weights_of_other_depths_than_the_grids_stay(
+    evidence: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = put_one(tmp_path / "own")
+    assert run_publish(tmp_path / "own", folder.name, monkeypatch=monkeypatch) == 0
+    assert not list(evidence.rglob("network.pt"))
 
 
 @pytest.mark.usefixtures("undrawn")
