@@ -27,6 +27,7 @@ from degradation.record import (
     copy_unfinished,
     count_done,
     load_unfinished,
+    name_precision,
     read_summary,
     read_varied,
     seal,
@@ -92,9 +93,9 @@ def check_probes(folder: Path, summary: dict[str, Any]) -> None:
 
 
 def find_twins(told: Mapping[str, Any] | pd.Series) -> list[Path]:
-    """What is published of the same run in the same precision: one folder, or none."""
+    """What is published of the same run, in the same precision on such a device: one folder, or none."""
     there = find_records(find_published(), told["run_id"])
-    return [folder for folder in there if folder.parent.name == told["precision"]]
+    return [folder for folder in there if folder.parent.name == name_precision(told)]
 
 
 def check_unfinished(folder: Path, runs: pd.DataFrame) -> None:
@@ -110,7 +111,7 @@ def check_unfinished(folder: Path, runs: pd.DataFrame) -> None:
 def publish_unfinished(folder: Path, runs: pd.DataFrame) -> None:
     """Copy a run with its checkpoint, in place of what was published when it was less far."""
     told = runs[runs["folder"] == folder].iloc[0]
-    target = find_published() / "runs" / told["precision"] / folder.name
+    target = find_published() / "runs" / name_precision(told) / folder.name
     shutil.rmtree(partial := target.with_name(f".{folder.name}.partial"), ignore_errors=True)
     copy_unfinished(folder, partial)
     for twin in find_twins(told):
@@ -121,7 +122,7 @@ def publish_unfinished(folder: Path, runs: pd.DataFrame) -> None:
 def publish_run(folder: Path) -> None:
     """Copy a record, and what experiments/probe.py and evaluate.py measured of it, to those of its precision."""
     config, summary = check_identity(folder), read_summary(folder)
-    target = find_published() / "runs" / summary["precision"] / folder.name
+    target = find_published() / "runs" / name_precision(summary) / folder.name
     kept, twins = {"network.pt"} if has_weights(summary, config) else set(), find_twins(summary)
     copy(folder, target, tuple(name for name in ASIDE if name not in kept))
     if "seal" not in summary:

@@ -148,18 +148,20 @@ def test_what_is_published_is_replaced_only_when_asked(
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_run_is_published_once_in_each_precision(
+def test_a_run_is_published_once_in_each_precision_and_on_each_kind_of_device(
     evidence: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for precision in ("fp32", "bf16"):
-        folder = put_one(tmp_path / precision, precision=precision)
-        assert run_publish(tmp_path / precision, folder.name, monkeypatch=monkeypatch) == 0
-    assert sorted(path.parent.name for path in evidence.glob("runs/*/*/")) == ["bf16", "fp32"]
+    for precision, device in (("fp32", "cpu"), ("bf16", "cpu"), ("bf16", "cuda")):
+        results = tmp_path / f"{precision} {device}"
+        folder = put_one(results, precision=precision, device=device)
+        assert run_publish(results, folder.name, monkeypatch=monkeypatch) == 0
+    folders = ["bf16", "bf16-cuda", "fp32"]
+    assert sorted(path.parent.name for path in evidence.glob("runs/*/*/")) == folders
     named = {name: runs["precision"].tolist() for name, runs in conditions(load_table(evidence))}
-    assert named == {"quick": ["bf16"], "quick (fp32)": ["fp32"]}
+    assert named == {"quick": ["bf16"], "quick (bf16-cuda)": ["bf16-cuda"], "quick (fp32)": ["fp32"]}
     page = (evidence / "README.md").read_text()
-    assert "[plain-8 seed 0](runs/fp32/" in page
-    assert "[plain-8 seed 0](runs/bf16/" in page
+    assert all(f"[plain-8 seed 0](runs/{folder}/" in page for folder in folders)
+    assert 'ARGS="machine.precision=bf16 machine.device=cuda"' in page
 
 
 def put_unfinished(results: Path, compose: Compose, rows: int, *overrides: str, **told: str) -> Path:

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,12 @@ from hydra.core.global_hydra import GlobalHydra
 from degradation import cli, processes
 from degradation.config import Config, ConfigError
 from degradation.ending import Stop
-from degradation.sweep import describe_time
+from degradation.sweep import describe_time, find_published
 from degradation.train.plan import check, count_jobs, estimate_seconds
 from degradation.train.run import train
 
-from .conftest import TINY, composed
+from .conftest import TINY, Compose, composed
+from .report.conftest import put
 
 
 @pytest.fixture
@@ -138,3 +140,15 @@ def test_a_process_has_the_environment_of_its_start(monkeypatch: pytest.MonkeyPa
         found.append(receive.recv())
         process.join()
     assert found == ["first", "later"]
+
+
+def test_what_is_published_of_another_device_or_precision_does_not_count(compose: Compose, tmp_path: Path) -> None:
+    run = ("protocol=quick", "data=cifar10", "network=plain", "depth=8")
+    put(tmp_path, 0, *run, error=40.0, device="cuda", precision="bf16")
+    config = compose(*run, f"paths.published={tmp_path}")
+    published, told = find_published([config], replace(config.machine, device="cuda", precision="bf16"))
+    assert (list(published), told) == ([config.run_id], "1 published already; ")
+    for device, precision, ours in (("cpu", "bf16", "bf16"), ("cuda", "fp32", "fp32-cuda")):
+        published, told = find_published([config], replace(config.machine, device=device, precision=precision))
+        line = f"those published in bf16-cuda make no pairs with {ours}, and do not count; "
+        assert (published, told) == ({}, line)

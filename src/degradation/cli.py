@@ -61,7 +61,7 @@ def task(cfg: DictConfig) -> Any:
 
     try:
         config = parse(cfg)
-        published, words = find_published([config], str(resolve(config.machine).precision))
+        published, words = find_published([config], resolve(config.machine))
         if published:
             print(closing_table([*published.values()]))
             return None

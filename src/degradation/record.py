@@ -1,6 +1,6 @@
 """A run's identity and its files: write, skip, resume, load. Imports no torch, so that records read anywhere.
 
-results/runs/<run id, and in words what it varies>/      (published: runs/<precision>/...)
+results/runs/<run id, and in words what it varies>/      (published: runs/<precision>/..., see name_precision)
     config.yaml     the scientific config: network, data, protocol, seed
     sessions.jsonl  one line per process that worked on the run: hardware, versions, commit, first iteration
     metrics.csv     one row per `log_every` iterations, evaluated errors where there are any
@@ -21,7 +21,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,15 @@ NEEDED = {"iteration", "train_error", "test_error"}  # records of other versions
 KEPT = ("config.yaml", "sessions.jsonl", "metrics.csv", "gradients.csv", "initial.json", "responses.csv", "wrong.csv")
 KEEPS = ("device", "precision", "execution", "threads")  # of a run, to its end, where the machine's setting is auto
 SAME = (*KEEPS, "channels_last", "evaluation_batch")  # other such: other last digits of the same run
+
+
+def name_precision(told: Mapping[str, Any]) -> str:
+    """What runs share that are compared: `bf16`, or `bf16-cuda` where the `device` told of is not a CPU.
+
+    Another device sums in another order: the arms of a pair would differ in more than the shortcut.
+    """
+    device = told.get("device", "cpu")
+    return str(told["precision"]) if device == "cpu" else f"{told['precision']}-{device}"
 
 
 class RecordError(Exception):

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import asdict
 from multiprocessing.connection import wait
 from typing import Any, NamedTuple
 
@@ -18,9 +19,9 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
 from degradation import processes
-from degradation.config import Config, ConfigError, Sizes, find_records, parse
+from degradation.config import Config, ConfigError, MachineConfig, Sizes, find_records, parse
 from degradation.ending import SIGNALS, Stop
-from degradation.record import RecordError, read_summary, read_varied
+from degradation.record import RecordError, name_precision, read_summary, read_varied
 from degradation.train.outcome import BEGAN, Outcome, exit_status, final_errors, format_seconds
 from degradation.train.tracking import find_mode
 
@@ -34,19 +35,22 @@ def is_finished(config: Config) -> bool:
         return False
 
 
-def find_published(configs: list[Config], precision: str) -> tuple[dict[str, Outcome], str]:
-    """The runs, by id, that `paths.published` holds in this precision (another makes no pair), and words for it."""
-    done, others = {}, set()
+def find_published(configs: list[Config], machine: MachineConfig) -> tuple[dict[str, Outcome], str]:
+    """The runs, by id, that `paths.published` holds of such a device and precision (others make no pairs), and words.
+
+    Of the machine nothing is `auto` any more.
+    """
+    done, others, precision = {}, set(), name_precision(asdict(machine))
     for config in configs:
         there = find_records(config.paths.published, config.run_id) if config.paths.published else ()
         summaries = {folder: read_summary(folder) for folder in there if (folder / "summary.json").exists()}
         for folder, summary in summaries.items():
-            if summary["precision"] == precision:
+            if name_precision(summary) == precision:
                 final = final_errors(folder, config) if summary["final"] else None
                 told = {"label": config.label(read_varied(summary)), "message": summary.get("message", "")}
                 done[config.run_id] = Outcome(config.run_id, "published", final=final, folder="published", **told)
         if config.run_id not in done:
-            others |= {summary["precision"] for summary in summaries.values()}
+            others |= set(map(name_precision, summaries.values()))
     line = f"{len(done)} published already; " if done else ""
     if others:
         line += f"those published in {' and '.join(sorted(others))} make no pairs with {precision}, and do not count; "
@@ -125,7 +129,7 @@ def _plan(configs: list[Config], wanted_jobs: Any) -> Plan:
     from degradation.train.plan import check, count_jobs, describe_grid
 
     machine = resolve(configs[0].machine)
-    published, told = find_published(configs, machine.precision)
+    published, told = find_published(configs, machine)
     todo = [config for config in configs if config.run_id not in published and not is_finished(config)]
     jobs = count_jobs(wanted_jobs, len(todo) or 1, machine.device)
     sizes = check(todo)

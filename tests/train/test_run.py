@@ -729,14 +729,17 @@ def test_missing_data(said: Callable[..., str], tmp_path: Path) -> None:
 
 
 def test_what_is_finished_is_not_another_run_of_its_name(tiny: Compose) -> None:
-    config = tiny("depth=14", "network=plain", "network.parent_depth=8", "machine.precision=fp32")
+    config = tiny("depth=14", "network=plain", "network.parent_depth=8", "machine=auto", "machine.precision=fp32")
     record = Record(config)
     summary = {"outcome": "finished", "iteration": 24, "final": {"train_error": 12.5, "test_error": 25.0}}
     record.append({"iteration": 24, "train_error": 12.5, "test_error": 25.0})
-    record.finish({**summary, "precision": "bf16", "initial": {"parent": "plain-8-smoke-s0-00000000"}})
+    built = {"initial": {"parent": "plain-8-smoke-s0-00000000"}}
+    record.finish({**summary, "device": "cuda", "precision": "bf16", **built})
     record.close()
     with pytest.raises(RecordError, match=r"is finished in bf16, not in fp32; name another folder with RESULTS_DIR="):
         finished_before(config)
     config = replace(config, machine=replace(config.machine, precision="auto"))  # as it comes
+    with pytest.raises(RecordError, match=r"is finished on cuda, not on cpu; name another folder with RESULTS_DIR="):
+        finished_before(replace(config, machine=replace(config.machine, device="cpu")))
     with pytest.raises(RecordError, match=r"was built from plain-8-smoke-s0-00000000, not from plain-8-"):
         finished_before(config)

@@ -71,11 +71,11 @@ GO_ON = """To go on with them from where they stand, in `results/` of your own (
  processor gives other last digits):"""
 OWN_CLAIMS = """The verdicts on the published records: [{page}/claims.md]({page}/claims.md). `make claims` judges\
  yours and those together."""
-GLANCE = """Every claim in a word, by protocol (and precision, in which runs are compared); only verdicts of the\
- paper's protocol are about the paper's claim as it stands. Numbers, intervals and notes stand below, protocol by\
- protocol, and [how it is judged](#how-it-is-judged) at the end. One seed takes a side and decides nothing. So do\
- networks that [others trained]({folder}/reproductions/README.md#the-claims) at the length of the paper's schedule, one\
- author's or two's."""
+GLANCE = """Every claim in a word, by protocol (and precision, a GPU's apart, in which runs are compared); only\
+ verdicts of the paper's protocol are about the paper's claim as it stands. Numbers, intervals and notes stand below,\
+ protocol by protocol, and [how it is judged](#how-it-is-judged) at the end. One seed takes a side and decides nothing.\
+ So do networks that [others trained]({folder}/reproductions/README.md#the-claims) at the length of the paper's\
+ schedule, one author's or two's."""
 CLAIMS = """## How it is judged
 
 Generated from records; do not edit.
@@ -91,9 +91,10 @@ Generated from records; do not edit.
   intervals do not count such looks.
 - Where a protocol does not reach what a claim is about, it is **not testable** there. A claim that was written when
   some seeds were known is **exploratory** until others confirm it.
-- Runs are compared at equal seed and precision. One that diverged counts with the error of guessing, and as never
-  having reached an error (C9 at a stated error; at a share of its own way its pair says nothing); it has no
-  responses, gradients or lesions to compare.
+- Runs are compared at equal seed, in equal precision and on the same kind of device (`bf16-cuda` is another precision
+  than `bf16`, a CPU's). One that diverged counts with the error of guessing, and as never having reached an error (C9
+  at a stated error; at a share of its own way its pair says nothing); it has no responses, gradients or lesions to
+  compare.
 - Training error is running, over the last epoch, or `evaluate_every` iterations where those are more; errors that are
   reached (C9) are over an epoch, too. Where training error in eval mode would be judged otherwise, before the
   correction, the row says so.
@@ -181,6 +182,12 @@ def _half(runs: pd.DataFrame) -> str:
     return str(runs["network.family"].iloc[0])
 
 
+def _machine(precision: str) -> str:
+    # What record.name_precision names, as overrides.
+    bare, _, device = precision.partition("-")
+    return f"machine.precision={bare}" + f" machine.device={device}" * bool(device)
+
+
 def _is_named(protocol: str) -> bool:
     # Whether a command can name it.
     return (CONF / "protocol" / f"{protocol}.yaml").exists()
@@ -193,7 +200,7 @@ def _section(results: Path, condition: str, table: pd.DataFrame, compared: pd.Da
         depths, seeds = (",".join(map(str, sorted(runs[column].unique()))) for column in ("depth", "seed"))
         # What a variant's runs share, as overrides: no spaces within a list.
         shared = re.sub(r",\s+(?=[^\[\]]*\])", ",", runs["variation"].iloc[0]).replace(", ", " ")
-        shared = f"machine.precision={runs['precision'].iloc[0]} {shared}".strip()
+        shared = f"{_machine(runs['precision'].iloc[0])} {shared}".strip()
         grid = f'PROTOCOL={protocol} DEPTHS={depths} SEEDS={seeds} ARGS="{shared}"'
         command = f"make degradation-{_half(runs)} {grid.replace('imagenet_', '')}"
         parts += [f"{describe(runs)}.", f"Reproduce: `{command}`" * _is_named(protocol)]
@@ -245,14 +252,14 @@ def _unfinished(results: Path, runs: pd.DataFrame, ours: bool) -> str:
 
 
 def _go_on(protocol: str, runs: pd.DataFrame) -> Iterable[str]:
-    # A command for all runs of a device and precision where these are a grid, else for each.
+    # A command for all runs of a precision (and so of a device) where these are a grid, else for each.
     axes = ["network", "depth", "seed"]
-    for (precision, device), part in runs.groupby(["precision", "device"]):
+    for (device, precision), part in runs.groupby(["device", "precision"]):
         whole = math.prod(part[axis].nunique() for axis in axes) == len(part)
         for _, some in [("", part)] if whole else part.groupby(axes):
             grid = " ".join(f"{axis}={','.join(map(str, sorted(some[axis].unique())))}" for axis in axes)
             rest = f"protocol={protocol} study=degradation_{_half(runs)} machine.device={device}"
-            kept = f"machine.precision={precision} paths.published=results/published"
+            kept = f"machine.precision={precision.partition('-')[0]} paths.published=results/published"
             yield f"python experiments/train.py -m {grid} {rest} {kept}"
 
 
@@ -428,7 +435,7 @@ def _not_judged(verdicts: list[Verdict], protocol: str, precision: str) -> str:
     for studies, ids in lacking.items():
         header = (CONF / "experiment" / f"{studies[-1]}.yaml").read_text().replace("\n# ", " ")
         cost = re.search(r"Costs[:,]? (.*?)\.(?=\s)", header)
-        asked = f"--studies {','.join(studies)} machine.precision={precision}"
+        asked = f"--studies {','.join(studies)} {_machine(precision)}"
         command = f'`make claims PROTOCOL={protocol} ARGS="{asked}"`'
         todo = command if _is_named(protocol) else f"the studies {', '.join(studies)}"
         lines.append(f"- {', '.join(ids)}: {todo}" + (f" (cost of {studies[-1]}: {cost[1]})" if cost else ""))

@@ -17,6 +17,7 @@ from degradation.record import (
     load_responses,
     load_runs,
     load_unfinished,
+    name_precision,
     settled_error,
 )
 
@@ -50,6 +51,7 @@ _ALWAYS = (
     "rate",
     "warmup_ended_at",
     "precision",
+    "device",
     "seconds",
     "parameters",
     "commit",
@@ -63,13 +65,14 @@ Filter = dict[str, Any]
 def load_table(*results: str | Path) -> pd.DataFrame:
     """Every finished run below the runs/ of one or several results folders, a row each.
 
-    Of runs with the same config and precision, the one of the first folder.
+    Of runs with the same config, precision and device, the one of the first folder.
 
     Columns: network, depth, seed, protocol, data, iterations; every setting under its dotted name (protocol.lr);
     study, the file in conf/experiment that made the run;
     varied, the settings in which it differs from its protocol and network as named (setting -> value), variation, the
     same as text, and made_by_study, those of the settings that are its study's;
-    label, such as plain-56; pair, seed and precision (only runs that share both are compared);
+    label, such as plain-56; precision, which tells of the device, too (record.name_precision); pair, the seed and this
+    (only runs that share both are compared);
     guessing, the error of it, and the final errors, in percent: of a run that diverged those of guessing, as to leave
     it out would hide exactly the runs that failed. train_error is the running one, over the last epoch, or
     `evaluate_every` iterations where those are more: of fewer images their choice shows. `epoch` is in iterations, of
@@ -81,7 +84,7 @@ def load_table(*results: str | Path) -> pd.DataFrame:
     table = pd.concat(parts, ignore_index=True)
     table.columns = table.columns.str.removeprefix("final.")
     table = table.reindex(columns=list(dict.fromkeys([*table, *_SHORT.values(), *_ALWAYS, "seed", "network.classes"])))
-    table = _add_names(table.drop_duplicates(["run_id", "precision"], ignore_index=True))
+    table = _add_names(table).drop_duplicates(["run_id", "precision"], ignore_index=True)
     _tell_apart(table)
     table[["length", "rate"]] = table[["length", "rate"]].fillna(1)
     table["variation"] = [", ".join(f"{k}={v}" for k, v in sorted(run.items())) for run in table["varied"]]
@@ -117,7 +120,9 @@ def _add_names(runs: pd.DataFrame) -> pd.DataFrame:
     # Short names of settings, what a run is called, its pair; its epoch, and the window of its errors, in iterations.
     table = runs.assign(**{short: runs[name] for short, name in _SHORT.items()})
     table["label"] = table["network"] + "-" + table["depth"].astype(str)
-    table["pair"] = table["seed"].astype(str) + " " + table["precision"].fillna("").astype(str)
+    told = table[["device", "precision"]].astype(object).fillna({"device": "cpu", "precision": ""})
+    table["precision"] = [name_precision(run) for run in told.to_dict("records")]
+    table["pair"] = table["seed"].astype(str) + " " + table["precision"]
     sizes = ["data.name", "data.validation_images", "protocol.batch_size", "protocol.log_every"]
     table["epoch"] = [epoch_of(*row) for row in table[sizes].itertuples(index=False, name=None)]
     return table.assign(window=table[["epoch", "protocol.evaluate_every"]].max(axis=1))
@@ -131,7 +136,7 @@ def unfinished_runs(results: str | Path) -> pd.DataFrame:
     """
     if not len(runs := load_unfinished(results)):
         return runs
-    table = _add_names(runs.reindex(columns=list(dict.fromkeys([*runs, "precision", "commit"]))))
+    table = _add_names(runs.reindex(columns=list(dict.fromkeys([*runs, "precision", "device", "commit"]))))
     read = [load_curves(folder) for folder in table["folder"]]
     table["train_error"] = [settled_error(metrics, w) for metrics, w in zip(read, table["window"], strict=True)]
     table["test_error"] = [next(iter(metrics["test_error"].dropna()[::-1]), None) for metrics in read]

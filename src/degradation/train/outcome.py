@@ -50,9 +50,10 @@ def finished_before(config: Config) -> Outcome | None:
     if not (config.folder / "summary.json").exists():
         return None
     summary, elsewhere = read_summary(config.folder), "name another folder with RESULTS_DIR= or paths.results="
-    asked, there = config.machine.precision, summary.get("precision")
-    if asked != "auto" and there not in (None, asked):
-        raise RecordError(f"{config.folder} is finished in {there}, not in {asked}; {elsewhere}")
+    for word, asked in {"on": config.machine.device, "in": config.machine.precision}.items():
+        there = summary.get("device" if word == "on" else "precision")
+        if asked != "auto" and there not in (None, asked):
+            raise RecordError(f"{config.folder} is finished {word} {there}, not {word} {asked}; {elsewhere}")
     built = (summary.get("initial") or {}).get("parent")
     if config.parent is not None and built not in (None, config.parent.run_id):
         raise RecordError(f"{config.folder} was built from {built}, not from {config.parent.run_id}; {elsewhere}")
