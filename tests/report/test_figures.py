@@ -182,6 +182,8 @@ def test_losses_and_the_gap_are_those_recorded(runs: pd.DataFrame) -> None:
     folders = runs[runs["label"] == "plain-14"]["folder"]
     losses = pd.concat([load_metrics(folder) for folder in folders]).groupby("iteration")["train_loss"].mean()
     np.testing.assert_allclose(lines_of(plain)["plain-14 training"][:, 1], losses)
+    (alone,) = draw_gap(runs[runs["depth"] == 8]).axes
+    assert alone.get_xlim() == (4, 12)  # both arms beside the tick
     (ax,) = draw_gap(runs).axes
     gaps = (runs["test_error"] - runs["train_error_eval"]).groupby([runs["network"], runs["depth"]]).mean()
     np.testing.assert_allclose(ax.get_lines()[0].get_xydata()[:, 1], gaps["plain"])

@@ -283,7 +283,10 @@ def melt_errors(rows: pd.DataFrame, quantity: str = "error") -> pd.DataFrame:
 
 
 def mark_values(axes: Iterable[Axes], values: Iterable[float] | dict[float, str]) -> None:
-    """Ticks at the values that there are; a logarithmic axis where a factor of eight would push small ones together."""
+    """Ticks at the values that there are; a logarithmic axis where a factor of eight would push small ones together.
+
+    What stands beside an only value stays beside it.
+    """
     names = values if isinstance(values, dict) else {value: f"{value:g}" for value in values}
     for ax in axes:
         if max(names) > 8 * min(names) > 0:
@@ -291,6 +294,8 @@ def mark_values(axes: Iterable[Axes], values: Iterable[float] | dict[float, str]
         ax.set_xticks(list(names), list(names.values()))
         ax.xaxis.set_minor_locator(NullLocator())
         ax.margins(x=0.12)
+        if min(names) == max(names) > 0:
+            ax.set_xlim(0.5 * max(names), 1.5 * max(names))
 
 
 def draw_errors(
