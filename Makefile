@@ -19,7 +19,7 @@ $(foreach name,$(filter-out $(KNOWN) MAKE% -*,$(GIVEN)),$(error unknown variable
 # A grid is refused where there is none to choose.
 IDLE_claims = DEPTHS
 IDLE_figures = PROTOCOL DEPTHS SEEDS
-IDLE_bench = PROTOCOL DEPTHS SEEDS
+IDLE_bench = PROTOCOL DEPTHS SEEDS JOBS
 IDLE_test = PROTOCOL DEPTHS SEEDS ARGS
 $(foreach goal,$(MAKECMDGOALS),$(foreach name,$(filter $(IDLE_$(goal)),$(GIVEN)),$(error make $(goal) takes no $(name))))
 SWEEP = $(if $(PROTOCOL),protocol=$(PROTOCOL)) $(if $(DEPTHS),depth=$(DEPTHS)) $(if $(SEEDS),seed=$(SEEDS)) $(ARGS)
@@ -42,7 +42,8 @@ degradation-imagenet: $(VENV)/.installed ## the same with the ImageNet networks 
 degradation-cifar degradation-imagenet:
 	@status=0; $(VENV)/bin/python experiments/train.py experiment=$(subst -,_,$@) $(SWEEP) || status=$$?; \
 	  test $$status -ne 2 || exit 2; \
-	  $(VENV)/bin/python experiments/report.py $(if $(findstring logger=none,$(ARGS)),,--wandb) || exit $$?; exit $$status
+	  $(VENV)/bin/python experiments/report.py $(if $(filter logger=none logger.name=none,$(ARGS)),,--wandb $(subst -,_,$@) \
+    $(patsubst logger.project=%,--wandb-project %,$(filter logger.project=%,$(ARGS)))) || exit $$?; exit $$status
 
 claims: $(VENV)/.installed ## train what the paper's claims still need beside the published runs, then judge them
 	@$(VENV)/bin/python experiments/claims.py $(if $(PROTOCOL),--protocol $(PROTOCOL)) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
@@ -60,4 +61,4 @@ lint: $(VENV)/.installed ## check style, types and which wing imports which
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy && $(VENV)/bin/lint-imports --no-logo
 
 clean: ## remove the environment and caches, never results
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache src/*.egg-info
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache src/*.egg-info

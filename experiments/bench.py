@@ -1,7 +1,6 @@
 """Measure training speed against the usual recipe, and what grows with depth."""
 
 import degradation.script  # isort: skip  # noqa: F401  first of all
-import argparse
 import shutil
 import sys
 from dataclasses import replace
@@ -22,22 +21,28 @@ from speed import (
 from speed_images import PROTOCOLS, as_files, find_set, limits, measure_images, summarise_images
 from speed_report import draw_growth, draw_throughput, write_bench
 
-from degradation.config import ConfigError, parse
+from degradation.config import ConfigError, DataError, parse, refuse_published
+from degradation.ending import Parser
 from degradation.report.draw import save
+from degradation.report.table import find_results
 from degradation.train import machine as machines
 
 ROOT = Path(__file__).parents[1]
-OUT = ROOT / "results" / "bench"
 PARTS = ("throughput", "images", "growth", "memory", "start", "figures")
 
 
 def numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",") if part]
+    """Whole numbers between commas, at least one, each at least 1."""
+    found = [int(part) for part in text.split(",")]
+    if min(found) < 1:
+        raise ValueError
+    return found
 
 
 def main() -> int:
     """Write results/bench/<device>/; exit status 2 with one line where the input is wrong."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    usual = find_results() / "bench"
+    parser = Parser(__doc__)
     parser.add_argument("--depths", type=numbers, default=[20, 56, 110], help="default: 20,56,110")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds of every variant (default: 3)")
     parser.add_argument("--seconds", type=float, default=8.0, help="of each variant in each round (default: 8)")
@@ -49,13 +54,13 @@ def main() -> int:
     parser.add_argument("--memory-depths", type=numbers, default=[110, 1202], help="default: 110,1202")
     parser.add_argument("--parts", default=",".join(PARTS), help=f"what to measure (default: {','.join(PARTS)})")
     parser.add_argument("--machine", default="auto", choices=("auto", "cpu", "gpu"))
-    parser.add_argument("--out", type=Path, default=OUT, help="default: %(default)s")
+    parser.add_argument("--out", type=Path, default=usual, help="default: %(default)s")
     arguments = parser.parse_args()
     parts = arguments.parts.split(",")
     if unknown := set(parts) - set(PARTS):
         parser.error(f"unknown part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
-    if set(parts) != set(PARTS) and arguments.out == OUT:
-        parser.error(f"{OUT} holds whole benchmarks; name another folder with --out for a part of one")
+    if set(parts) != set(PARTS) and arguments.out.resolve() == usual.resolve():
+        parser.error(f"{usual} holds whole benchmarks; name another folder with --out for a part of one")
     if arguments.rounds < 1 or arguments.seconds <= 0:
         parser.error("--rounds and --seconds must be above 0")
 
@@ -63,6 +68,7 @@ def main() -> int:
         print(text, flush=True)
 
     try:
+        refuse_published(arguments.out)
         with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             common = ["protocol=paper", "logger=none", f"machine={arguments.machine}"]
             config = parse(hydra.compose("train", [*common, "data=synthetic"]))
@@ -78,8 +84,8 @@ def main() -> int:
             chosen = find_set(config.paths.data, setting.cuda)
             named = [f"protocol={PROTOCOLS[chosen]}", "depth=18", "network.width=64", *arguments.image_overrides]
             images = replace(parse(hydra.compose("train", named)), machine=setting.machine)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ConfigError, DataError, hydra.errors.HydraException) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     machines.apply(setting.machine)
     jobs = tuple(arguments.jobs if arguments.jobs is not None else ([2, 4, 8] if setting.cuda else [2]))

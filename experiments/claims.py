@@ -1,6 +1,7 @@
 """Train what the claims still need, then write results/claims.md."""
 
-import argparse
+import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -11,9 +12,9 @@ from pathlib import Path
 import yaml
 
 import degradation.script  # noqa: F401  first of all
-from degradation.cli import EXIT_INPUT, choose_protocol
+from degradation.cli import EXIT_INPUT, choose_protocol, quote
 from degradation.config import ConfigError, find_conf, find_published
-from degradation.ending import EXIT_STOPPED, Stop
+from degradation.ending import EXIT_STOPPED, Parser, Stop
 from degradation.record import RecordError
 from degradation.report.table import find_results, load_table, probes_folder, select
 from degradation.report.verdicts import ClaimError, list_studies, load_claims
@@ -51,19 +52,29 @@ def networks_of(study: str) -> set[tuple[str, int]]:
     return set(product(axes["network"].split(","), map(int, str(axes["depth"]).split(","))))
 
 
-def probe_networks(results: Path, protocol: str, grids: list[str], overrides: list[str]) -> int:
-    """Lesion and deepen every network of these grids that was trained here since it was last measured."""
+def is_measured(folder: Path) -> bool:
+    """Whether the lesions and the deeper networks of a run are known, and of its present weights."""
+    made = probes_folder(folder) / "probe.json"
+    if not made.exists():
+        return False
+    told = json.loads(made.read_text())
+    known = {*told["probes"], *["constructed"] * bool(told.get("left_out"))}  # of some there are no deeper ones
+    weights = hashlib.sha256((folder / "network.pt").read_bytes()).hexdigest()
+    return {"lesions", "constructed"} <= known and told.get("weights") == weights
+
+
+def probe_networks(results: Path, protocols: list[str], grids: list[str], overrides: list[str]) -> int:
+    """Lesion and deepen every network of these grids that was trained here and is not measured yet."""
     data = [("--data-dir", o.removeprefix("paths.data=")) for o in overrides if o.startswith("paths.data=")]
     table, status = select(load_table(results), {}), 0
-    table = table[table["protocol"].isin([protocol, f"imagenet_{protocol}"])]  # cli.choose_protocol
+    table = table[table["protocol"].isin(protocols)]
     kinds = {kind for grid in grids for kind in networks_of(grid)}
     runs = [run for run in table.itertuples() if (run.network, run.depth) in kinds]  # whichever study trained them
     for folder in (run.folder for run in runs):
-        out, weights = probes_folder(folder), folder / "network.pt"
-        made = out / "probe.json"
-        if weights.exists() and not (made.exists() and made.stat().st_mtime >= weights.stat().st_mtime):
+        if (folder / "network.pt").exists() and not is_measured(folder):
             print(f"\nlesions of {folder.name}, and the constructed solutions from it", flush=True)
-            options = ["--probes", "lesions,constructed", "--lesion-images", "500", "--out", str(out)]
+            options = ["--probes", "lesions,constructed", "--lesion-images", "500", "--out"]
+            options.append(str(probes_folder(folder)))
             options += [part for option in data for part in option]
             done = run([str(HERE / "probe.py"), str(folder), *options])
             status = worse(status, done)
@@ -80,7 +91,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_INPUT
     usual = [study for study in studies if study != "depth_1202" and not study.endswith("_imagenet")]
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(__doc__)
     parser.add_argument(
         "--studies",
         default=",".join(usual),
@@ -97,21 +108,25 @@ def main() -> int:
     chosen = arguments.studies.split(",")
     if unknown := [study for study in chosen if study not in studies]:
         parser.error(f"unknown study {unknown[0]}; there are {', '.join(studies)}")
+    if (named := arguments.protocol or "").startswith("imagenet_"):
+        parser.error(f"--protocol: studies of ImageNet take their own {named.removeprefix('imagenet_')}; name that")
+    protocols: dict[bool, str] = {}  # of the studies on CIFAR-10, and of those on ImageNet
     try:
-        asked = [f"experiment={study}" for study in chosen] + [f"protocol={arguments.protocol}"] * bool(
-            arguments.protocol
-        )
-        asked += [o for o in arguments.overrides if o.startswith("paths.data=")]
-        protocol = next(a for a in choose_protocol(asked) if a.startswith("protocol=")).replace("=imagenet_", "=")
+        for study in chosen:
+            if (imagenet := study.endswith("_imagenet")) not in protocols:
+                asked = [f"experiment={study}", *[f"protocol={named}"] * bool(named)]
+                asked += [o for o in arguments.overrides if o.startswith("paths.data=")]
+                protocols[imagenet] = next(a for a in choose_protocol(asked) if a.startswith("protocol="))
     except ConfigError as error:
         parser.error(str(error))
     os.environ.setdefault(BEGAN, str(time.time()))  # budget_minutes is that of the whole command
     status = 0
     for number, study in enumerate(chosen, 1):
         print(f"\nstudy {number} of {len(chosen)}: {study}", flush=True)
-        common = [f"seed={arguments.seeds}", protocol, f"paths.results={arguments.results}"]
+        protocol = protocols[study.endswith("_imagenet")]
+        common = [f"seed={arguments.seeds}", protocol, f"paths.results={quote(arguments.results)}"]
         spared = arguments.with_published and study not in (*GRIDS, *OUTDATED)
-        common += [f"paths.published={find_published()}"] * spared
+        common += [f"paths.published={quote(str(find_published()))}"] * spared
         done = run([str(HERE / "train.py"), "-m", f"experiment={study}", *common, *arguments.overrides])
         status = worse(status, done)
         if done in (EXIT_INPUT, EXIT_BUDGET, EXIT_STOPPED):
@@ -120,8 +135,8 @@ def main() -> int:
         judged = [claim for claim in claims if claim.study in PROBED and claim.study in chosen]
         needed = {study for claim in judged for study in (claim.study, *claim.needs)}
         if grids := sorted(needed & {*GRIDS, *LESIONS}):
-            name = protocol.removeprefix("protocol=")
-            probed = probe_networks(Path(arguments.results), name, grids, arguments.overrides)
+            names = [protocol.removeprefix("protocol=") for protocol in protocols.values()]
+            probed = probe_networks(Path(arguments.results), names, grids, arguments.overrides)
             status = worse(status, probed)
     except RecordError as error:
         print(f"error: {error}", file=sys.stderr)

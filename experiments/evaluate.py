@@ -7,6 +7,7 @@ results/tests/, where experiments/report.py finds it for Tables 2 to 5.
 
 import degradation.script  # isort: skip  # noqa: F401  first of all
 import argparse
+import hashlib
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +16,21 @@ from typing import get_args
 import hydra
 import pandas as pd
 import torch
-from probe import Parser, positive, read_data, triple
+from probe import positive, read_data, triple
 
-from degradation.config import ConfigError, DataError, find_conf, find_published, parse, run_id
+from degradation.config import (
+    ConfigError,
+    DataError,
+    Shortcut,
+    find_conf,
+    find_published,
+    images_of_group,
+    parse,
+    run_id,
+)
 from degradation.data.images import load
 from degradation.data.resident import ChannelNormalizer, Normalizer
+from degradation.ending import Parser
 from degradation.net.foreign import CheckpointError, checkpoint_file, load_network, read_config
 from degradation.probe.testing import Way, error_in_top, scores
 from degradation.probe.views import Views, exact_batchnorm
@@ -33,8 +44,8 @@ WAYS = get_args(Way)
 def evaluate(arguments: argparse.Namespace) -> tuple[pd.DataFrame, bool]:
     """A row for each checkpoint and way, and for all together where there are several; whether it is of whole runs.
 
-    Columns: network, networks (their names, between spaces), way, top1, top5 (percent), batchnorm, images, data,
-    precision, commit.
+    Columns: network, networks (their names, between spaces), weights (the SHA-256 of each), way, top1, top5 (percent),
+    batchnorm, images, data, precision, commit.
     """
     given = vars(arguments)
     with hydra.initialize_config_dir(str(find_conf()), version_base="1.3"):
@@ -63,28 +74,38 @@ def evaluate(arguments: argparse.Namespace) -> tuple[pd.DataFrame, bool]:
         raise CheckpointError(f"{data.name}: images of 32x32 pixels are shown whole; see experiments/probe.py")
     images = load(data, composed.paths.data, machine.device, workers=int(machine.workers))
     train, test = (part[: given["images"]] if given["images"] else part for part in images[:2])
-    normalize = Normalizer(images[0].sample, data.normalization, data.scale)
     if given["mean"]:
-        normalize = ChannelNormalizer(given["mean"], given["std"], machine.device)
+        normalize: Normalizer = ChannelNormalizer(given["mean"], given["std"], machine.device)
+    else:
+        normalize = Normalizer(images[0].sample, data.normalization, data.scale)
     views = Views(test, normalize, machine.evaluation_batch, machine.precision, machine.channels_last)
+    networks, classes = [], int(images[1].labels.max()) + 1
+    for path in given["checkpoints"]:  # what is wrong with any of them is told before hours of work
+        network = load_network(path, given["shortcut"], **{k: given[k] for k in ("stride_in", "pool", "pad_side")})
+        if classes != network.architecture.classes:
+            raise CheckpointError(f"{path} has {network.architecture.classes} classes, and {data.name} {classes}")
+        networks.append(network)
+    weights = [hashlib.sha256(checkpoint_file(path).read_bytes()).hexdigest() for path in given["checkpoints"]]
     rows: list[dict[str, object]] = []
     for way in given["ways"]:
+        # Of whole images every one has a size of its own: to time the algorithms for each would take the time.
+        torch.backends.cudnn.benchmark = way != "multi_scale"
         together = []
-        for number, (name, path, config) in enumerate(zip(names, given["checkpoints"], configs, strict=True), 1):
+        for number, (name, network, config) in enumerate(zip(names, networks, configs, strict=True), 1):
             print(f"[{way}, {number}/{len(names)}] {name} ...", flush=True)
-            network = load_network(path, given["shortcut"], **{k: given[k] for k in ("stride_in", "pool", "pad_side")})
-            if (classes := int(images[1].labels.max()) + 1) != network.architecture.classes:
-                raise CheckpointError(f"{path} has {network.architecture.classes} classes, and {data.name} {classes}")
             network = network.to(machine.device)
             if given["batchnorm"] == "exact":
                 told = config["protocol"] if config else vars(composed.protocol)
-                group = min(-(-told["batch_size"] // told["batchnorm_groups"]), len(train))  # ProtocolConfig.group
+                group = min(images_of_group(told["batch_size"], told["batchnorm_groups"]), len(train))
                 network = exact_batchnorm(network, replace(views.of(train), batch_size=group))
             together.append(scores(network, views, way))
-            rows.append({"network": name, "networks": name, "way": way, **_errors(together[-1], test.labels)})
+            of = {"network": name, "networks": name, "weights": weights[number - 1], "way": way}
+            rows.append({**of, **_errors(together[-1], test.labels)})
         if len(together) > 1:
-            averaged = _errors(torch.stack(together).mean(0), test.labels)
-            rows.append({"network": "all", "networks": " ".join(sorted(names)), "way": way, **averaged})
+            members = sorted(zip(names, weights, strict=True))
+            of = {"network": "all", "networks": " ".join(name for name, _ in members), "way": way}
+            of["weights"] = " ".join(file for _, file in members)
+            rows.append({**of, **_errors(torch.stack(together).mean(0), test.labels)})
     told = {"batchnorm": given["batchnorm"], "images": len(test), "data": data.name}
     told |= {key: value for key, value in machines.describe(machine).items() if key in ("precision", "commit")}
     # Kept beside the records of the runs, where they are tested on what those name, all of it.
@@ -122,13 +143,13 @@ def _errors(found: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
 
 def main() -> int:
     """Exit status 2, with one line and nothing written, where the input is wrong."""
-    parser = Parser(description=__doc__)
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("checkpoints", nargs="+", help="runs' folders, or state_dicts of other code")
     add("--ways", default=",".join(WAYS), help="default: %(default)s")
     add("--batchnorm", choices=("moving", "exact"), default="moving", help="exact: averages over the training set")
     add("--images", type=positive, help="of each set only so many, drawn at random")
-    add("--shortcut", choices=("none", "A", "B", "C"), help="other code: none or A must be said, B and C are seen")
+    add("--shortcut", choices=get_args(Shortcut), help="other code: none or A must be said, B and C are seen")
     add("--pad-side", choices=("end", "both"), help="other code: where option A pads zero channels (default: end)")
     add("--stride-in", choices=("1x1", "3x3"), help="other code: what strides in a bottleneck (torchvision: 3x3)")
     add("--pool", choices=("ceil", "padded"), help="other code: the stem's max pool (torchvision: padded)")
@@ -142,14 +163,19 @@ def main() -> int:
         parser.error(f"--ways: {unknown[0] or 'nothing'} is not one of {', '.join(WAYS)}")
     if (arguments.mean is None) != (arguments.std is None):
         parser.error("--mean and --std go together")
+    if arguments.out and not arguments.out.absolute().parent.is_dir():
+        parser.error(f"--out: there is no folder {arguments.out.parent}")
     try:
         table, whole = evaluate(arguments)
         # First of all: it took hours, perhaps.
-        print(table.drop(columns=["networks", "commit"]).to_string(index=False, float_format="%.2f"), flush=True)
-        if arguments.out:
-            write_atomically(arguments.out, table.to_csv(index=False, float_format="%.4g"))
+        print(
+            table.drop(columns=["networks", "weights", "commit"]).to_string(index=False, float_format="%.2f"),
+            flush=True,
+        )
         if whole:
             keep(table, arguments.checkpoints)
+        if arguments.out:
+            write_atomically(arguments.out, table.to_csv(index=False, float_format="%.4g"))
     except (CheckpointError, ConfigError, DataError, RecordError, hydra.errors.HydraException, OSError) as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2

@@ -16,7 +16,7 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -24,21 +24,25 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from degradation.config import (
+    SMALL,
     TABLE_1,
     Architecture,
     ConfigError,
     DataConfig,
     DataError,
     MachineConfig,
+    Shortcut,
     find_published,
+    images_of_group,
     plan,
 )
 from degradation.data.images import load
 from degradation.data.resident import ChannelNormalizer, Normalizer
+from degradation.ending import Parser
 from degradation.net.foreign import CheckpointError, checkpoint_file, load_network, read_config
 from degradation.net.network import Network, parameter_count
 from degradation.probe.construct import ConstructionError, check, deepen_each
-from degradation.probe.information import information
+from degradation.probe.information import information, spaced_images
 from degradation.probe.layers import layer_gradients, layer_responses
 from degradation.probe.lesions import deletable, delete_each, lesion_random, swappable
 from degradation.probe.views import Views, evaluate, exact_batchnorm
@@ -60,13 +64,6 @@ OTHERS = DataConfig("cifar10", 0, "pixel_mean", augmentation="none", last_batch=
 TOLD = ("shortcut", "pad_side", "stride_in", "pool")  # of a network, by option
 
 
-class Parser(argparse.ArgumentParser):
-    """One line on stderr for whatever is wrong with the input, and no usage before it."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}\n")
-
-
 def triple(text: str) -> list[float]:
     """Three numbers between commas, one per channel, of images in [0, 1]."""
     numbers = [float(part) for part in text.split(",")]
@@ -83,10 +80,10 @@ def positive(text: str) -> int:
 
 
 def parse() -> argparse.Namespace:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("checkpoint", type=Path, help="a run's folder or network.pt, or a state_dict of other code (.pt, .pth, ...)")
-    add("--shortcut", choices=("none", "A", "B", "C"), help="other code: none or A must be said, B and C are seen")
+    add("--shortcut", choices=get_args(Shortcut), help="other code: none or A must be said, B and C are seen")
     add("--pad-side", choices=("end", "both"), help="other code: where option A pads zero channels (default: end)")
     add("--stride-in", choices=("1x1", "3x3"), help="other code: what strides in a bottleneck (default: 1x1)")
     add("--pool", choices=("ceil", "padded"), help="other code: the stem's max pool (default: ceil)")
@@ -248,12 +245,12 @@ def run(arguments: argparse.Namespace) -> None:
     if config:
         check_network(file.parent.resolve())
     told = config["protocol"] if config else {"batch_size": GRADIENT_BATCH}
-    arguments.batch = -(-told["batch_size"] // told.get("batchnorm_groups", 1))  # ProtocolConfig.group
+    arguments.batch = images_of_group(told["batch_size"], told.get("batchnorm_groups", 1))
     network = load_network(file, **{key: getattr(arguments, key) for key in TOLD})
     architecture, data = network.architecture, read_data(config["data"]) if config else OTHERS
     if arguments.data not in (None, data.name):
         data = replace(data, name=arguments.data, validation_images=0)
-    if architecture.classes != 10 and not data.crop:
+    if architecture.classes != 10 and data.name in SMALL:
         shown = f"{data.name} has 10, of 32x32 pixels"
         raise CheckpointError(f"{file}: the network has {architecture.classes} classes, and {shown}")
     try:
@@ -269,17 +266,19 @@ def run(arguments: argparse.Namespace) -> None:
     network, (train, test, _) = network.to(device), load(data, arguments.data_dir, device, download=False)
     machine = MachineConfig(device, "fp32", True, torch.get_num_threads(), 1, "eager", False, 500, 0.0, 0.0)
     machines.apply(machine)
-    normalization = arguments.normalization or data.normalization
-    normalize = Normalizer(train.sample, normalization, data.scale)
+    kind = arguments.normalization or data.normalization
+    normalization = "given mean and std" if arguments.mean else kind
     if arguments.mean:
-        normalization, normalize = "given mean and std", ChannelNormalizer(arguments.mean, arguments.std, device)
+        normalize: Normalizer = ChannelNormalizer(arguments.mean, arguments.std, device)
+    else:
+        normalize = Normalizer(train.sample, kind, data.scale)
     described = f"{name}: depth {architecture.depth}, shortcut {architecture.shortcut}"
     print(f"{described}, width {architecture.width}, {parameter_count(network):,} parameters")
     print(f"on {data.name}, {normalization}, float32 on {device}")
     if left_out:
         print(left_out)
     few = test[: arguments.lesion_images]
-    images = {"responses": test, "information": test, "gradients": train[:GRADIENT_BATCH]}
+    images = {"responses": test, "information": spaced_images(test), "gradients": train[:GRADIENT_BATCH]}
     images |= {"lesions": few, "constructed": few}
     provenance = {
         "checkpoint": name,
@@ -289,6 +288,7 @@ def run(arguments: argparse.Namespace) -> None:
         "data": data.name,
         "normalization": normalization,
         "probes": {probe: len(images[probe]) for probe in arguments.probes if probe in images},
+        "left_out": left_out,
         "draws": arguments.draws,
         "seed": arguments.seed,
         **machines.describe(machine),

@@ -7,7 +7,6 @@ shown apart, and its record takes its place.
 """
 
 import degradation.script  # isort: skip  # noqa: F401  first of all
-import argparse
 import json
 import shutil
 import sys
@@ -20,6 +19,7 @@ from report import report
 from reproductions import unmeasured, write_page
 
 from degradation.config import ConfigError, find_published, find_records, refuse_published
+from degradation.ending import Parser
 from degradation.record import (
     RecordError,
     can_go_on,
@@ -61,10 +61,10 @@ def check_commit(described: dict[str, Any], name: str) -> None:
 
 
 def has_weights(summary: dict[str, Any], config: dict[str, Any]) -> bool:
-    """Whether weights are published, too: of the quick grid's seed 0, and of the paper's protocol."""
-    protocol, usual = config["protocol"]["name"], not read_varied(summary)
+    """Whether weights are published, too: of seed 0 of the default grid, at quick and at the paper's protocol."""
     grid = config["network"]["depth"] in (20, 56)  # of 110 layers they are 7 MB each
-    return protocol == "paper" or (protocol == "quick" and usual and grid and config["seed"] == 0)
+    protocols = ("quick", "paper")
+    return config["protocol"]["name"] in protocols and grid and config["seed"] == 0 and not read_varied(summary)
 
 
 def check_run(folder: Path, replace: bool) -> None:
@@ -154,7 +154,7 @@ def copy(source: Path, target: Path, aside: tuple[str, ...]) -> None:
 
 def main() -> int:
     """Exit status 2, with one line and nothing published, where what is named is not evidence."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument(
         "runs", nargs="*", help="names of folders in results/runs; `all` for every one that is evidence"
     )

@@ -1,7 +1,6 @@
 """Rebuild every figure, table and page from the records in results/."""
 
 import degradation.script  # isort: skip  # noqa: F401  first of all
-import argparse
 import shutil
 import sys
 from collections.abc import Iterator
@@ -13,9 +12,10 @@ import pandas as pd
 from filelock import FileLock
 
 from degradation.config import ConfigError, find_published, refuse_published
+from degradation.ending import Parser
 from degradation.record import RecordError
 from degradation.report.compare import compare_each, draw_comparison, sentence
-from degradation.report.draw import SIZES, save
+from degradation.report.draw import CANVASES, SIZES, save
 from degradation.report.figures import FIGURES, TABLES, UNFINISHED, write_figures
 from degradation.report.pages import write_claims, write_gallery
 from degradation.report.table import (
@@ -29,19 +29,20 @@ from degradation.report.table import (
 from degradation.report.verdicts import ClaimError, load_claims
 
 MADE = {*FIGURES, *TABLES, UNFINISHED, "comparison", "matched_pair"}
+KINDS = {".csv", *(f".{kind}" for kind, *_ in CANVASES)}
 MOST_TOLD = 12  # networks of a protocol that are compared on the screen; the gallery has all
 
 
 def is_ours(path: Path) -> bool:
-    """Whether this script makes files of that name."""
-    return path.stem in MADE or path.stem.startswith("by_")
+    """Whether this script makes files of that name and kind."""
+    return path.suffix in KINDS and (path.stem in MADE or path.stem.startswith("by_"))
 
 
 @contextmanager
 def drawn_aside(results: Path) -> Iterator[Path]:
     """A folder to draw into, whose files then take their places, one by one; what was drawn before and is not now goes.
 
-    Whatever ends it early leaves what there was, and files of others stay in any case.
+    Whatever ends it early leaves what there was, and files of other names or kinds stay in any case.
     """
     aside = results / ".report"
     results.mkdir(parents=True, exist_ok=True)
@@ -79,13 +80,16 @@ def report(results: Path, table: pd.DataFrame, compared: dict[str, pd.DataFrame]
 
 def main() -> int:
     """Exit status 1, with one line, where a record is damaged or nothing can be written."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(__doc__)
     parser.add_argument("--results", default=str(find_results()), help="the folder with runs/ (default: %(default)s)")
     parser.add_argument(
         "--with-published", action="store_true", help="draw and judge the published runs together with those"
     )
     parser.add_argument("--size", choices=SIZES, default="page", help="lecture: larger text and lines, for slides")
-    parser.add_argument("--wandb", action="store_true", help="log the figures and tables as one W&B run, too")
+    parser.add_argument(
+        "--wandb", nargs="?", const="report", metavar="GROUP", help="log the figures and tables as one W&B run, too"
+    )
+    parser.add_argument("--wandb-project", default="degradation", metavar="NAME", help="default: %(default)s")
     arguments = parser.parse_args()
     results = Path(arguments.results)
     mpl.rcParams["savefig.dpi"] = SIZES[arguments.size]
@@ -110,7 +114,7 @@ def main() -> int:
         from degradation.train.tracking import log_report
 
         figures, tables = sorted(results.glob("figures/*/*.png")), sorted(results.glob("tables/*/*.csv"))
-        log_report(str(results), figures, tables)
+        log_report(str(results), figures, tables, arguments.wandb_project, arguments.wandb)
     return 0
 
 

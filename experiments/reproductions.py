@@ -5,8 +5,8 @@ Each is probed on all of CIFAR-10; tables, figures and a page land in results/re
 """
 
 import degradation.script  # isort: skip  # noqa: F401  first of all
-import argparse
 import hashlib
+import json
 import math
 import os
 import shutil
@@ -23,6 +23,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from degradation.config import ConfigError, refuse_published
+from degradation.ending import Parser
 from degradation.record import write_atomically
 from degradation.report.draw import (
     DASHED,
@@ -144,9 +145,16 @@ def measure(entry: Any, file: Path, data_dir: str, out: Path, log: Path | None =
 
 
 def unmeasured(folder: Path) -> list[str]:
-    """The listed networks of which a table is missing in a folder of results, by name."""
-    needs = {row.name: [*KEPT, *[CURVES] * isinstance(row.log, str)] for row in listed().itertuples(index=False)}
-    return [name for name, files in needs.items() if not all((folder / name / file).exists() for file in files)]
+    """The listed networks of which a table is missing in a folder of results, or all are of another file, by name."""
+
+    def is_measured(row: Any) -> bool:
+        files = [folder / row.name / file for file in (*KEPT, *[CURVES] * isinstance(row.log, str))]
+        if not all(map(Path.exists, files)):
+            return False
+        described = json.loads(files[KEPT.index("probe.json")].read_text())
+        return bool(described.get("weights", row.sha256) == row.sha256)
+
+    return [row.name for row in listed().itertuples(index=False) if not is_measured(row)]
 
 
 def load(folder: Path) -> pd.DataFrame:
@@ -516,7 +524,7 @@ def write_page(folder: Path) -> Path:
 
 def main() -> int:
     """Exit status 2, with one line, where a file is not the published one or errs otherwise."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument(
         "files", type=Path, nargs="?", help="folder that holds the files; without it, the page is redrawn"
     )
@@ -538,7 +546,7 @@ def main() -> int:
                 print(f"[{number}/{len(found)}] {entry.name}{': measured already' if done else ''}", flush=True)
                 if not done:
                     measure(entry, files[0], arguments.data_dir, arguments.out / entry.name, *files[1:])
-        if not arguments.out.is_dir():
+        if not arguments.out.is_dir() or load(arguments.out).empty:
             raise ReproductionError(f"nothing is measured in {arguments.out}; name the folder that holds the files")
         print(write_page(arguments.out))
     except (ReproductionError, ConfigError, OSError) as error:

@@ -1,23 +1,28 @@
 """The benchmark measures what it names; how fast that is, is not tested."""
 
 import json
+import sys
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
+import bench
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from speed import TRAINER, USUAL, InMemoryCIFAR10, default_setting, measure_throughput, summarise
+from speed import TRAINER, USUAL, InMemoryCIFAR10, default_setting, measure_throughput, our_trainer, summarise
 from speed_images import OURS, REFERENCE, STEP, as_files, find_set, limits, measure_images, summarise_images
 from speed_report import draw_throughput, write_bench
 
-from degradation.config import Architecture
+from degradation.config import Architecture, Config, ProtocolConfig, find_published
 from degradation.data.folders import find_images, read_image
 from degradation.data.images import load_cifar10_mini
 from degradation.net.network import multiply_adds
 from degradation.train import machine as machines
+from degradation.train.callbacks import first_steps, signals_every
+from degradation.train.outcome import Outcome
+from degradation.train.run import train
 from tests.conftest import Compose
 
 BARE = "bare loop, channels_last, bf16"
@@ -100,3 +105,56 @@ def test_the_embedded_images_are_timed_as_files() -> None:
         assert (len(train), len(val), max(labels)) == (500, 250, 9)
         assert min(read_image(train[0]).size) == 96
     assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--parts", "images", "--out", "results/bench"], "results/bench holds whole benchmarks; name another folder"),
+        (["--parts", "images", "--out", "{published}/bench"], "is read-only evidence"),
+        (["--image-overrides", "depht=50"], "depht"),
+        (["--jobs", "0"], "argument --jobs: invalid numbers value: '0'"),
+        (["--memory-depths", ""], "argument --memory-depths: invalid numbers value: ''"),
+        (["--depths", "21"], "depth=21 is not of the form 6n+2"),
+    ],
+)
+def test_what_cannot_be_measured_is_told_in_one_line(
+    arguments: list[str],
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "results").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RESULTS_DIR", raising=False)
+    given = [argument.format(published=find_published()) for argument in arguments]
+    monkeypatch.setattr(sys, "argv", ["bench.py", *given])
+    try:
+        status = bench.main()
+    except SystemExit as ended:
+        status = int(ended.code or 0)
+    error = capsys.readouterr().err
+    assert (status, error.count("\n")) == (2, 1)
+    assert told in error
+    assert not any((tmp_path / "results").iterdir())
+
+
+def test_the_trainer_is_timed_where_nothing_else_is_measured(
+    compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = ["data=synthetic", "protocol.batch_size=16", "logger=none", "machine=cpu"]
+    setting = default_setting(compose("protocol=paper", *small))
+    protocols: list[ProtocolConfig] = []
+
+    def watch(config: Config) -> Outcome:
+        protocols.append(config.protocol)
+        return train(config)
+
+    monkeypatch.setattr("speed.train", watch)
+    assert our_trainer(setting, 8, 128 * 9 * 3.0)(1.0) > 0
+    (protocol,) = protocols
+    row = protocol.log_every
+    assert (row, protocol.iterations, protocol.evaluate_every) == (4, 64, 64)
+    assert not [n for n in first_steps(protocol) if 9 * row <= n < 15 * row]
+    assert signals_every(protocol) >= 16 * row

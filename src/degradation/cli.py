@@ -110,6 +110,12 @@ as they are composed, before the protocol is chosen and `length=` and `rate=` ar
 """
 
 
+def quote(value: str) -> str:
+    """A value as an override may hold it, whatever is in it: paths have commas, brackets and letters of any kind."""
+    escaped = re.sub(r"\\*(?='|$)", lambda found: 2 * found[0], value).replace("'", "\\'")
+    return f"'{escaped}'"
+
+
 def list_groups() -> dict[str, list[str]]:
     """The groups of conf/, and the options of each."""
     folders = sorted(find_conf().glob("*/"))

@@ -236,6 +236,11 @@ class DataConfig:
 Sizes = dict[DataConfig, Size]
 
 
+def images_of_group(batch_size: int, groups: int) -> int:
+    """The images of the largest of so many parts of a batch."""
+    return -(-batch_size // groups)
+
+
 @dataclass(frozen=True, config=STRICT)
 class WarmupConfig:
     min_depth: int
@@ -284,7 +289,7 @@ class ProtocolConfig:
     @property
     def group(self) -> int:
         """The images over which BN takes its statistics."""
-        return -(-self.batch_size // self.batchnorm_groups)
+        return images_of_group(self.batch_size, self.batchnorm_groups)
 
     def longer(self, times: int) -> "ProtocolConfig":
         """Its iterations so many times over, its milestones moved along."""

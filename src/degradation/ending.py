@@ -1,5 +1,6 @@
 """How what is started here ends that cannot go on: one sentence and a status, never a traceback."""
 
+import argparse
 import multiprocessing
 import os
 import signal
@@ -9,7 +10,7 @@ import time
 import traceback
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 EXIT_FAILED, EXIT_STOPPED = 1, 130
 RESUMES = ("train.py", "claims.py")  # the scripts that go on where they were stopped
@@ -40,6 +41,16 @@ class Stop:
         parent = multiprocessing.parent_process()
         orphaned = parent is not None and not parent.is_alive()
         return cls.requested or orphaned or bool(cls.sweep is not None and cls.sweep.value)
+
+
+class Parser(argparse.ArgumentParser):
+    """Of a script's options: one line on stderr for whatever is wrong with them, and no usage before it."""
+
+    def __init__(self, description: str | None):
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}\n")
 
 
 def _handle(handler: Any) -> None:

@@ -1,6 +1,7 @@
 """The constructed solution: a deeper network that is exactly the trained shallower one."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from degradation.data.resident import Normalizer
 from degradation.net.network import Network
 from degradation.probe.construct import ConstructionError, deepen, deepen_each, largest_difference, stage_statistics
 from degradation.probe.views import Views, evaluate
+from degradation.train.outcome import Outcome
 from degradation.train.run import train
-from tests.conftest import Compose
+from tests.conftest import TINY, Compose
 from tests.probe.conftest import assert_unchanged, imagenet, named, tensors_of
 
 IMAGES, TEST_IMAGES = make_synthetic(256, 64)
@@ -139,3 +141,20 @@ def test_a_run_starts_from_its_trained_parent(tiny: Compose, tmp_path: Path, net
         initial = json.loads((tmp_path / "runs" / again.run_id / "summary.json").read_text())["initial"]
         assert initial["parent"] == parent.run_id
         assert initial["largest_difference"] < 1e-4
+
+
+def test_a_parent_is_of_the_same_precision_on_the_same_kind_of_device(
+    compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(results: str, precision: str, *overrides: str) -> Outcome:
+        place = [f"paths.results={tmp_path / results}", f"machine.precision={precision}"]
+        return train(compose(*TINY, "network=plain", *place, *overrides))
+
+    child = ("depth=14", "network.parent_depth=8")
+    assert run("own", "fp32").status == "finished"
+    assert "is in fp32, not in bf16; name another folder" in run("own", "bf16", *child).message
+    monkeypatch.setattr("degradation.train.run.find_published", lambda: tmp_path / "published")
+    for folder, status in (("bf16", "failed"), ("fp32-cuda", "failed"), ("fp32", "finished")):
+        shutil.copytree(tmp_path / "own" / "runs", tmp_path / "published" / "runs" / folder)
+        outcome = run("other", "fp32", *child)
+        assert (outcome.status, "are not here" in outcome.message) == (status, status == "failed")

@@ -9,7 +9,15 @@ import torch
 from torch.nn import functional as F
 
 from degradation.config import Architecture
-from degradation.probe.information import RIDGE, effective_rank, information, linear_probe_error, mean_cosine
+from degradation.data.images import make_synthetic
+from degradation.probe.information import (
+    RIDGE,
+    effective_rank,
+    information,
+    linear_probe_error,
+    mean_cosine,
+    spaced_images,
+)
 from degradation.probe.views import Views
 from tests.probe.conftest import assert_unchanged, settle, tensors_of
 
@@ -66,6 +74,12 @@ def test_information_is_of_what_leaves_stem_and_blocks(shortcut: str, views: Vie
     assert row["cosine"] == pytest.approx(mean_cosine(features), rel=1e-5)
     assert row["rank"] == pytest.approx(effective_rank(features), rel=1e-4)
     assert row["probe_error"] == pytest.approx(linear_probe_error(features, labels, features, labels))
+
+
+def test_of_a_large_set_so_many_images_are_looked_at_evenly() -> None:
+    images, few = make_synthetic(4500, 20, side=4)
+    assert torch.equal(spaced_images(images).images, images.images[::3])
+    assert len(spaced_images(few)) == 20
 
 
 def test_what_is_not_finite_tells_nothing(views: Views) -> None:

@@ -157,8 +157,9 @@ def test_the_command_tests_runs_and_other_code_alone_and_together(
     assert table["way"].tolist() == [way for way in ("centre", "ten_crop", "multi_scale") for _ in range(3)]
     assert (table["images"] == 15).all()
     assert (table["top5"] == 0).all()  # of three classes
-    kept = load_tests(load_table(tmp_path))  # and for the tables of the pages
+    kept = load_tests(load_table(tmp_path))  # and for the tables of the pages, as they are of these weights
     assert len(kept) == 9
+    assert table["weights"].str.fullmatch("[0-9a-f]{64}( [0-9a-f]{64})?").all()
     by_networks = kept[kept["way"] == "ten_crop"].set_index("networks")["top1"].to_dict()
     shown = table[table["way"] == "ten_crop"].set_index("network")["top1"].to_dict()
     names = [Path(folder).name for folder in folders]
@@ -197,6 +198,7 @@ def test_the_command_tests_runs_and_other_code_alone_and_together(
         ([str(tmp_path / "none.pt")], "none.pt is not a file"),
         ([str(foreign), "--overrides", "data=imagenette_mini"], "theirs.pt has 3 classes, and imagenette_mini 10"),
         ([folders[0], "--overrides", "paths.data=nowhere"], "tiny is not in nowhere"),
+        ([folders[0], "--out", f"{tmp_path}/none/x.csv"], f"--out: there is no folder {tmp_path}/none"),
     ):
         status, _, error = run_command(*arguments)
         assert status == 2

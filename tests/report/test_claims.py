@@ -1,5 +1,6 @@
 """Verdicts from made-up records: in a world where the paper is right all claims are supported, else refuted."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -41,7 +42,7 @@ from degradation.report.statistics import (
     slope_in_depth,
     weight_growth,
 )
-from degradation.report.table import conditions, load_table, probes_folder, select
+from degradation.report.table import conditions, load_probe, load_table, probes_folder, select
 from degradation.report.verdicts import (
     CONF,
     Claim,
@@ -758,6 +759,13 @@ def test_what_is_read_from_a_runs_folder(put_record: Put, tmp_path: Path) -> Non
     (folder / "metrics.csv").write_text("iteration,lr,train_error,test_error\n10,0.1,50,50\n30,0.01,50,50\n")
     table["protocol.weight_decay"] = 0.5
     assert applied_decay(table, where).item() == pytest.approx(0.5 * (10 * 0.1 + 20 * 0.01) / (1 - 0.9))
+    described = probes_folder(folder) / "probe.json"
+    for known, of_these in ((b"", True), (b"weights", False)):
+        described.write_text(json.dumps({"weights": hashlib.sha256(b"weights before").hexdigest()}))
+        (folder / "network.pt").write_bytes(known)
+        if known:
+            write_summary(folder, json.loads((folder / "summary.json").read_text()))
+        assert bool(len(load_probe(folder, "lesions"))) == of_these
     (folder / "responses.csv").write_text("layer,probe_error\n1,70\n2,\n3,60\n4,55\n")
     assert probe_gain(table, where).item() == -15.0  # the last block's minus the stem's
     rows = "0,1,2.0\n0,2,3.0\n64,1,10.0\n64,2,3.0\n"

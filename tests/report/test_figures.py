@@ -76,8 +76,8 @@ def reported(results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of it with all that experiments/report.py makes of it, run as a command."""
     folder = tmp_path_factory.mktemp("reported")
     shutil.copytree(results, folder, dirs_exist_ok=True)
-    for path in ("mine/notes.txt", "gone/fig6.png"):  # the user's; of a condition of before
-        (folder / "figures" / path).parent.mkdir(parents=True)
+    for path in ("mine/notes.txt", "smoke/fig6.pptx", "gone/fig6.png"):  # the user's; of a condition of before
+        (folder / "figures" / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / "figures" / path).touch()
     command = [sys.executable, str(ROOT / "experiments" / "report.py"), "--results", str(folder)]
     subprocess.run(command, check=True, capture_output=True)
@@ -332,7 +332,7 @@ def test_what_a_user_varies_is_a_condition_of_its_own(results: Path, tmp_path: P
 
 def test_report_draws_everything_from_records_alone(reported: Path) -> None:
     written = made(reported)
-    assert Path("figures/mine/notes.txt") in written
+    assert {Path("figures/mine/notes.txt"), Path("figures/smoke/fig6.pptx")} < set(written)
     assert Path("figures/gone/fig6.png") not in written
     names = {path.name for path in written}
     assert {"fig1.png", "fig6.png", "fig6.svg", "fig7.png", "convergence.png", "table6.csv", "gallery.md"} <= names

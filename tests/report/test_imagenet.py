@@ -1,5 +1,6 @@
 """Fig. 4 and Tables 1 to 5: what is drawn and told is what was recorded, the paper's numbers beside it."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from torchvision.models import vgg16, vgg19
 
 from degradation.config import Architecture, Shortcut
 from degradation.net.network import Network, parameter_count
-from degradation.record import RecordError, load_metrics
+from degradation.record import RecordError, load_metrics, read_summary, write_summary
 from degradation.report.draw import draw_figure1, draw_figure6
 from degradation.report.figures import TABLES, draw_figure
 from degradation.report.imagenet import (
@@ -202,6 +203,14 @@ def test_what_was_tested_stands_in_the_tables_by_its_bn_statistics(tested: pd.Da
         assert f"\n{title}" in page
     assert "Table 6" not in page
     assert "tested on 1,000 validation images" in page
+    # Of a network that was trained before the present one, and says so.
+    folder = next(folder for folder in tested["folder"] if path_of_tests(folder).exists())
+    (folder / "network.pt").write_bytes(b"weights")
+    write_summary(folder, read_summary(folder))
+    for first, n in (("0" * 64, 1), (hashlib.sha256(b"weights").hexdigest(), 2)):
+        told = pd.read_csv(path_of_tests(folder))
+        told.assign(weights=f"{first} {'1' * 64}").to_csv(path_of_tests(folder), index=False)
+        assert table2(tested).set_index(["name", "batchnorm"]).loc[("residual-34 A", "moving"), "tested"] == n
     path_of_tests(tested["folder"].iloc[-1]).write_text("nothing\n1\n")
     with pytest.raises(RecordError, match=r"residual-34.*\.csv is damaged"):
         table2(tested)

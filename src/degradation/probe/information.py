@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from degradation.data.images import Images
 from degradation.net.network import Network
 from degradation.probe.views import Views, evaluating
 
@@ -53,6 +54,11 @@ def linear_probe_error(train: Tensor, y: Tensor, features: Tensor, labels: Tenso
     return 100 * (guessed != labels).double().mean().item()
 
 
+def spaced_images(images: Images) -> Images:
+    """Those of a set that are looked at: at most MOST, evenly spaced, as sets may be sorted by class."""
+    return images[:: max(1, math.ceil(len(images) / MOST))]
+
+
 def _features(network: Network, modules: Sequence[nn.Module], views: Views) -> tuple[list[Tensor], Tensor]:
     # Of every module's output the means over four quadrants, [N, 4 C] each; and the labels [N].
     kept: list[list[Tensor]] = [[] for _ in modules]
@@ -61,7 +67,7 @@ def _features(network: Network, modules: Sequence[nn.Module], views: Views) -> t
         kept[k].append(F.adaptive_avg_pool2d(output.float(), 2).flatten(1))
 
     handles = [module.register_forward_hook(partial(keep, k)) for k, module in enumerate(modules)]
-    shown = views.of(views.images[:: max(1, math.ceil(len(views.images) / MOST))])
+    shown = views.of(spaced_images(views.images))
     with evaluating(network):
         for x, _ in shown:
             with views.autocast():

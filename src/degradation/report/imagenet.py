@@ -12,7 +12,7 @@ from matplotlib.text import Text
 
 from degradation.record import RecordError
 from degradation.report import draw
-from degradation.report.table import beside, finished, select
+from degradation.report.table import beside, finished, select, weights_of
 
 # Parameters, multiply-adds of the convolutions and of the fully connected layers, for one image of 224 pixels: of the
 # networks at full width, and of torchvision's VGG; last what the paper prints (10^9). A test counts them.
@@ -144,13 +144,19 @@ def path_of_tests(run_folder: Path) -> Path:
 def load_tests(runs: pd.DataFrame) -> pd.DataFrame:
     """What experiments/evaluate.py measured of these runs, a row per network or ensemble, way and BN statistics.
 
-    Columns TESTED: `networks`, one run id, or several between spaces; top1 and top5, errors in percent. A RecordError
-    where a file is damaged.
+    Columns TESTED: `networks`, one run id, or several between spaces; top1 and top5, errors in percent. What says that
+    it is of other weights, of a run before it was run again, is left out. A RecordError where a file is damaged.
     """
     parts = [pd.DataFrame(columns=TESTED)]
+    ours = {run: weights_of(folder) for run, folder in zip(runs.get("run_id", ()), runs["folder"], strict=True)}
     for path in filter(Path.exists, map(path_of_tests, runs["folder"])):
         try:
-            parts.append(pd.read_csv(path)[TESTED])
+            read = pd.read_csv(path)
+            if "weights" in read:  # which younger files tell
+                both = read[["networks", "weights"]].fillna("").itertuples(index=False, name=None)
+                known = [zip(names.split(), files.split(), strict=False) for names, files in both]
+                read = read[[all(ours.get(name) in (None, file) for name, file in each) for each in known]]
+            parts.append(read[TESTED])
         except (OSError, ValueError, KeyError) as error:
             raise RecordError(f"{path} is damaged; delete it, and test the network again") from error
     found, ids = pd.concat(parts[1:] or parts, ignore_index=True), {*runs.get("run_id", ())}

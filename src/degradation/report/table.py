@@ -303,10 +303,22 @@ def probes_folder(run_folder: Path) -> Path:
     return beside(run_folder, "probes")
 
 
+def weights_of(run_folder: Path) -> str | None:
+    """The SHA-256 of a run's final weights, by the seal of its record; None where it has none."""
+    seal = json.loads((run_folder / "summary.json").read_text()).get("seal") or {}
+    return seal.get("network.pt")
+
+
 def load_probe(run_folder: Path, probe: str) -> pd.DataFrame:
-    """The table that experiments/probe.py wrote of a run, such as its lesions; empty if none."""
+    """The table that experiments/probe.py wrote of a run, such as its lesions.
+
+    Empty if there is none, or if it says that it is of other weights: of the run before it was run again.
+    """
     path = probes_folder(run_folder) / f"{probe}.csv"
-    return pd.read_csv(path) if path.exists() else pd.DataFrame()
+    if not path.exists():
+        return pd.DataFrame()
+    ours, theirs = weights_of(run_folder), describe_probe(run_folder).get("weights")
+    return pd.DataFrame() if ours and theirs and ours != theirs else pd.read_csv(path)
 
 
 def describe_probe(run_folder: Path) -> dict[str, Any]:

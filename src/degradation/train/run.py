@@ -27,7 +27,16 @@ from degradation.probe.construct import ConstructionError, deepen, largest_diffe
 from degradation.probe.information import information
 from degradation.probe.layers import layer_gradients, layer_responses
 from degradation.probe.views import Views, evaluate, exact_batchnorm, find_wrong, layout
-from degradation.record import Record, RecordError, check_network, copy_unfinished, find_begun, is_signed, read_summary
+from degradation.record import (
+    Record,
+    RecordError,
+    check_network,
+    copy_unfinished,
+    find_begun,
+    is_signed,
+    name_precision,
+    read_summary,
+)
 from degradation.train import machine as machines
 from degradation.train.callbacks import Checkpoint, Measure, Progress, first_steps
 from degradation.train.outcome import BEGAN, Outcome, budget_spent, final_errors, finished_before, format_seconds
@@ -221,14 +230,16 @@ def _describe_layers(
 
 
 def _precision(folder: Path) -> str:
-    # In which a run was trained, where it is finished and says so.
-    return str(read_summary(folder).get("precision", "")) if (folder / "summary.json").exists() else ""
+    # In which, and on what kind of device, a run was trained, where it is finished and says so.
+    summary = read_summary(folder) if (folder / "summary.json").exists() else {}
+    return name_precision(summary) if "precision" in summary else ""
 
 
 def _construct(config: Config, network: Network, record: Record, train_views: Views, views: Views) -> str:
     # Deepens the finished run that differs in depth alone, and records how equal the two are before training.
-    parent_config, device, precision = config.parent, views.images.labels.device, train_views.precision
+    parent_config, device = config.parent, views.images.labels.device
     assert parent_config is not None
+    precision = name_precision({"device": device.type, "precision": train_views.precision})
     depth, published = parent_config.network.depth, find_records(find_published(), parent_config.run_id)
     trained = [parent_config.folder, *(each for each in published if each.parent.name == precision)]
     weights = [each for each in trained if (each / "network.pt").exists()]

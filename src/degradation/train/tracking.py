@@ -1,5 +1,7 @@
 """The view of a run in Weights & Biases: the one place that imports wandb. Whatever fails here never costs a run."""
 
+import hashlib
+import json
 import netrc
 import os
 import sys
@@ -94,7 +96,7 @@ class Tracker(View):
         self.start(
             config.paths.results,
             config.logger.project,
-            id=config.run_id,
+            id=f"{config.run_id}-{_mark(record)}",
             name=label,
             group=f"{config.study} ({config.protocol.name})",
             job_type=network.name,
@@ -121,10 +123,16 @@ class Tracker(View):
         self.attempt(add)
 
 
-def log_report(results: str, figures: list[Path], tables: list[Path]) -> None:
+def _mark(record: Record) -> str:
+    # Of this record alone, in another precision or begun anew another; the same wherever it goes on.
+    begun = record.sessions()[0]
+    return hashlib.sha256(json.dumps(begun, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def log_report(results: str, figures: list[Path], tables: list[Path], project: str, group: str) -> None:
     """The closing job: figures and tables, as one W&B run."""
     view = View()
-    view.start(results, "degradation", name="report", group="degradation_cifar", job_type="report")
+    view.start(results, project, name="report", group=group, job_type="report")
 
     def add(run: Any) -> None:
         import pandas as pd
