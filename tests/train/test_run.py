@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import pytest
@@ -25,9 +25,12 @@ from hydra.errors import ConfigCompositionException
 from torch import Tensor
 
 from degradation.cli import EXIT_INPUT, main
-from degradation.config import Architecture, Config
+from degradation.config import Architecture, Config, find_published, find_records
+from degradation.data.resident import Normalizer
 from degradation.ending import EXIT_FAILED, EXIT_STOPPED, Stop
+from degradation.net.foreign import load_network
 from degradation.net.network import Network
+from degradation.probe.views import Views, evaluate, exact_batchnorm, layout
 from degradation.record import (
     COLUMNS,
     Record,
@@ -44,7 +47,7 @@ from degradation.report.table import unfinished_runs
 from degradation.train.machine import resolve
 from degradation.train.outcome import EXIT_BUDGET, EXIT_DIVERGED, Outcome, exit_status, finished_before
 from degradation.train.plan import check, estimate_seconds
-from degradation.train.run import train
+from degradation.train.run import load_images, train
 from degradation.train.step import DegradationModule, warmup_ends
 from tests.conftest import TINY, Compose, Fork, Start
 from tests.data.test_folders import write_tree
@@ -100,16 +103,18 @@ def uninterrupted(compose: Compose, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 class Spy:
-    """What every iteration was given: images, labels, learning rate; and the weights before the first."""
+    """What every iteration was given: images, labels, learning rate; the weights, and settings, before the first."""
 
     def __init__(self, patch: pytest.MonkeyPatch):
         self.batches: list[tuple[Tensor, Tensor]] = []
         self.rates: list[float] = []
         self.initial: dict[str, Tensor] = {}
+        self.module: Any = None
         iterate = DegradationModule.iterate
 
         def watch(module: DegradationModule, x: Tensor, y: Tensor, optimizer: torch.optim.Optimizer) -> None:
             if not self.batches:
+                self.module, self.groups = module, [dict(group) for group in optimizer.param_groups]
                 self.initial = {key: value.clone() for key, value in module.network.state_dict().items()}
             self.batches.append((x.clone(), y.clone()))
             self.rates.append(float(optimizer.param_groups[0]["lr"]))
@@ -129,8 +134,11 @@ def spied(config: Config) -> Spy:
 
 
 def test_both_arms_see_the_same_batches_and_start_from_the_same_tensors(tiny: Compose) -> None:
-    plain, residual = (spied(tiny(f"network={arm}", "network.width=2")) for arm in ("plain", "residual"))
+    warm = ("protocol.warmup.min_depth=8", "protocol.warmup.until_error=200")
+    plain, residual = (spied(tiny(f"network={arm}", "network.width=2", *warm)) for arm in ("plain", "residual"))
     other = spied(tiny("network=plain", "seed=1"))
+    assert plain.rates == residual.rates
+    assert len({*plain.rates}) > 2  # a warm-up that ends, and a decay
     assert len(plain.batches) == len(residual.batches) == 24
     for (x, y), (x_twin, y_twin) in zip(plain.batches, residual.batches, strict=True):
         assert torch.equal(x, x_twin)
@@ -184,6 +192,80 @@ def test_the_record_of_a_run(tiny: Compose) -> None:
     assert (layers["std_exact"] > 0).all()
     known = layers.dropna(subset=["probe_error"])["name"].tolist()
     assert known == ["stem", *(f"stage{n}.block1.conv2" for n in (1, 2, 3))]
+
+
+@pytest.mark.parametrize("arm", ["plain", "residual"])
+@pytest.mark.parametrize(("batchnorm", "precision"), [("moving", "bf16"), ("exact", "fp32")])
+def test_final_errors_are_those_of_the_final_weights(
+    tiny: Compose, arm: str, batchnorm: Literal["moving", "exact"], precision: str
+) -> None:
+    how = [f"protocol.batchnorm={batchnorm}", "protocol.batchnorm_groups=2", f"machine.precision={precision}"]
+    config = tiny(f"network={arm}", *how, "data.validation_images=100")
+    outcome = train(config)
+    train_set, test, validation = load_images(config)
+    assert validation is not None
+    assert outcome.final is not None
+    machine = resolve(config.machine)
+    normalize = Normalizer(train_set.sample, config.data.normalization)
+    views = Views(train_set, normalize, machine.evaluation_batch, precision, machine.channels_last)
+    network = load_network(config.folder).to(memory_format=layout(machine.channels_last))  # type: ignore[call-overload]
+    if batchnorm == "exact":
+        network = exact_batchnorm(network, replace(views, batch_size=16))
+    for images, name in ((test, "test_{}"), (validation, "val_{}"), (train_set, "train_{}_eval")):
+        error, loss = evaluate(network, views.of(images))
+        assert outcome.final[name.format("error")] == pytest.approx(error, rel=1e-5)
+        assert outcome.final[name.format("loss")] == pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("arm", ["plain", "residual"])
+def test_the_first_step_is_that_of_the_published_records(compose: Compose, tmp_path: Path, arm: str) -> None:
+    # Weights, batches, crops and flips are functions of the seed alone, and stay what they were.
+    quick = ["protocol=quick", "depth=20", "machine=cpu", "machine.precision=fp32", "machine.threads=1", "logger=none"]
+    config = compose(*quick, f"network={arm}", "budget_minutes=0", f"paths.results={tmp_path}")
+    assert train(config).status == "out of budget"
+    (published,) = (folder for folder in find_records(find_published(), config.run_id) if folder.parent.name == "fp32")
+    ours, theirs = (load_gradients(folder).set_index(["iteration", "layer"]) for folder in (config.folder, published))
+    for column in ("std", "grad_response", "grad_weight", "weight_norm"):
+        for iteration in (0, 1):
+            found, known = (rows.loc[iteration, column].to_numpy() for rows in (ours, theirs))
+            assert found == pytest.approx(known, rel=1e-3), (column, iteration)
+
+
+@pytest.mark.parametrize(
+    "flip",
+    [
+        "none",
+        "no_bn_decay",
+        "pad_both",
+        "fan_out",
+        "keep_last",
+        "channel_norm",
+        "pad_before",
+        "bn_eps",
+        "bn_momentum",
+        "head_uniform",
+        "scale_255",
+        "no_augmentation",
+    ],
+)
+def test_a_flip_changes_what_a_run_is_made_of(tiny: Compose, tmp_path: Path, flip: str) -> None:
+    # The others change steps, or evaluation: test_step.py, and the test of final errors.
+    def parts(flip: str, results: Path) -> list[Any]:
+        once = ("data.validation_images=12", "budget_minutes=0", f"paths.results={results}")
+        spy = spied(tiny(*once, f"flip={flip}"))
+        norms = [module for module in spy.module.network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+        network = spy.module.network.twin()
+        network.load_state_dict(spy.initial)
+        return [
+            [tensor.tolist() for tensor in spy.initial.values()],
+            [(norm.eps, norm.momentum) for norm in norms],
+            [tensor.tolist() for tensor in spy.batches[0]],
+            spy.module.stream.batches_per_epoch,
+            [(len(group["params"]), group["weight_decay"]) for group in spy.groups],
+            network(spy.batches[0][0]).tolist(),
+        ]
+
+    assert (parts(flip, tmp_path / "flipped") == parts("none", tmp_path / "usual")) == (flip == "none")
 
 
 def test_the_running_error_counts_every_image_since_the_last_row(tiny: Compose) -> None:
@@ -291,7 +373,7 @@ def test_evaluation_leaves_no_trace_in_training(compose: Compose, tmp_path: Path
 
 
 def test_streamed_batches_are_the_same_in_both_arms_and_after_a_stop(compose: Compose, tmp_path: Path) -> None:
-    streamed = [*TINY, "data.crop=16", "data.shorter_side=[18,24]", "data.colour=0.1", "data.validation_images=64"]
+    streamed = [*TINY, "data.crop=16", "data.shorter_side=[18,24]", "data.colour=0.1", "data.validation_images=60"]
     streamed += ["machine.iterations_per_step=1", "data.last_batch=keep"]
     plain, residual = (
         spied(compose(*streamed, f"network={arm}", f"paths.results={tmp_path / arm}")) for arm in ("plain", "residual")

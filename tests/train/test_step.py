@@ -14,7 +14,7 @@ from degradation.data.images import make_synthetic
 from degradation.data.resident import BatchStream, Normalizer
 from degradation.net.network import Network
 from degradation.train import machine as machines
-from degradation.train.step import DegradationModule
+from degradation.train.step import CapturedStep, DegradationModule
 
 ITERATIONS = 12
 PROTOCOL = ProtocolConfig(
@@ -37,8 +37,10 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.i
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 
 
-def make_machine(execution: str = "eager", device: str = "cpu", recompute: bool = False) -> MachineConfig:
-    return MachineConfig(device, "fp32", True, 1, 1, execution, recompute, 500, 0.0, 0.0)  # type: ignore[arg-type]
+def make_machine(
+    execution: str = "eager", device: str = "cpu", recompute: bool = False, precision: str = "fp32"
+) -> MachineConfig:
+    return MachineConfig(device, precision, True, 1, 1, execution, recompute, 500, 0.0, 0.0)  # type: ignore[arg-type]
 
 
 def make_stream(device: str = "cpu") -> BatchStream:
@@ -66,6 +68,12 @@ def run(
     for iteration in range(iterations):
         module.run(iteration)
         losses.append(module.take_running()[1])
+    # What is compared below is what was asked for.
+    blocks = network.blocks().values()
+    assert all(block.recompute == recompute for block in blocks)
+    assert all((block._compiled_call_impl is not None) == (execution == "compiled") for block in blocks)
+    graph = getattr(module.step, "graph", None)
+    assert (graph is not None) == (execution == "captured" and iterations > CapturedStep.WARM_UP)
     return losses, network.state_dict()
 
 
@@ -98,6 +106,23 @@ def test_an_iteration_is_that_of_a_plain_pytorch_loop(device: str, shortcut: Sho
     ours, weights = run(device=device, shortcut=shortcut)
     assert ours == pytest.approx(losses, rel=1e-5)
     assert_same(weights, network.state_dict(), 1e-4)
+
+
+@pytest.mark.parametrize("shortcut", ["none", "A"])
+def test_an_iteration_is_in_the_precision_that_is_asked_for(shortcut: Shortcut) -> None:
+    losses = {}
+    for precision, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        network, seen = Network(Architecture.paper(8, shortcut)), set[torch.dtype]()
+        for block in network.blocks().values():
+            block.layers[0][0].register_forward_hook(lambda _module, _inputs, output, seen=seen: seen.add(output.dtype))
+        module = DegradationModule(network, make_stream(), PROTOCOL, make_machine(precision=precision))
+        module.step = module.make_step(module.configure_optimizers())
+        module.run(0)
+        assert seen == {kind}
+        assert {tensor.dtype for p in network.parameters() for tensor in (p, p.grad)} == {torch.float32}
+        losses[precision] = module.take_running()[1]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.02)
+    assert losses["bf16"] != losses["fp32"]
 
 
 def naive(velocity_has_rate: bool = False, clip: float | None = None) -> dict[str, Tensor]:
