@@ -15,9 +15,10 @@ import report
 import reproductions
 
 from degradation.config import ConfigError, find_published
-from degradation.record import Record, sign
+from degradation.record import Record, sign, write_summary
 from degradation.report.draw import draw_unfinished
-from degradation.report.pages import write_gallery
+from degradation.report.imagenet import path_of_tests
+from degradation.report.pages import write_claims, write_gallery
 from degradation.report.table import conditions, load_table, probes_folder, unfinished_runs
 from degradation.train.run import train
 from tests.conftest import ROOT, Compose, Fork
@@ -44,17 +45,15 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def put_one(results: Path, **told: object) -> Path:
-    depth = told.pop("depth", 8)
-    put(
-        results,
-        0,
-        "network=plain",
-        f"depth={depth}",
-        error=40.0,
-        **{"study": "gradients", "commit": "0123abcd", **told},
-    )
+    """A finished record; `sessions` are the commits of the processes that worked on it."""
+    depth, error, sessions = told.pop("depth", 8), told.pop("error", 40.0), told.pop("sessions", ["0123abcd"])
+    named = {"study": "gradients", "commit": "0123abcd", **told}
+    put(results, 0, "network=plain", f"depth={depth}", error=error, **named)
     (folder,) = (results / "runs").iterdir()
+    lines = [json.dumps({"commit": commit, "study": "gradients"}) for commit in sessions]
+    (folder / "sessions.jsonl").write_text("\n".join(lines) + "\n")
     (folder / "network.pt").write_bytes(b"weights")
+    write_summary(folder, json.loads((folder / "summary.json").read_text()))
     return folder
 
 
@@ -95,10 +94,11 @@ def test_a_record_is_published_with_what_was_measured_of_it(
         ({"commit": "0123abcd-dirty"}, "was made by modified or unknown code (commit 0123abcd-dirty)"),
         ({"commit": "unknown"}, "was made by modified or unknown code"),
         ({"study": "single"}, "belongs to no study of conf/experiment (study=single)"),
+        ({"sessions": ["0123abcd-dirty", "0123abcd"]}, "was made by modified or unknown code (commit 0123abcd-dirty)"),
     ],
 )
 def test_what_is_no_evidence_is_refused(
-    told: dict[str, str],
+    told: dict[str, object],
     why: str,
     evidence: Path,
     tmp_path: Path,
@@ -125,6 +125,11 @@ def test_what_was_measured_otherwise_is_refused(told: dict[str, str], why: str, 
     described = probes_folder(folder) / "probe.json"
     described.write_text(json.dumps({**json.loads(described.read_text()), **told}))
     refuse(folder, why)
+    if "commit" in told:
+        described.unlink()
+        (tested := path_of_tests(folder)).parent.mkdir()
+        tested.write_text(f"networks,commit\n{folder.name},{told['commit']}\n")
+        refuse(folder, why)
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -144,7 +149,30 @@ def test_what_is_published_is_replaced_only_when_asked(
     assert run_publish(tmp_path / "own", folder.name, monkeypatch=monkeypatch) == 0
     assert run_publish(tmp_path / "own", folder.name, monkeypatch=monkeypatch) == 2
     assert "is published already; --replace" in capsys.readouterr().err
-    assert run_publish(tmp_path / "own", folder.name, "--replace", monkeypatch=monkeypatch) == 0
+    again = put_one(tmp_path / "again", error=50.0)
+    assert again.name == folder.name
+    shutil.rmtree(probes_folder(again))
+    assert run_publish(tmp_path / "again", folder.name, "--replace", monkeypatch=monkeypatch) == 0
+    (run,) = load_table(evidence).itertuples()
+    assert run.train_error == pytest.approx(50.0, abs=1)
+    assert not probes_folder(run.folder).exists()  # they were of the other's weights
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_benchmark_is_published_whole_and_of_a_known_commit(
+    evidence: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    also = ("--also", "bench/cpu")
+    assert run_publish(tmp_path, *also, monkeypatch=monkeypatch) == 2
+    assert "bench/cpu holds nothing that was measured" in capsys.readouterr().err
+    (measured := tmp_path / "bench" / "cpu").mkdir(parents=True)
+    (measured / "bench.json").write_text('{"commit": "0123abcd-dirty"}')
+    assert run_publish(tmp_path, *also, monkeypatch=monkeypatch) == 2
+    assert "bench.json was made by modified or unknown code" in capsys.readouterr().err
+    assert not (evidence / "bench").exists()
+    (measured / "bench.json").write_text('{"commit": "0123abcd"}')
+    assert run_publish(tmp_path, *also, monkeypatch=monkeypatch) == 0
+    assert (evidence / "bench" / "cpu" / "bench.json").exists()
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -285,6 +313,20 @@ def test_the_published_folder_is_no_place_for_runs(compose: Compose) -> None:
     for folder in (find_published(), find_published() / "runs"):
         with pytest.raises(ConfigError, match="is read-only evidence; name another folder"):
             compose("protocol=smoke", f"paths.results={folder}")
+
+
+def test_the_pages_are_what_this_code_makes_of_the_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    published, copy = find_published(), tmp_path / "published"
+    copy.mkdir()
+    for path in published.iterdir():
+        if path.is_dir():
+            (copy / path.name).symlink_to(path)
+    for module in ("pages", "table"):
+        monkeypatch.setattr(f"degradation.report.{module}.find_published", lambda: copy, raising=False)
+    table = load_table(copy)
+    for page in (write_gallery(copy, table), write_claims(copy, table)):
+        # Where this fails after a change of words: experiments/publish.py without a run draws all anew.
+        assert page.read_text() == (published / page.name).read_text()
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs the checkout's git")

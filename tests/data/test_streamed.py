@@ -48,8 +48,11 @@ def test_batches_are_a_function_of_seed_and_iteration(tree: Path, workers: int) 
     for (x, y), (expected, labels) in zip([first, *resumed, *back], [whole[0], *whole, whole[2]], strict=True):
         assert torch.equal(x, expected)
         assert torch.equal(y, labels)
-    other = take(make_stream(tree, seed=6), range(1))[0]
-    assert not torch.equal(other[0], whole[0][0])
+    other = make_stream(tree, seed=6)
+    assert not torch.equal(take(other, range(1))[0][0], whole[0][0])
+    colours = [recipe.read(0)[2] for recipe in (other.recipe, stream.recipe)]  # which the order of images is not in
+    assert torch.equal(colours[1], make_stream(tree).recipe.read(0)[2])
+    assert not torch.equal(*colours)
 
 
 def test_the_layout_changes_no_pixel(tree: Path) -> None:

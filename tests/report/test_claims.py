@@ -37,6 +37,7 @@ from degradation.report.statistics import (
     lesion_recovery,
     level,
     probe_gain,
+    response_ratio,
     share_closed,
     share_cured,
     slope_in_depth,
@@ -627,6 +628,20 @@ def test_all_but_primary_claims_are_corrected_for_being_many() -> None:
     assert judge([replace(ones[0], primary=True), *ones[1:]], table)[0].verdict == "supported"
 
 
+def test_the_correction_is_holms_and_counts_what_can_be_tested() -> None:
+    table = pd.DataFrame({"pair": ["0 a", "1 a", "2 a"], "train_error": [5.0, 7.0, 6.0], "network": "plain"})
+    table = table.assign(train_error_eval=table["train_error"], varied=[{}] * 3, protocol="quick")
+    far, mid, near = (
+        Claim(f"X{above}", "it is so", "level", "%", "s", above=above, of={"where": {}}) for above in (0.3, 2.7, 3.2)
+    )
+    alone = [judge([each], table)[0].p for each in (far, mid, near)]
+    assert 0.005 < alone[0] < 0.015 < 0.025 < alone[1] < alone[2] < 0.05  # twice the last two are too much
+    assert [each.verdict for each in judge([far, near], table)] == ["supported", "supported"]
+    assert [each.verdict for each in judge([far, mid, near], table)] == ["supported", "undecided", "undecided"]
+    moot = replace(mid, testable=(replace(far, above=100.0),))
+    assert [each.verdict for each in judge([far, moot, near], table)] == ["supported", "not testable", "supported"]
+
+
 def test_what_was_seen_is_exploratory_until_new_seeds_confirm_it() -> None:
     table = pd.DataFrame({"pair": ["0 a", "1 a", "2 a", "3 a"], "train_error": [5.0, 5.1, 4.9, 5.2]})
     table = table.assign(train_error_eval=table["train_error"], varied=[{}] * 4, protocol="quick")
@@ -766,6 +781,12 @@ def test_what_is_read_from_a_runs_folder(put_record: Put, tmp_path: Path) -> Non
         if known:
             write_summary(folder, json.loads((folder / "summary.json").read_text()))
         assert bool(len(load_probe(folder, "lesions"))) == of_these
+    put_record(tmp_path, 0, "network=residual", error=10.0)
+    both = load_table(tmp_path).set_index("network")
+    for network, stds in (("plain", (1.0, 1.0, 1.0)), ("residual", (1.0, 2.0, 9.0))):
+        rows = "".join(f"{layer},{std}\n" for layer, std in enumerate(stds, 1))
+        (both["folder"][network] / "responses.csv").write_text(f"layer,std_exact\n{rows}")
+    assert response_ratio(both.reset_index(), int(both["depth"].iloc[0])).item() == 2.0  # the median of layers
     (folder / "responses.csv").write_text("layer,probe_error\n1,70\n2,\n3,60\n4,55\n")
     assert probe_gain(table, where).item() == -15.0  # the last block's minus the stem's
     rows = "0,1,2.0\n0,2,3.0\n64,1,10.0\n64,2,3.0\n"

@@ -130,6 +130,13 @@ def test_records_are_equal_where_all_but_the_seconds_are(tmp_path: Path) -> None
     (ours / "gradients.csv").write_text("iteration,layer,std,young\n0,1,1.0,2\n1,1,0.9,2\n4,1,0.8,2\n")
     (theirs / "gradients.csv").write_text("iteration,layer,std\n0,1,1.0\n4,1,0.8\n")
     assert are_equal(ours, theirs)
+    for name, same, other in (("wrong.csv", "image\n3\n", "image\n4\n"), ("responses.csv", "std\n1\n", "std\n2\n")):
+        (ours / name).write_text(same)
+        assert are_equal(ours, theirs)  # of which one has none
+        (theirs / name).write_text(other)
+        assert not are_equal(ours, theirs)
+        (theirs / name).write_text(same)
+    assert are_equal(ours, theirs)
     (ours / "metrics.csv").write_text("iteration,train_error,seconds\n1,1.50001,1\n")
     assert not are_equal(ours, theirs)
 

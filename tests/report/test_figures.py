@@ -20,7 +20,16 @@ import report
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from degradation.record import RecordError, load_metrics, load_responses, write_summary
+from degradation.config import run_id
+from degradation.record import (
+    RecordError,
+    check_identity,
+    check_network,
+    is_signed,
+    load_metrics,
+    load_responses,
+    write_summary,
+)
 from degradation.report import draw
 from degradation.report.diagram import draw_matched_pair
 from degradation.report.figures import FIGURES, caption_of, title_of, write_figures
@@ -403,11 +412,21 @@ def test_notebooks_show_their_figures_and_write_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_shipped_records_are_whole() -> None:
+def test_shipped_records_are_whole(compose: Compose) -> None:
     """Every committed record is finished, its config hashes to its name, and it says what produced it."""
     shipped = load_table(ROOT / "results" / "published")
     quick = select(shipped[shipped["protocol"] == "quick"], {}).set_index(["network", "depth"])
     assert {(n, d) for n in ("plain", "residual") for d in (20, 56)} <= set(quick.index)
+    assert shipped["sealed"].all()
+    evidence = ROOT / "results" / "published" / "runs"
+    for weights in evidence.glob("*/*/network.pt"):
+        check_network(weights.parent)
+    for checkpoint in evidence.glob("*/*/checkpoint.ckpt"):
+        assert is_signed(checkpoint.read_bytes())
+        config = check_identity(checkpoint.parent)
+        grid = [config["network"]["name"], config["network"]["depth"], config["protocol"]["name"], config["seed"]]
+        named = compose(f"network={grid[0]}", *map("{}={}".format, ("depth", "protocol", "seed"), grid[1:]))
+        assert named.run_id == run_id(config)  # so that a command goes on with it
     for folder in shipped["folder"]:
         summary = json.loads((folder / "summary.json").read_text())
         assert {"hardware", "versions", "commit", "precision"} <= set(summary)
