@@ -304,7 +304,7 @@ def draw_errors(table: pd.DataFrame) -> Figure:
             ax.plot(part["depth"], part[column], markerfacecolor=filled, label=f"{network} ({author})", **style)
         ax.set_xticks(sorted(table["depth"].unique()))
         ax.set_xlabel("depth (weighted layers)")
-        ax.set_ylabel("error (%)")
+        ax.set_ylabel("error (%), logarithmic" if column == "train_error" else "error (%)")
         ax.set_title(title)
     log_scale(axes[:1])  # 0.01 beside 2 %
     axes[1].set_ylim(bottom=0)
@@ -336,12 +336,14 @@ def draw_curves(table: pd.DataFrame) -> Figure | None:
 
 
 def name_ends(ax: Axes, ends: pd.DataFrame, apart: float) -> None:
-    """The depth beside the end of each line, from below, so far apart as to be read."""
-    place = -math.inf
+    """The depth beside the end of each line, from below, so far apart as to be read, and a thin line to it."""
+    place, right = -math.inf, 1.025 * ax.get_xlim()[1]
     for end in ends.itertuples():
         place = max(end.value, place + apart)
-        told: dict[str, Any] = {"size": 7, "color": colour_of(end.network, end.depth), "va": "center"}
-        ax.annotate(str(end.depth), (end.thousands, place), (4, 0), textcoords="offset points", **told)
+        colour = colour_of(end.network, end.depth)
+        told: dict[str, Any] = {"size": 7, "color": colour, "va": "center", "annotation_clip": False}
+        line = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0}
+        ax.annotate(str(end.depth), (end.thousands, end.value), (right, place), arrowprops=line, **told)
 
 
 def draw_inside(
@@ -387,7 +389,7 @@ def draw_recalibrated(table: pd.DataFrame) -> Figure | None:
         for column, line in looks.items()
     }
     rows = rows.assign(column=rows["depth"], row=rows["author"])
-    labels = ("which block, from the input on", "test error (%)")
+    labels = ("which of the blocks that keep the shape", "test error (%)")
     figure, axes = draw_facets(rows, "place", "value", labels, (3.0, 2.6), styles=styles)
     from_zero(axes)
     told = f"{LESION_IMAGES:,} test images; blocks that keep the shape of their input"
@@ -497,7 +499,8 @@ def write_page(folder: Path) -> Path:
     parts = [
         PAGE,
         "## Error by depth\n\nTraining error in eval mode on all 50,000 un-augmented images, test error on all 10,000;"
-        " one image is 0.002 and 0.01 points.\n\n![training and test error by depth](error_by_depth.png)\n\n"
+        " one image is 0.002 and 0.01 points, so residual networks of 44 and 56 layers differ by two or three training"
+        " images. The axis of training error is logarithmic.\n\n![training and test error by depth](error_by_depth.png)\n\n"
         + markdown_table(networks, errors),
         f"{CURVES_TOLD.format(authors=logged)}\n\n![training and test error along training](fig6.png)"
         if logged

@@ -7,11 +7,11 @@ import reproductions
 from scipy import stats
 
 from degradation.config import find_published
-from degradation.record import load_responses
+from degradation.record import load_gradients, load_responses
 from degradation.report.figures import FIGURES
 from degradation.report.statistics import weight_growth
 from degradation.report.table import conditions, load_table, select
-from degradation.report.verdicts import judge, load_claims
+from degradation.report.verdicts import Verdict, judge, load_claims
 from tests.conftest import ROOT
 
 JUDGED = [
@@ -29,6 +29,10 @@ JUDGED = [
         "From scratch plain-56 ends {mean:.0f} points above that plain-20 [{low:.0f}, {high:.0f}]",
     ),
     ("quick", "C4 (kept)", "plain-56 ends {mean:.0f} points above plain-20 [{low:.0f}, {high:.0f}]"),
+    ("quick", "C2", "110 layers, {mean:.1f} points per 10 layers [{low:.1f}, {high:.1f}], under a quarter"),
+    ("quick (fp32)", "C1", "only 20 and 56 layers were run, {mean:.1f} [{low:.1f}, {high:.1f}])"),
+    ("short", "C6 (moving)", "on the other side (residual-56 {mean:.1f} of plain-56"),
+    ("short", "C7 (moving)", "of plain-56, {mean:.1f} of residual-20; one seed, moving averages)"),
     ("quick", "Growth (56)", "grow by {mean:.2f} a layer toward the input in plain-56 [{low:.2f}, {high:.2f}]"),
     ("quick", "C5 (56)", "{mean:.0f} times that of the last 3x3 layer's in plain-56 [{low:.0f}, {high:.0f}]"),
     ("quick (fp32)", "Explosion (56)", "plain-56's first layer grow {mean:.0f}-fold [{low:.0f}, {high:.0f}]"),
@@ -38,14 +42,14 @@ JUDGED = [
     (
         "quick (fp32)",
         "Cure (ramp)",
-        "a linear rise of the rate takes {percent:.0f} % [{percents[0]:.0f}, {percents[1]:.0f}]",
+        "a linear rise of the rate closes {percent:.0f} % [{percents[0]:.0f}, {percents[1]:.0f}]",
     ),
     (
         "quick (fp32)",
         "Cure (held norms)",
-        "their first norm take {percent:.0f} % [{percents[0]:.0f}, {percents[1]:.0f}]",
+        "their first norm close {percent:.0f} % [{percents[0]:.0f}, {percents[1]:.0f}]",
     ),
-    ("quick (fp32)", "Cure (clipping)", "seed, {percent:.0f} % [{percents[0]:.0f}, {percents[1]:.0f}], undecided"),
+    ("quick (fp32)", "Cure (clipping)", "seed, {percent:.0f} % [{percents[0]:.0f}, {percents[1]:.0f}]: that"),
     (
         "imagenet_quick",
         "C14 (plain)",
@@ -64,6 +68,7 @@ TRAINED = [
         "plain-20 ends at {plain-20:.0f} % training error, plain-56 at {plain-56:.0f}, plain-110 at {plain-110:.0f}",
     ),
     ("quick", "where residual-110 ends at {residual-110:.0f} and"),
+    ("quick", "{residual-20:.0f}, {residual-56:.0f} and {residual-110:.0f} % at 20, 56 and 110 layers"),
     (
         "short",
         "{plain-20:.1f} %, plain-56 {plain-56:.1f} %, residual-20 {residual-20:.1f} %, residual-56 {residual-56:.1f} %",
@@ -71,6 +76,28 @@ TRAINED = [
     ("imagenet_short", "plain-34 ends at {plain-34:.1f} % training error"),
     ("imagenet_short", "residual-34 at {residual-34:.1f} %"),
 ]
+
+
+# What it says in words.
+VERDICTS = {
+    ("quick", "C2"): "not testable",
+    ("quick", "C4 (kept)"): "undecided",
+    ("quick", "C5 (56)"): "supported",
+    ("quick", "C5 (healthy)"): "refuted",
+    ("quick (fp32)", "Explosion (56)"): "undecided",
+    ("quick (fp32)", "C5 (update)"): "undecided",
+    ("quick (fp32)", "C5 (forward)"): "not testable",
+    ("quick (fp32)", "Cure (ramp)"): "refuted",
+    ("quick (fp32)", "Cure (held norms)"): "undecided",
+    ("quick (fp32)", "Cure (clipping)"): "undecided",
+    ("quick (fp32)", "Recovery (plain-20)"): "refuted",
+    ("quick (fp32)", "Recovery (residual-20)"): "undecided",
+    ("quick (fp32)", "Recovery (residual-56)"): "undecided",
+    ("quick (fp32)", "Recovery (plain-56)"): "undecided",
+    ("imagenet_quick", "C14 (plain)"): "supported",
+    ("imagenet_quick", "C14 (34 layers)"): "supported",
+    ("imagenet_quick", "C14 (residual)"): "not testable",
+}
 
 
 @pytest.fixture(scope="module")
@@ -83,11 +110,25 @@ def published() -> dict[str, pd.DataFrame]:
     return dict(conditions(load_table(find_published())))
 
 
+@pytest.fixture(scope="module")
+def judged(published: dict[str, pd.DataFrame]) -> dict[str, dict[str, Verdict]]:
+    """Every claim at every condition that is told of, corrected for being many."""
+    told = dict.fromkeys(condition for condition, *_ in JUDGED)
+    return {name: {found.claim.id: found for found in judge(load_claims(), published[name])} for name in told}
+
+
+def test_what_it_says_of_verdicts(judged: dict[str, dict[str, Verdict]]) -> None:
+    assert {(name, claim): judged[name][claim].verdict for name, claim in VERDICTS} == VERDICTS
+    for claim in ("Explosion (56)", "C5 (update)", "Cure (held norms)"):
+        word = "supported" if claim == "Explosion (56)" else "refuted"
+        assert judged["quick (fp32)"][claim].notes[0].startswith(f"{word} alone, not as one of "), claim
+
+
 @pytest.mark.parametrize(("condition", "claim", "words"), JUDGED)
 def test_what_it_says_of_claims(
-    readme: str, published: dict[str, pd.DataFrame], condition: str, claim: str, words: str
+    readme: str, judged: dict[str, dict[str, Verdict]], condition: str, claim: str, words: str
 ) -> None:
-    (found,) = judge([one for one in load_claims() if one.id == claim], published[condition])
+    found = judged[condition][claim]
     bounds = {"mean": found.mean, "low": found.low, "high": found.high}
     percents = [100 * found.low, 100 * found.high]
     inverses = [round(1 / found.low, -2), 1 / found.high]
@@ -110,10 +151,15 @@ def test_what_it_says_of_networks_that_others_trained(readme: str) -> None:
     inside = reproductions.describe_inside(table.reset_index()).set_index(table.index)
     plain, deep = (table.loc[f"a-martyn-plain-{depth}"] for depth in (20, 56))
     gradient, stem, gain = inside.loc["a-martyn-plain-56", ["gradient", "stem", "gain"]]
-    assert f"(times its weights) is {gradient:.1f} times that of its last 3x3 layer" in readme
+    assert f"(times the weights) is {gradient:.1f} times that of its last 3x3 layer" in readme
     assert f"errs on {stem:.0f} % of the test images at the stem and on {stem + gain:.0f} % at the last block" in readme
-    seventh, second = (net["information"]["probe_error"][n] for net, n in ((deep, 7), (plain, 2)))
-    assert f"({seventh:.0f} % after them, where plain-20 is at {second:.0f} % after two)" in readme
+    residual = table.loc["a-martyn-residual-56"]
+    falls = [net["information"]["probe_error"][n] for net in (deep, residual) for n in (0, 7)]
+    said = "the probe's error falls from {:.0f} to {:.0f} %, in residual-56 from {:.0f} to {:.0f} %"
+    assert said.format(*falls) in readme
+    product = deep["gradients"]["grad_weight"] * deep["gradients"]["weight_norm"]
+    assert 0.5 < (product / product.iloc[-1]).min() < 0.55  # "nowhere is it below half of that layer's"
+    assert f"plain-56's are {deep['mean_std_exact'] / plain['mean_std_exact']:.2f} of plain-20's" in readme
     assert f"on {plain['train_error']:.2f} % of the training images" in readme
     assert f"the one that was trained errs on {deep['train_error']:.2f} %" in readme
     update = deep["gradients"]["grad_weight"] / deep["gradients"]["weight_norm"]
@@ -163,6 +209,30 @@ def test_what_it_says_of_layers_at_quick(readme: str, published: dict[str, pd.Da
         chosen = select(runs[runs["label"] == label], {})
         probes = [load_responses(folder)["probe_error"].dropna() for folder in chosen["folder"]]
         assert said.format(*(np.mean([probe.iloc[n] for probe in probes]) for n in (0, -1))) in readme, label
+
+
+def test_what_it_says_of_dirac_kernels(readme: str, published: dict[str, pd.DataFrame]) -> None:
+    runs = published["quick (fp32)"]
+    runs = runs[(runs["depth"] == 56) & (runs["seed"] == 0)]
+    dirac = sorted(runs.loc[runs["network.init"] == "dirac", "train_error"])
+    usual = select(runs, {"network": "plain"}, ("protocol.lr",))["train_error"]
+    residual = select(runs, {"network": "residual"})["train_error"].item()
+    said = "plain-56 ends at {:.0f} and {:.0f} % at two low rates, where plain-56 ends at {:.0f} to {:.0f} and"
+    assert said.format(*dirac, usual.min(), usual.max()) in readme
+    assert f" and residual-56 at {residual:.0f}." in readme
+
+
+def test_what_it_says_of_explosion_at_the_start(readme: str, published: dict[str, pd.DataFrame]) -> None:
+    def grown(network: str) -> list[float]:
+        runs = select(published["quick"], {"study": "gradients", "network": network, "depth": 56})
+        signals = [load_gradients(folder) for folder in runs.loc[runs["network.norm"] == "batch", "folder"]]
+        ends = [rows.loc[rows["iteration"] == 0, "grad_response"] for rows in signals]
+        return sorted(each.iloc[0] / each.iloc[-1] for each in ends)
+
+    low, *_, high = grown("plain")
+    assert f"{round(low, -2):,.0f} to {round(high, -2):,.0f}-fold in all" in readme
+    low, *_, high = grown("residual")
+    assert f"{low:.0f} to {high:.0f}-fold." in readme
 
 
 def test_what_the_index_says_of_figures_that_are_not_published() -> None:

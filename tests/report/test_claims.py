@@ -489,9 +489,15 @@ def test_what_is_not_testable_takes_no_side_with_one_seed(put_record: Put, tmp_p
     put_record(tmp_path, 0, "network=residual", error=20.0)
     put_record(tmp_path, 0, "network=residual", "depth=56", error=10.0)
     page = write_claims(tmp_path, load_table(tmp_path)).read_text()
-    needs = r"not testable at this protocol \(quick\): needs residual-20 under 2 % training"
-    assert re.search(rf"\| C2: .* \| -[\d.]+ points per 10 layers, n = 1 \| {needs}", page)
+    needs = r"not testable at this protocol \(quick\): needs residual-20 under 2 % training error"
+    seen = r" \(written when seeds 0, 1, 2 of it had been seen\)"
+    assert re.search(rf"\| C2: .* \| -[\d.]+ points per 10 layers, n = 1 \| {needs}{seen} \|", page)
     assert re.search(r"\| C2: .* \| not testable \|", page.partition("## Protocol quick")[0])
+    put_record(tmp_path, 1, "network=residual", error=20.0)
+    put_record(tmp_path, 1, "network=residual", "depth=56", error=10.0)
+    page = write_claims(tmp_path, load_table(tmp_path)).read_text()  # what several seeds say is told all the same
+    assert re.search(rf"\| C2: .*, n = 2 \| {needs}{seen}; as it is, on the claimed side \|", page)
+    assert re.search(r"\| C2: .* \| not testable \(claimed side\) \|", page.partition("## Protocol quick")[0])
 
 
 def test_every_choice_that_is_flipped_has_its_line_in_the_ledger() -> None:

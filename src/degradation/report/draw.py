@@ -238,7 +238,9 @@ def draw_facets(
             plot(ax, line, x, y, **{"label": f"{label} {kind}".strip(), **style})
             if named:
                 end = line[x].max(), line.loc[line[x] == line[x].max(), y].mean()
-                told = {"size": 7, "color": style["color"], "va": "center", "annotation_clip": False}
+                both = parts[place]["network"].nunique() > 1  # whose lines may end in the same place
+                beside = ("bottom" if first["network"] == "plain" else "top") if both else "center"
+                told = {"size": 7, "color": style["color"], "va": beside, "annotation_clip": False}
                 ax.annotate(str(first["depth"]), end, (4, 0), textcoords="offset points", **told)
         first = parts[place].iloc[0]
         ax.set_title(first["title"] or (place[1] if number < across else ""))
@@ -469,8 +471,7 @@ def draw_loss(table: pd.DataFrame) -> Figure | None:
 def draw_error_by_depth(table: pd.DataFrame) -> Figure | None:
     """Final error by depth
 
-    Degradation in one look: points are final errors, lines join the networks of a seed. Crosses, at the paper's
-    protocol on CIFAR-10, are the residual networks of Table 6.
+    Degradation in one look: points are final errors, lines join the networks of a seed.
     """
     runs = finished(table)
     if runs["depth"].nunique() < 2:

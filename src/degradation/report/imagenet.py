@@ -87,8 +87,8 @@ COLUMNS = {
     "batchnorm": "BN statistics",
     "top1": "top-1 error (%)",
     "top5": "top-5 error (%)",
-    "paper_top1": "the paper's top-1",
-    "paper_top5": "the paper's top-5",
+    "paper_top1": "the paper's top-1, of 1,000 classes",
+    "paper_top5": "the paper's top-5, of 1,000 classes",
     "paper_train_error": "Fig. 4, training",
     "paper_test_error": "Fig. 4, centre crop",
 }
@@ -103,7 +103,7 @@ def say_validation(figure: Figure) -> None:
 
 
 def draw_figure4(table: pd.DataFrame) -> Figure | None:
-    """Fig. 4: plain and residual networks on ImageNet
+    """Fig. 4: plain and residual networks of Table 1
 
     The paper's claim: plain-34 has higher training error than plain-18 throughout; with shortcuts 34 layers are better
     than 18. Thin and dashed, training error (running); bold, validation error of the centre crop; means over seeds and

@@ -85,12 +85,15 @@ Generated from records; do not edit.
   mean; of shares Fieller's, and none of a gap or gain that is not above 0) lies on the claimed side of the threshold,
   **refuted** where all of it lies on the other, undecided else. The seeds that would decide are those of a t-test of
   power 0.8, as few and as many as the 80 % interval of the spread allows, before the correction for many.
-- C1 (and C4 (not found), which says the same of two depths), C3 and C4 (start) are the primary claims; all others
-  that are judged at a protocol in one precision are corrected by Holm's method: what would be decided alone may be
-  undecided beside many. Seeds may be added where some left a claim undecided, as the fourth of imagenet_quick was:
-  intervals do not count such looks.
-- Where a protocol does not reach what a claim is about, it is **not testable** there. A claim that was written when
-  some seeds were known is **exploratory** until others confirm it.
+- C1 (and C4 (not found), which is C1 at two depths, and was made primary when three seeds of quick were known), C3 and
+  C4 (start) are the primary claims; all others that are judged at a protocol in one precision are corrected by Holm's
+  method: what would be decided alone may be undecided beside many. Seeds may be added where some left a claim
+  undecided, as the fourth of imagenet_quick was: intervals do not count such looks.
+- Where a protocol does not reach what a claim is about, it is **not testable** there; on which side its mean lies is
+  told all the same. A claim whose statistic, threshold or condition was written or changed when more was known than
+  the end of this page says is **exploratory** until other seeds confirm it.
+- The slope of C1 is a line through all depths up to 110, also where the deepest are at guessing, which no depth gets
+  above: that makes it flatter, and its interval narrower, than one through the shallower ones.
 - Runs are compared at equal seed, in equal precision and on the same kind of device (`bf16-cuda` is another precision
   than `bf16`, a CPU's). One that diverged counts with the error of guessing, and as never having reached an error (C9
   at a stated error; at a share of its own way its pair says nothing); it has no responses, gradients or lesions to
@@ -101,7 +104,8 @@ Generated from records; do not edit.
 - Of kinds of run at their best rates, shares of the gap between two networks take the rate that is best for the other
   seeds. So these share seeds with each other, and where rates hardly differ the interval is too narrow: simulated
   with three equal rates and a share at its threshold, 7 % of cases of two seeds were decided, 9 % of three and 12 %
-  of five, instead of 5. C1 (best rate) and C11 (best rate) take each seed's own best, which favours every kind alike.
+  of five, instead of 5. C1 (best rate) and C11 (best rate) take each seed's own best, which favours every kind alike. A
+  best rate that is the lowest or highest of those that were run may not be the best there is: the row says so.
 - All seeds share the N test images, whose choice adds to the variance of the mean of a test error (times 1.96, where
   Student's t is of the seeds): where all records say which images are wrong (`wrong.csv`), the variance over images
   of what the statistic makes of each, over N; else p (100 - p) / N of every kind of run, by the square of its weight
@@ -117,7 +121,8 @@ Most thresholds are the sign that the paper claims (0, or a ratio of 1). Those o
 the quick grid and depth 20 at short had been run, and nothing else; where a threshold, what a claim needs to be
 testable, or how it is measured was written or changed later, the claim names the seeds that were known (`seen:`), and
 is exploratory on these. Of the claims on ImageNet, C9's level of 70 % and the quick protocol itself were chosen with
-trials of one seed at hand, and what C14 (residual) needs to be testable with three. None was written with a number of
+trials of one seed at hand, the protocol as the one of several that showed the effect best, and what C14 (residual)
+needs to be testable with three. None was written with a number of
 the paper's protocol at hand."""
 
 NOT_JUDGED = """Not judged at this protocol, in this precision: not run, or at too few seeds (most best rates are those\
@@ -347,7 +352,10 @@ def _judgement(verdict: Verdict, protocol: str) -> str:
     theirs = protocol.removeprefix("imagenet_").startswith("paper")
     qualified = verdict.verdict if theirs else f"{verdict.verdict} ({protocol})"
     if verdict.verdict == "not testable":
-        return f"not testable at this protocol ({protocol}): needs {'; '.join(verdict.notes)}"
+        seen = verdict.claim.seen.get(protocol.partition(" ")[0], [])
+        known = f" (written when seed{'s' * (len(seen) > 1)} {', '.join(map(str, seen))} of it had been seen)"
+        needed = f"not testable at this protocol ({protocol}): needs {'; '.join(verdict.notes)}{known * bool(seen)}"
+        return f"{needed}; as it is, on the {_side(verdict)}" if len(verdict.effects) > 1 else needed
     if _is_single(verdict):
         side = _side(verdict)
         return "; ".join([f"on the {side}" if side.endswith("side") else side, *verdict.notes])
@@ -371,7 +379,7 @@ def _in_a_word(verdict: Verdict | None) -> str:
     if verdict is None:
         return ""
     if verdict.verdict == "not testable":
-        return "not testable"
+        return f"not testable ({_side(verdict)})" if len(verdict.effects) > 1 else "not testable"
     if _is_single(verdict):
         return f"{_side(verdict)}, n = 1"
     exploratory = ", exploratory" if any(note.startswith("exploratory") for note in verdict.notes) else ""

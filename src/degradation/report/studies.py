@@ -76,7 +76,8 @@ def draw_gap(table: pd.DataFrame) -> Figure | None:
     if runs.empty:
         return None
     rows = runs.assign(column="", line=runs["network"])
-    rows["place"] = rows["depth"] * rows["network"].map({"plain": 0.97, "residual": 1.03})  # beside each other
+    apart = 0.03 * rows["depth"].min()  # so as to stand beside each other
+    rows["place"] = rows["depth"] + rows["network"].map({"plain": -apart, "residual": apart})
     labels = ("depth (weighted layers)", "test minus training error (points)")
     figure, axes = draw_facets(rows, "place", "gap", labels, (5, 3.2), plot=draw.draw_intervals)
     draw.mark_values(axes, rows["depth"])
@@ -424,7 +425,9 @@ def draw_lesions_by_block(table: pd.DataFrame) -> Figure | None:
     After Fig. 3 of Veit et al. 2016. Dotted, the intact networks: what lies near its line hardly needs the block. Means
     over seeds, bands their range; blocks that keep the shape.
     """
-    figure, lesions = _draw_lesions(table, {"delete_one": ""}, "which block, from the input on")
+    figure, lesions = _draw_lesions(
+        table, {"delete_one": ""}, "which of the blocks that keep the shape, from the input on"
+    )
     if figure:
         for ax, (depth, part) in zip(figure.axes, lesions.groupby("depth"), strict=True):
             for network, intact in part.groupby("network")["intact"]:
@@ -464,7 +467,7 @@ def draw_lesions(rows: pd.DataFrame, caption: str) -> Figure:
     several = several.assign(style=several["kind"], line=several["kind"].map(LESIONS) + draws, column="several")
     dots = {"color": "0.0", "marker": "o", "linestyle": "none"}
     styles = {"one": dots, "delete": NEUTRAL[0], "swap": NEUTRAL[1]}
-    labels = ("which block, or how many blocks or pairs", "error (%)")
+    labels = ("which of these, or how many blocks or pairs", "error (%)")
     figure, axes = draw_facets(pd.concat([one, several]), "count", "error", labels, styles=styles)
     intact = rows.loc[rows["count"] == 0, "error"].iloc[0]
     for ax in axes:
@@ -621,7 +624,7 @@ def draw_recalibrated(table: pd.DataFrame) -> Figure | None:
     for column, name in (("error", "no block deleted"), ("error_recalibrated", "none deleted, recalibrated")):
         lesions[f"whole_{column}"] = lesions["folder"].map(whole[column])
         names[f"whole_{column}"] = name
-    figure, axes = _draw_two(lesions, "place", names, ("which block", "test error (%)"))
+    figure, axes = _draw_two(lesions, "place", names, ("which of the blocks that keep the shape", "test error (%)"))
     axes[0].set_ylim(0, 100)
     known = {n for folder in whole.index if (n := describe_probe(folder).get("recalibrated_on"))}
     images = " or ".join(f"{n:,}" for n in sorted(known)) or "an unrecorded number of"
