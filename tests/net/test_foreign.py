@@ -192,7 +192,7 @@ def test_torchvisions_networks_give_its_outputs(depth: int, side: int) -> None:
         assert difference(matched(x), original(x)) < 1e-5
 
 
-@pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
+@pytest.mark.parametrize("depth", [18, 34, 50])  # deeper ones are of the same blocks as 50
 def test_torchvisions_networks_give_its_gradients(depth: int) -> None:
     """And its moving averages, of one step in training mode; in float64, where nothing is lost to rounding."""
     original = torchvisions(depth).train()
