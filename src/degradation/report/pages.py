@@ -208,7 +208,9 @@ def _section(results: Path, condition: str, table: pd.DataFrame, compared: pd.Da
         shared = f"{_machine(runs['precision'].iloc[0])} {shared}".strip()
         grid = f'PROTOCOL={protocol} DEPTHS={depths} SEEDS={seeds} ARGS="{shared}"'
         command = f"make degradation-{_half(runs)} {grid.replace('imagenet_', '')}"
-        parts += [f"{describe(runs)}.", f"Reproduce: `{command}`" * _is_named(protocol)]
+        beside = " (the grid; what other records are of, and how they are made: experiments/README.md)"
+        told = f"Reproduce: `{command}`{beside * (len(table) > len(runs))}"
+        parts += [f"{describe(runs)}.", told * _is_named(protocol)]
     if compared is not None:
         parts.append(_comparison(results, folder, compared, others))
     parts += _pictures(results, folder, table)
