@@ -94,7 +94,7 @@ def main() -> int:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     peak = measure_peak(setting)
-    described = describe_machine(setting, peak)
+    described = {**describe_machine(setting, peak), "whole": set(parts) == set(PARTS)}
     say(f"{described['hardware']}, {setting.machine.precision}: matrix products at {peak / 1e9:,.0f} GFLOP/s")
     hardware, torch_version = described["hardware"], described["versions"]["torch"]
     name = hardware.get("gpu", hardware["cpu"])

@@ -108,8 +108,9 @@ def main() -> int:
     chosen = arguments.studies.split(",")
     if unknown := [study for study in chosen if study not in studies]:
         parser.error(f"unknown study {unknown[0]}; there are {', '.join(studies)}")
-    if (named := arguments.protocol or "").startswith("imagenet_"):
-        parser.error(f"--protocol: studies of ImageNet take their own {named.removeprefix('imagenet_')}; name that")
+    named = (arguments.protocol or "").removeprefix("imagenet_")  # each half has its own of that name
+    if named != (arguments.protocol or "") and not all(study.endswith("_imagenet") for study in chosen):
+        parser.error(f"--protocol: {arguments.protocol} is of studies on ImageNet; name {named}")
     protocols: dict[bool, str] = {}  # of the studies on CIFAR-10, and of those on ImageNet
     try:
         for study in chosen:

@@ -93,12 +93,13 @@ def evaluate(arguments: argparse.Namespace) -> tuple[pd.DataFrame, bool]:
         together = []
         for number, (name, network, config) in enumerate(zip(names, networks, configs, strict=True), 1):
             print(f"[{way}, {number}/{len(names)}] {name} ...", flush=True)
-            network = network.to(machine.device)
+            subject = network.to(machine.device)
             if given["batchnorm"] == "exact":
                 told = config["protocol"] if config else vars(composed.protocol)
                 group = min(images_of_group(told["batch_size"], told["batchnorm_groups"]), len(train))
-                network = exact_batchnorm(network, replace(views.of(train), batch_size=group))
-            together.append(scores(network, views, way))
+                subject = exact_batchnorm(network, replace(views.of(train), batch_size=group))
+            together.append(scores(subject, views, way))
+            network.cpu()  # several may not fit on a device
             of = {"network": name, "networks": name, "weights": weights[number - 1], "way": way}
             rows.append({**of, **_errors(together[-1], test.labels)})
         if len(together) > 1:

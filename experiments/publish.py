@@ -185,7 +185,10 @@ def main() -> int:
             if not (described := list((arguments.results / name).rglob("*.json"))):
                 raise PublishError(f"{arguments.results / name} holds nothing that was measured")
             for path in described:
-                check_commit(json.loads(path.read_text()), str(path))
+                told = json.loads(path.read_text())
+                check_commit(told, str(path))
+                if not told.get("whole", True):
+                    raise PublishError(f"{path} is of a part of a benchmark; measure the whole")
             if name == "reproductions" and (lacking := unmeasured(arguments.results / name)):
                 raise PublishError(f"{arguments.results / name} lacks {', '.join(lacking)}; measure all before")
         for name in arguments.also:

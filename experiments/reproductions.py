@@ -500,8 +500,8 @@ def write_page(folder: Path) -> Path:
         PAGE,
         "## Error by depth\n\nTraining error in eval mode on all 50,000 un-augmented images, test error on all 10,000;"
         " one image is 0.002 and 0.01 points, so residual networks of 44 and 56 layers differ by two or three training"
-        " images. The axis of training error is logarithmic.\n\n![training and test error by depth](error_by_depth.png)\n\n"
-        + markdown_table(networks, errors),
+        " images. The axis of training error is logarithmic.\n\n"
+        "![training and test error by depth](error_by_depth.png)\n\n" + markdown_table(networks, errors),
         f"{CURVES_TOLD.format(authors=logged)}\n\n![training and test error along training](fig6.png)"
         if logged
         else "",

@@ -115,7 +115,7 @@ def test_the_status_is_that_of_the_first_study_that_did_not_finish(end_with: Sta
     [
         (["--studies", "nonsense"], "unknown study nonsense; there are "),
         (["--protocol", "nonsense"], "protocol=nonsense is not one of "),
-        (["--protocol", "imagenet_quick"], "studies of ImageNet take their own quick; name that"),
+        (["--protocol", "imagenet_quick"], "imagenet_quick is of studies on ImageNet; name quick"),
         (["--nonsense", "1"], "unrecognized arguments: --nonsense"),
     ],
 )
@@ -142,6 +142,10 @@ def test_each_half_of_the_paper_has_its_own_protocol(
     monkeypatch.setattr(sys, "argv", ["claims.py", "--studies", "learning_rate,degradation_imagenet,warmup"])
     claims.main()
     assert [command[4] for command in started[:3]] == ["protocol=paper", "protocol=imagenet_quick", "protocol=paper"]
+    started.clear()  # as the pages print it
+    monkeypatch.setattr(sys, "argv", ["claims.py", "--protocol", "imagenet_short", "--studies", "deeper_imagenet"])
+    claims.main()
+    assert started[0][4] == "protocol=imagenet_short"
 
 
 @pytest.mark.parametrize("path", ["/home/José/x", "/a (copy)/[x]", "a,b{c}=$d", "it's", "x\\", "\\'x", "new\\nline"])

@@ -169,6 +169,9 @@ def test_a_benchmark_is_published_whole_and_of_a_known_commit(
     (measured / "bench.json").write_text('{"commit": "0123abcd-dirty"}')
     assert run_publish(tmp_path, *also, monkeypatch=monkeypatch) == 2
     assert "bench.json was made by modified or unknown code" in capsys.readouterr().err
+    (measured / "bench.json").write_text('{"commit": "0123abcd", "whole": false}')
+    assert run_publish(tmp_path, *also, monkeypatch=monkeypatch) == 2
+    assert "bench.json is of a part of a benchmark" in capsys.readouterr().err
     assert not (evidence / "bench").exists()
     (measured / "bench.json").write_text('{"commit": "0123abcd"}')
     assert run_publish(tmp_path, *also, monkeypatch=monkeypatch) == 0
@@ -189,7 +192,7 @@ def test_a_run_is_published_once_in_each_precision_and_on_each_kind_of_device(
     assert named == {"quick": ["bf16"], "quick (bf16-cuda)": ["bf16-cuda"], "quick (fp32)": ["fp32"]}
     page = (evidence / "README.md").read_text()
     assert all(f"[plain-8 seed 0](runs/{folder}/" in page for folder in folders)
-    assert 'ARGS="machine.precision=bf16 machine.device=cuda"' in page
+    assert all(f'ARGS="machine.device={device} machine.precision=bf16"' in page for device in ("cpu", "cuda"))
 
 
 def put_unfinished(results: Path, compose: Compose, rows: int, *overrides: str, **told: str) -> Path:

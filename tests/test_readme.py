@@ -31,8 +31,8 @@ JUDGED = [
     ("quick", "C4 (kept)", "plain-56 ends {mean:.0f} points above plain-20 [{low:.0f}, {high:.0f}]"),
     ("quick", "C2", "110 layers, {mean:.1f} points per 10 layers [{low:.1f}, {high:.1f}], under a quarter"),
     ("quick (fp32)", "C1", "only 20 and 56 layers were run, {mean:.1f} [{low:.1f}, {high:.1f}])"),
-    ("short", "C6 (moving)", "on the other side (residual-56 {mean:.1f} of plain-56"),
-    ("short", "C7 (moving)", "of plain-56, {mean:.1f} of residual-20; one seed, moving averages)"),
+    ("short", "C6 (moving)", "on the other side of both: residual-56's are {mean:.1f} of plain-56's"),
+    ("short", "C7 (moving)", "of plain-56's and {mean:.1f} of residual-20's"),
     ("quick", "Growth (56)", "grow by {mean:.2f} a layer toward the input in plain-56 [{low:.2f}, {high:.2f}]"),
     ("quick", "C5 (56)", "{mean:.0f} times that of the last 3x3 layer's in plain-56 [{low:.0f}, {high:.0f}]"),
     ("quick (fp32)", "Explosion (56)", "plain-56's first layer grow {mean:.0f}-fold [{low:.0f}, {high:.0f}]"),
@@ -49,7 +49,7 @@ JUDGED = [
         "Cure (held norms)",
         "their first norm close {percent:.0f} % [{percents[0]:.0f}, {percents[1]:.0f}]",
     ),
-    ("quick (fp32)", "Cure (clipping)", "seed, {percent:.0f} % [{percents[0]:.0f}, {percents[1]:.0f}]: that"),
+    ("quick (fp32)", "Cure (clipping)", "seed, {percent:.0f} % [{percents[0]:.0f}, {percents[1]:.0f}]: that these"),
     (
         "imagenet_quick",
         "C14 (plain)",
@@ -119,7 +119,7 @@ def judged(published: dict[str, pd.DataFrame]) -> dict[str, dict[str, Verdict]]:
 
 def test_what_it_says_of_verdicts(judged: dict[str, dict[str, Verdict]]) -> None:
     assert {(name, claim): judged[name][claim].verdict for name, claim in VERDICTS} == VERDICTS
-    for claim in ("Explosion (56)", "C5 (update)", "Cure (held norms)"):
+    for claim in ("Explosion (56)", "C5 (update)", "Cure (held norms)", "Cure (clipping)"):
         word = "supported" if claim == "Explosion (56)" else "refuted"
         assert judged["quick (fp32)"][claim].notes[0].startswith(f"{word} alone, not as one of "), claim
 
@@ -153,10 +153,8 @@ def test_what_it_says_of_networks_that_others_trained(readme: str) -> None:
     gradient, stem, gain = inside.loc["a-martyn-plain-56", ["gradient", "stem", "gain"]]
     assert f"(times the weights) is {gradient:.1f} times that of its last 3x3 layer" in readme
     assert f"errs on {stem:.0f} % of the test images at the stem and on {stem + gain:.0f} % at the last block" in readme
-    residual = table.loc["a-martyn-residual-56"]
-    falls = [net["information"]["probe_error"][n] for net in (deep, residual) for n in (0, 7)]
-    said = "the probe's error falls from {:.0f} to {:.0f} %, in residual-56 from {:.0f} to {:.0f} %"
-    assert said.format(*falls) in readme
+    residual = table.loc["a-martyn-residual-56", "information"]["probe_error"]
+    assert f"(residual-56: {residual.iloc[0]:.0f} and {residual.iloc[-1]:.0f} %)" in readme
     product = deep["gradients"]["grad_weight"] * deep["gradients"]["weight_norm"]
     assert 0.5 < (product / product.iloc[-1]).min() < 0.55  # "nowhere is it below half of that layer's"
     assert f"plain-56's are {deep['mean_std_exact'] / plain['mean_std_exact']:.2f} of plain-20's" in readme
@@ -217,9 +215,9 @@ def test_what_it_says_of_dirac_kernels(readme: str, published: dict[str, pd.Data
     dirac = sorted(runs.loc[runs["network.init"] == "dirac", "train_error"])
     usual = select(runs, {"network": "plain"}, ("protocol.lr",))["train_error"]
     residual = select(runs, {"network": "residual"})["train_error"].item()
-    said = "plain-56 ends at {:.0f} and {:.0f} % at two low rates, where plain-56 ends at {:.0f} to {:.0f} and"
-    assert said.format(*dirac, usual.min(), usual.max()) in readme
-    assert f" and residual-56 at {residual:.0f}." in readme
+    said = "from Dirac kernels plain-56 ends at {:.0f} and {:.0f} % (at a quarter and half of the rate), where plain-56"
+    said += " as it is ends at {:.0f} and {:.0f} (half and whole) and residual-56 at {:.0f} (whole)"
+    assert said.format(*dirac, usual.min(), usual.max(), residual) in readme
 
 
 def test_what_it_says_of_explosion_at_the_start(readme: str, published: dict[str, pd.DataFrame]) -> None:

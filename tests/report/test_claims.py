@@ -442,7 +442,7 @@ def test_one_seed_is_a_line_and_what_is_not_run_a_list(put_record: Put, tmp_path
     assert "<summary>One seed each, which decides nothing (" in page
     assert re.search(r"\| C3 \(56\): residual-56 beats .* \| [\d.]+ points, n = 1 \| on the claimed side \|", page)
     lines = [line for line in page.splitlines() if line.startswith("- ") and ": `make claims" in line]
-    again = 'make claims PROTOCOL=quick ARGS="--studies longer_training machine.precision=fp32"'
+    again = 'make claims PROTOCOL=quick ARGS="--studies longer_training machine.device=cpu machine.precision=fp32"'
     assert re.search(rf"- C12\b.*: `{again}` \(cost of longer_training: ", page)
     ((_, table),) = conditions(load_table(tmp_path))
     lacking = {(v.claim.study, *v.claim.needs) for v in judge(load_claims(), table) if not v.effects}
@@ -490,7 +490,7 @@ def test_what_is_not_testable_takes_no_side_with_one_seed(put_record: Put, tmp_p
     put_record(tmp_path, 0, "network=residual", "depth=56", error=10.0)
     page = write_claims(tmp_path, load_table(tmp_path)).read_text()
     needs = r"not testable at this protocol \(quick\): needs residual-20 under 2 % training error"
-    seen = r" \(written when seeds 0, 1, 2 of it had been seen\)"
+    seen = r" \(a condition written when seeds 0, 1, 2 of this protocol had been seen\)"
     assert re.search(rf"\| C2: .* \| -[\d.]+ points per 10 layers, n = 1 \| {needs}{seen} \|", page)
     assert re.search(r"\| C2: .* \| not testable \|", page.partition("## Protocol quick")[0])
     put_record(tmp_path, 1, "network=residual", error=20.0)

@@ -334,7 +334,7 @@ def test_what_a_user_varies_is_a_condition_of_its_own(results: Path, tmp_path: P
     assert "protocol smoke (protocol.lr=0.5" in draw.draw_figure6(part).get_supxlabel()
     page = write_gallery(tmp_path, load_table(tmp_path)).read_text()
     grid = "PROTOCOL=smoke DEPTHS=8,14 SEEDS=1"
-    shared = "machine.precision=fp32 protocol.lr=0.5 protocol.milestones=[1,2]"
+    shared = "machine.device=cpu machine.precision=fp32 protocol.lr=0.5 protocol.milestones=[1,2]"
     assert f'`make degradation-cifar {grid} ARGS="{shared}"`' in page
     assert condition_folder("quick (protocol.lr=0.1, data.name=cifar10)") == "quick+protocol.lr=0.1+data.name=cifar10"
 

@@ -68,9 +68,11 @@ def predict(values: pd.Series, new: int) -> tuple[float, float]:
 
 
 def _of_one_precision(published: pd.DataFrame, ours: Any) -> pd.DataFrame:
-    # Ours, if there are several such, or no more of another.
+    # Ours, if there are several such, or no more of another; else, of those with the most, that of another device.
     n = published.groupby("precision").size().sort_values(ascending=False, kind="stable")
-    chosen = ours if n.get(ours, 0) >= FEWEST or n.get(ours, 0) == n.max() else n.index[0] if len(n) else None
+    most = [precision for precision in n.index if n[precision] == n.max()]
+    alike = [precision for precision in most if precision.partition("-")[0] == ours.partition("-")[0]]
+    chosen = ours if n.get(ours, 0) >= FEWEST or ours in most else next(iter([*alike, *most]), None)
     return published[published["precision"] == chosen]
 
 

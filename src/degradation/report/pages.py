@@ -71,11 +71,11 @@ GO_ON = """To go on with them from where they stand, in `results/` of your own (
  processor gives other last digits):"""
 OWN_CLAIMS = """The verdicts on the published records: [{page}/claims.md]({page}/claims.md). `make claims` judges\
  yours and those together."""
-GLANCE = """Every claim in a word, by protocol (and precision, a GPU's apart, in which runs are compared); only\
- verdicts of the paper's protocol are about the paper's claim as it stands. Numbers, intervals and notes stand below,\
- protocol by protocol, and [how it is judged](#how-it-is-judged) at the end. One seed takes a side and decides nothing.\
- So do networks that [others trained]({folder}/reproductions/README.md#the-claims) at the length of the paper's\
- schedule, one author's or two's."""
+GLANCE = """Every claim in a word, by protocol, precision and kind of device: runs are compared within one of each\
+ alone. Only verdicts of the paper's protocol are about the paper's claim as it stands. Numbers, intervals and notes\
+ stand below, protocol by protocol, and [how it is judged](#how-it-is-judged) at the end. One seed takes a side and\
+ decides nothing. So do networks that [others trained]({folder}/reproductions/README.md#the-claims) at the length of\
+ the paper's schedule, one author's or two's."""
 CLAIMS = """## How it is judged
 
 Generated from records; do not edit.
@@ -190,7 +190,7 @@ def _half(runs: pd.DataFrame) -> str:
 def _machine(precision: str) -> str:
     # What record.name_precision names, as overrides.
     bare, _, device = precision.partition("-")
-    return f"machine.precision={bare}" + f" machine.device={device}" * bool(device)
+    return f"machine.device={device or 'cpu'} machine.precision={bare}"
 
 
 def _is_named(protocol: str) -> bool:
@@ -261,13 +261,12 @@ def _unfinished(results: Path, runs: pd.DataFrame, ours: bool) -> str:
 def _go_on(protocol: str, runs: pd.DataFrame) -> Iterable[str]:
     # A command for all runs of a precision (and so of a device) where these are a grid, else for each.
     axes = ["network", "depth", "seed"]
-    for (device, precision), part in runs.groupby(["device", "precision"]):
+    for precision, part in runs.groupby("precision"):
         whole = math.prod(part[axis].nunique() for axis in axes) == len(part)
         for _, some in [("", part)] if whole else part.groupby(axes):
             grid = " ".join(f"{axis}={','.join(map(str, sorted(some[axis].unique())))}" for axis in axes)
-            rest = f"protocol={protocol} study=degradation_{_half(runs)} machine.device={device}"
-            kept = f"machine.precision={precision.partition('-')[0]} paths.published=results/published"
-            yield f"python experiments/train.py -m {grid} {rest} {kept}"
+            rest = f"protocol={protocol} study=degradation_{_half(runs)} {_machine(str(precision))}"
+            yield f"python experiments/train.py -m {grid} {rest} paths.published=results/published"
 
 
 def _by_settings(results: Path, folder: str, table: pd.DataFrame) -> Iterable[str]:
@@ -355,12 +354,12 @@ def _judgement(verdict: Verdict, protocol: str) -> str:
     qualified = verdict.verdict if theirs else f"{verdict.verdict} ({protocol})"
     if verdict.verdict == "not testable":
         seen = verdict.claim.seen.get(protocol.partition(" ")[0], [])
-        known = f" (written when seed{'s' * (len(seen) > 1)} {', '.join(map(str, seen))} of it had been seen)"
+        plural = "s" * (len(seen) > 1)
+        known = f" (a condition written when seed{plural} {', '.join(map(str, seen))} of this protocol had been seen)"
         needed = f"not testable at this protocol ({protocol}): needs {'; '.join(verdict.notes)}{known * bool(seen)}"
-        return f"{needed}; as it is, on the {_side(verdict)}" if len(verdict.effects) > 1 else needed
+        return f"{needed}; as it is, {_on_side(verdict)}" if len(verdict.effects) > 1 else needed
     if _is_single(verdict):
-        side = _side(verdict)
-        return "; ".join([f"on the {side}" if side.endswith("side") else side, *verdict.notes])
+        return "; ".join([_on_side(verdict), *verdict.notes])
     if verdict.verdict == "undecided" and verdict.seeds_needed:
         few, many = verdict.seeds_needed
         number = f"{few} to {many}" if few < many <= 100 else f"{few}" if many <= 100 else f"{few} or many more"
@@ -375,6 +374,11 @@ def _fold(summary: str, text: str) -> str:
 def _side(verdict: Verdict) -> str:
     distance = standardise(verdict)
     return "claimed side" if distance > 0 else "other side" if distance < 0 else "at the threshold"
+
+
+def _on_side(verdict: Verdict) -> str:
+    side = _side(verdict)
+    return f"on the {side}" if side.endswith("side") else side
 
 
 def _in_a_word(verdict: Verdict | None) -> str:
@@ -446,7 +450,7 @@ def _not_judged(verdicts: list[Verdict], protocol: str, precision: str) -> str:
         header = (CONF / "experiment" / f"{studies[-1]}.yaml").read_text().replace("\n# ", " ")
         cost = re.search(r"Costs[:,]? (.*?)\.(?=\s)", header)
         asked = f"--studies {','.join(studies)} {_machine(precision)}"
-        command = f'`make claims PROTOCOL={protocol} ARGS="{asked}"`'
+        command = f'`make claims PROTOCOL={protocol.removeprefix("imagenet_")} ARGS="{asked}"`'
         todo = command if _is_named(protocol) else f"the studies {', '.join(studies)}"
         lines.append(f"- {', '.join(ids)}: {todo}" + (f" (cost of {studies[-1]}: {cost[1]})" if cost else ""))
     return NOT_JUDGED + "\n".join(lines) if lines else ""

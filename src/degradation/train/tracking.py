@@ -124,7 +124,7 @@ class Tracker(View):
 
 
 def _mark(record: Record) -> str:
-    # Of this record alone, in another precision or begun anew another; the same wherever it goes on.
+    # In another precision or begun anew another; the same wherever the record goes on, whoever goes on with it.
     begun = record.sessions()[0]
     return hashlib.sha256(json.dumps(begun, sort_keys=True).encode()).hexdigest()[:8]
 
