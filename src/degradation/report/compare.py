@@ -1,10 +1,15 @@
 """A user's own runs beside the published ones, the paper's numbers, and networks that others trained.
 
-The verdict on a network follows a rule that was there before its runs: **equal to the last digit**, where every run has
-a published twin of the same config whose tables are the same digits (but for the seconds); else, against n published
-seeds, **within the spread of seeds** where training and test error both lie in the interval in which 95 % of new means
-would (Student's t, two errors: each at 97.5 %), and **different** where one does not, with what differs besides; else
-**nothing to compare with**: of fewer than three seeds that interval is of nearly any error.
+The verdict on a network follows a rule that was fixed before its runs. It is the first of these that applies:
+
+- **equal to the last digit**: every run has a published twin of the same config whose tables hold the same digits (but
+  for the seconds);
+- **within the spread of seeds**: against n published seeds, training and test error both lie in the interval in which
+  95 % of new means would lie (Student's t, two errors: each at 97.5 %);
+- **different**: at least one of the two errors lies outside that interval; what differs besides is listed;
+- **nothing to compare with**: any other case.
+
+With fewer than three published seeds, that interval would hold nearly any error.
 """
 
 import math
@@ -159,8 +164,9 @@ def sentence(row: dict[str, Any]) -> str:
 def draw_comparison(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     """Yours beside the published runs
 
-    Filled markers are the means of your seeds; bars are where 95 % of new seeds should land going by the published
-    ones, whose mean is the stroke across (the stroke alone: fewer than three published seeds, or equal ones).
+    Final errors of your networks beside the published ones. Filled markers are the means of your seeds. Bars show where
+    95 % of new seeds should land, going by the published ones, and the stroke across is the mean of the published ones.
+    A stroke alone means fewer than three published seeds, or equal ones.
     """
     places = np.arange(len(rows))[::-1]
     figure, axes = new_figure(11, 1.6 + 0.42 * len(rows), 2, sharey=True)

@@ -406,8 +406,9 @@ def mark_guessing(axes: Iterable[Axes], value: float) -> None:
 def draw_figure1(table: pd.DataFrame) -> Figure | None:
     """Fig. 1: plain networks, training and test error
 
-    Were the deeper network only overfitting, its training error (left) would be the lower one. Lines are means over
-    seeds, bands their range; training error is running, test error in eval mode (%).
+    Training error (left, running) and test error (right, in eval mode) of plain networks along training, in percent.
+    Lines are means over seeds, bands their range. If the deeper network were only overfitting, its training error would
+    be the lower one.
     """
     runs = finished(table)
     runs = runs[(runs["network"] == "plain") & (runs["network.family"] == "cifar")]
@@ -420,8 +421,9 @@ def draw_figure1(table: pd.DataFrame) -> Figure | None:
 def draw_figure6(table: pd.DataFrame) -> Figure | None:
     """Fig. 6: plain and residual networks
 
-    The paper's claim: plain networks get worse with depth, on the training set too; their residual twins, equal in all
-    but the shortcut, do not. Dashed training error (running), solid test error; means over seeds and their range.
+    Training error (dashed, running) and test error (solid) of plain and residual networks along training. Lines are
+    means over seeds, bands their range. The paper claims that plain networks get worse with depth, on the training set
+    too, and that their residual twins, equal in all but the shortcut, do not.
     """
     runs = finished(table)
     runs = runs[runs["network.family"] == "cifar"]  # of the others, Fig. 4
@@ -457,9 +459,10 @@ def draw_unfinished(runs: pd.DataFrame) -> Figure:
 def draw_loss(table: pd.DataFrame) -> Figure | None:
     """The loss along training: what is minimised, and the same on test images
 
-    Were the deeper plain network only overfitting, its training loss (dashed) would be the lower one and its test loss
-    (solid) far above it. Cross-entropy, running over the mini-batches and in eval mode, up to a little above that of
-    guessing; means over seeds, bands their range.
+    Cross-entropy along training: training loss (dashed) is running, over the mini-batches, and test loss (solid) is in
+    eval mode. Lines are means over seeds, bands their range. The vertical axis ends at most a little above the loss of
+    guessing. If the deeper plain network were only overfitting, its training loss would be the lower one and its test
+    loss far above it.
     """
     runs = finished(table)
     if runs.empty:
@@ -471,7 +474,8 @@ def draw_loss(table: pd.DataFrame) -> Figure | None:
 def draw_error_by_depth(table: pd.DataFrame) -> Figure | None:
     """Final error by depth
 
-    Degradation in one look: points are final errors, lines join the networks of a seed.
+    Final errors by depth, training error on the left: points are final errors, and lines join the networks of a seed.
+    The figure shows degradation in one look.
     """
     runs = finished(table)
     if runs["depth"].nunique() < 2:
@@ -488,9 +492,10 @@ def draw_error_by_depth(table: pd.DataFrame) -> Figure | None:
 def draw_figure7(table: pd.DataFrame) -> Figure | None:
     """Fig. 7: standard deviation of layer responses
 
-    Of every 3x3 layer's output after BN, before ReLU or addition, on the test set in eval mode, pooled over images,
-    positions and channels; left in order of depth, right sorted by size. Means over seeds, bands their range. Networks
-    ten times as deep as most, or with responses ten times as large, stand apart.
+    Standard deviation of the output of every 3x3 layer, after BN and before ReLU or addition. It is measured on the
+    test set in eval mode, pooled over images, positions and channels. On the left, layers are in order of depth; on the
+    right, they are sorted by the size of the standard deviation. Lines are means over seeds, bands their range.
+    Networks that are ten times as deep as most, or have responses ten times as large, have panels of their own.
     """
     runs = finished(table)
     if runs.empty:

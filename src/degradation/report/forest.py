@@ -94,11 +94,12 @@ def _standardised(verdict: Verdict) -> np.ndarray:
 def draw_verdicts(table: pd.DataFrame) -> Figure | None:
     """Every claim: how far its mean lies from the threshold
 
-    The bar is the 95 % interval over seeds, the line at 0 the threshold, the unit the distance from the mean to the end
-    of the interval that faces it: a bar right of the line lies on the claimed side, one left of it on the other; what
-    is farther than ten stands at the edge. The marker is the verdict's, which may be undecided or not testable off the
-    line, too: it knows of the correction for many claims, and of what a protocol can show. Beside it the mean, the
-    interval and n.
+    Each row is a claim: its marker is the mean over seeds, its bar the 95 % interval, and the line at 0 the threshold.
+    The unit is the distance from the mean to the end of the interval that faces the threshold. A bar to the right of
+    the line lies on the claimed side, a bar to the left of it on the other; what is farther than ten units stands at
+    the edge. The shape and colour of the marker give the verdict. It may be undecided or not testable where the bar is
+    off the line, too, because a verdict takes into account the correction for many claims, and what a protocol can
+    show. Beside each row stand the mean, the interval and n.
     """
     judged = judge(load_claims(), table)
     if all(len(verdict.effects) < 2 for verdict in judged):
@@ -166,11 +167,12 @@ def deviations(table: pd.DataFrame) -> pd.DataFrame:
 def draw_deviations(table: pd.DataFrame) -> Figure | None:
     """The deviation ledger: what the choices that the paper leaves open change
 
-    Each choice made the other way, at equal seed: every run a point, the mean of several with its 95 % interval. The
-    grey bar is seed noise: 95 % of differences between two runs that differ in nothing but the seed, as their spread
-    over the seeds that there are has it (few seeds, wide bars). Training without augmentation, which the paper does not
-    leave open, is a yardstick; where shortcuts pad changes nothing in plain networks, nor what BN's statistics are at
-    test anything in training.
+    Change of the final error when one choice is made the other way, at equal seed. Every run is a point; where there
+    are several, their mean is drawn with its 95 % interval. The grey bar is seed noise: 95 % of differences between two
+    runs that differ in nothing but the seed lie in it, as estimated from the spread over the seeds that there are (few
+    seeds make wide bars). Training without augmentation, which the paper does not leave open, is a yardstick. The side
+    on which shortcuts pad changes nothing in plain networks; the BN statistics that are used at test change nothing in
+    training.
     """
     rows = deviations(table)
     if rows.empty:

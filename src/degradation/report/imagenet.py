@@ -105,9 +105,9 @@ def say_validation(figure: Figure) -> None:
 def draw_figure4(table: pd.DataFrame) -> Figure | None:
     """Fig. 4: plain and residual networks of Table 1
 
-    The paper's claim: plain-34 has higher training error than plain-18 throughout; with shortcuts 34 layers are better
-    than 18. Thin and dashed, training error (running); bold, validation error of the centre crop; means over seeds and
-    their range.
+    Training error (thin and dashed, running) and validation error of the centre crop (bold) along training. Lines are
+    means over seeds, bands their range. The paper claims that plain-34 has higher training error than plain-18
+    throughout, and that with shortcuts 34 layers are better than 18.
     """
     runs = finished(table)
     runs = runs[runs["network.family"] == "imagenet"]
@@ -201,7 +201,7 @@ def _beside(table: pd.DataFrame, paper: Errors, way: str, shortcuts: tuple[str, 
 def table2(table: pd.DataFrame) -> pd.DataFrame:
     """Table 2: plain and residual networks (option A) by ten crops
 
-    Beside them both errors at the end of Fig. 4, read off (± 0.2).
+    Both errors at the end of Fig. 4, read off the figure (± 0.2), stand beside them.
     """
     rows = _beside(table, PAPER_TABLE2, "ten_crop", ("none", "A"))
     ends = pd.DataFrame.from_dict(
@@ -218,8 +218,9 @@ def table3(table: pd.DataFrame) -> pd.DataFrame:
 def table4(table: pd.DataFrame) -> pd.DataFrame:
     """Table 4: single networks, whole images at five sizes
 
-    Sizes are in the paper's proportion to the crop. After crops of 64 or 96 pixels the last maps are 2x2 or 3x3:
-    networks that have seen no others err more on larger images, residual ones most where the side of a map is odd.
+    Sizes are in the paper's proportion to the crop. After crops of 64 or 96 pixels, the last feature maps are 2x2 or
+    3x3. Networks that have seen no maps of other sizes err more on larger images, residual networks most where the side
+    of a map is odd.
     """
     return _beside(table, PAPER_TABLE4, "multi_scale")
 
@@ -254,8 +255,8 @@ def sections(condition: str, table: pd.DataFrame) -> Iterator[tuple[str, str, pd
         title, _, more = (inspect.getdoc(make) or "").partition("\n\n")
         images = " or ".join(f"{n:,.0f}" for n in sorted(load_tests(_runs(table))["images"].unique()))
         tested = (
-            f"tested on {images} validation images" if images else f"of the centre crop alone yet ({COMMAND} tests)"
+            f"tested on {images} validation images" if images else f"of the centre crop alone until {COMMAND} is run"
         )
-        said = f"Ours are of protocol {condition}, {tested}; the paper's of ImageNet. {more}".strip()
+        said = f"Our numbers are of protocol {condition}, {tested}; the paper's are of ImageNet. {more}".strip()
         shown = found.dropna(axis="columns", how="all").rename(columns=COLUMNS)
         yield title, said, shown[[name for name in COLUMNS.values() if name in shown]]

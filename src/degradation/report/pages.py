@@ -40,93 +40,103 @@ from degradation.report.verdicts import CONF, Verdict, judge, load_claims
 
 GALLERY = """# {title}
 
-Generated from records; do not edit. A finished record holds its config, metrics, layer responses and a summary with\
+Generated from records; do not edit. A finished record holds its config, metrics, layer responses, and a summary with\
  hardware, versions and commit.
 
-Training error is running (augmented mini-batches of the last epoch, or of `evaluate_every` iterations where those are\
- more; training-mode BN) unless it says eval mode (un-augmented images, moving BN averages, after the last iteration);\
- test error is in eval mode. Nothing is selected on the test set.
+Training error is running unless eval mode is named. Running training error is that of the augmented mini-batches of\
+ the last epoch, or of the last `evaluate_every` iterations where those are more, with BN in training mode. Training\
+ error in eval mode is measured after the last iteration, on un-augmented images, with BN's moving averages. Test error\
+ is in eval mode. Nothing is selected on the test set.
 
-Where a panel shows several networks, plain ones are red with round markers, residual ones blue with square ones, the\
- darker the deeper; dashed lines are training error, solid ones anything else. What else is compared is black and grey.
+Where a panel shows several networks, plain networks are red with round markers and residual networks are blue with\
+ square ones; the deeper a network, the darker its colour. Dashed lines are training error, solid lines anything else.\
+ Whatever else is compared is black and grey.
 
-The paper's claims, judged from these records: [claims.md](claims.md)."""
+[claims.md](claims.md) judges the paper's claims from these records."""
 OTHERS = """## Networks that others trained
 
-At the full length of the paper's schedule, networks that others trained, measured by this code (one network a point\
- or line; every number, the claims judged on them, what is inside them, whose they are:\
- [reproductions]({folder}/README.md)):
+These networks were trained by others, at the full length of the paper's schedule, and measured by this code. Each\
+ point or line is one network. [reproductions]({folder}/README.md) says whose they are, and holds every number, the\
+ claims judged on them, and what is inside them.
 
 {curves}![networks that others trained: training and test error by depth]({folder}/error_by_depth.png)"""
 TABLE1 = """Table 1: the ImageNet networks
 
-At full width, for one image of 224 pixels, strides of bottlenecks in their first 1x1; small protocols have fewer\
- channels and pixels. Networks without shortcuts and with option A have equal parameters. VGG as torchvision builds it:\
- the paper's 15.3 for VGG-16 counts the convolutions alone, its 19.6 for VGG-19 the fully connected layers, too."""
+The numbers are for networks at full width, for one image of 224 pixels, with the stride of a bottleneck in its first\
+ 1x1. The small protocols have fewer channels and pixels. Networks without shortcuts and networks with option A have\
+ equal numbers of parameters. VGG is as torchvision builds it: the paper's 15.3 for VGG-16 counts the convolutions\
+ alone, its 19.6 for VGG-19 counts the fully connected layers, too."""
 ON_THE_WAY = """## Not finished yet
 
-Runs on their way: no evidence, and in no other figure or table. Training error (running) and test error are those so\
- far."""
-GO_ON = """To go on with them from where they stand, in `results/` of your own (on a device of the same kind; another\
+These runs are on their way. They are no evidence, and they are in no other figure or table. Training error (running)\
+ and test error are those so far."""
+GO_ON = """To continue these runs from where they stand, in your own `results/` (on a device of the same kind; another\
  processor gives other last digits):"""
-OWN_CLAIMS = """The verdicts on the published records: [{page}/claims.md]({page}/claims.md). `make claims` judges\
- yours and those together."""
-GLANCE = """Every claim in a word, by protocol, precision and kind of device: runs are compared within one of each\
- alone. Only verdicts of the paper's protocol are about the paper's claim as it stands. Numbers, intervals and notes\
- stand below, protocol by protocol, and [how it is judged](#how-it-is-judged) at the end. One seed takes a side and\
- decides nothing. So do networks that [others trained]({folder}/reproductions/README.md#the-claims) at the length of\
- the paper's schedule, one author's or two's."""
+OWN_CLAIMS = """The verdicts on the published records are in [{page}/claims.md]({page}/claims.md). `make claims` judges\
+ your runs and the published ones together."""
+GLANCE = """The tables give every claim's verdict in a word, by protocol, precision and kind of device: runs are\
+ compared only within one protocol, one precision and one kind of device. Only verdicts at the paper's protocol are\
+ about the paper's claim as it stands. Numbers, intervals and notes follow below, protocol by protocol, and\
+ [how it is judged](#how-it-is-judged) at the end. One seed takes a side and decides nothing. The same holds for the\
+ networks that [others trained]({folder}/reproductions/README.md#the-claims) at the length of the paper's schedule, one\
+ author's or two's."""
 CLAIMS = """## How it is judged
 
 Generated from records; do not edit.
 
-- Each claim's statistic, one number per seed, and its threshold stand in its study's file in `conf/experiment/`.
-- A claim is **supported** where the whole 95 % interval of the mean over seeds (Student's t; of ratios, the geometric
-  mean; of shares Fieller's, and none of a gap or gain that is not above 0) lies on the claimed side of the threshold,
-  **refuted** where all of it lies on the other, undecided else. The seeds that would decide are those of a t-test of
-  power 0.8, as few and as many as the 80 % interval of the spread allows, before the correction for many.
-- C1 (and C4 (not found), which is C1 at two depths, and was made primary when three seeds of quick were known), C3 and
-  C4 (start) are the primary claims; all others that are judged at a protocol in one precision are corrected by Holm's
-  method: what would be decided alone may be undecided beside many. Seeds may be added where some left a claim
-  undecided, as the fourth of imagenet_quick was: intervals do not count such looks.
-- Where a protocol does not reach what a claim is about, it is **not testable** there; on which side its mean lies is
-  told all the same. A claim whose statistic, threshold or condition was written or changed when more was known than
-  the end of this page says is **exploratory** until other seeds confirm it.
-- The slope of C1 is a line through all depths up to 110, also where the deepest are at guessing, which no depth gets
-  above: that makes it flatter, and its interval narrower, than one through the shallower ones.
-- Runs are compared at equal seed, in equal precision and on the same kind of device (`bf16-cuda` is another precision
-  than `bf16`, a CPU's). One that diverged counts with the error of guessing, and as never having reached an error (C9
-  at a stated error; at a share of its own way its pair says nothing); it has no responses, gradients or lesions to
-  compare.
-- Training error is running, over the last epoch, or `evaluate_every` iterations where those are more; errors that are
-  reached (C9) are over an epoch, too. Where training error in eval mode would be judged otherwise, before the
-  correction, the row says so.
-- Of kinds of run at their best rates, shares of the gap between two networks take the rate that is best for the other
-  seeds. So these share seeds with each other, and where rates hardly differ the interval is too narrow: simulated
-  with three equal rates and a share at its threshold, 7 % of cases of two seeds were decided, 9 % of three and 12 %
-  of five, instead of 5. C1 (best rate) and C11 (best rate) take each seed's own best, which favours every kind alike. A
-  best rate that is the lowest or highest of those that were run may not be the best there is: the row says so.
-- All seeds share the N test images, whose choice adds to the variance of the mean of a test error (times 1.96, where
-  Student's t is of the seeds): where all records say which images are wrong (`wrong.csv`), the variance over images
-  of what the statistic makes of each, over N; else p (100 - p) / N of every kind of run, by the square of its weight
-  in the statistic, as if kinds erred on images of their own. As they err on the same ones, that is on the careful
-  side, and small differences between good networks (C8, C10) can hardly be supported so. Lesions and linear probes
-  are on few test images, the same for all seeds, which their intervals do not count: they are of the seeds alone.
-- Responses (C6, C7) are with BN statistics averaged over the training set, in float32; with moving averages where it
-  says so. Recalibrated lesions stand beside the whole network recalibrated, or, where an earlier table lacks it, as
-  it was evaluated.
-- A verdict belongs to its protocol: only those of the paper's protocol are about the paper's claim as it stands.
+- Each claim has a statistic, which gives one number per seed, and a threshold. Both are stated in its study's file
+  in `conf/experiment/`.
+- A claim is **supported** if the whole 95 % interval of the mean over seeds lies on the claimed side of the
+  threshold, **refuted** if all of it lies on the other side, and undecided otherwise. The interval is Student's t;
+  for ratios, the mean is the geometric mean. For shares, the interval is Fieller's, and there is none for shares of
+  a gap or gain that is not above 0. The number of seeds that would decide is that of a t-test of power 0.8, given as
+  the fewest and the most that the 80 % interval of the spread allows, before the correction for many claims.
+- The primary claims are C1, C3, C4 (start) and C4 (not found). The last of these is C1 at two depths, and was made
+  primary when three seeds of quick were known. All other claims that are judged at a protocol in one precision are
+  corrected by Holm's method: what would be decided alone may be undecided among many. Seeds may be added where the
+  first ones left a claim undecided, as the fourth of imagenet_quick was. The intervals do not count such looks.
+- A claim is **not testable** at a protocol that does not reach what the claim is about; the side on which its mean
+  lies is told all the same. A claim is **exploratory**, until other seeds confirm it, if its statistic, threshold or
+  condition was written or changed when more was known than the end of this page says.
+- The slope of C1 is that of a line through all depths up to 110, even where the deepest networks are at the error of
+  guessing, which no depth exceeds. This makes the slope flatter, and its interval narrower, than those of a line
+  through the shallower depths.
+- Runs are compared at equal seed, in equal precision and on the same kind of device (`bf16-cuda` is another
+  precision than `bf16`, which is a CPU's). A run that diverged counts with the error of guessing, and as never
+  having reached an error (C9 at a stated error; where C9 is at a share of a network's own way, the pair says
+  nothing). It has no responses, gradients or lesions to compare.
+- Training error is the running one, over the last epoch, or over the last `evaluate_every` iterations where those
+  are more. Errors that are reached (C9) are over an epoch, too. Where training error in eval mode would be judged
+  differently, before the correction, the row says so.
+- Some claims compare kinds of run at their best rates. Shares of the gap between two networks use, for each seed,
+  the rate that is best for the other seeds. So the values of different seeds rest in part on the same seeds, and
+  where rates hardly differ the interval is too narrow. Simulated with three equal rates and a share at its
+  threshold, 7 % of cases were decided with two seeds, 9 % with three and 12 % with five, instead of 5 %. C1 (best
+  rate) and C11 (best rate) use each seed's own best rate, which favours every kind alike. A best rate that is the
+  lowest or highest of those that were run may not be the best there is; the row then says so.
+- All seeds share the N test images, and the choice of these images adds to the variance of the mean of a test error
+  (with the factor 1.96 in the interval, where the spread of seeds has Student's t). Where all records say which
+  images are wrong (`wrong.csv`), it adds the variance over images of what the statistic makes of each image, divided
+  by N. Otherwise it adds p (100 - p) / N for every kind of run, p being its test error in percent, times the square
+  of its weight in the statistic, as if each kind erred on images of its own. As they err on the same images, this is
+  on the careful side, and small differences between good networks (C8, C10) can hardly be supported this way.
+  Lesions and linear probes are measured on few test images, which are the same for all seeds. Their intervals do not
+  count this choice of images: they are of the seeds alone.
+- Responses (C6, C7) are with BN statistics averaged over the training set, in float32; where it says so, they are
+  with moving averages. Networks with recalibrated lesions are compared with the whole network recalibrated, or,
+  where an earlier table lacks that, with the whole network as it was evaluated.
+- A verdict belongs to its protocol: only verdicts at the paper's protocol are about the paper's claim as it stands.
 
-Most thresholds are the sign that the paper claims (0, or a ratio of 1). Those of CIFAR-10 were written when seed 0 of
-the quick grid and depth 20 at short had been run, and nothing else; where a threshold, what a claim needs to be
-testable, or how it is measured was written or changed later, the claim names the seeds that were known (`seen:`), and
-is exploratory on these. Of the claims on ImageNet, C9's level of 70 % and the quick protocol itself were chosen with
-trials of one seed at hand, the protocol as the one of several that showed the effect best, and what C14 (residual)
-needs to be testable with three. None was written with a number of
-the paper's protocol at hand."""
+Most thresholds are the sign that the paper claims (0, or a ratio of 1). The thresholds for CIFAR-10 were written
+when seed 0 of the quick grid and depth 20 at short had been run, and nothing else. Where a threshold, what a claim
+needs to be testable, or how it is measured was written or changed later, the claim names the seeds that were known
+(`seen:`), and is exploratory on these. For ImageNet, C9's level of 70 % and the quick protocol itself were chosen
+with trials of one seed at hand, the protocol as the one of several that showed the effect best. What C14 (residual)
+needs to be testable was chosen with three seeds at hand. None of these was written with a number of the paper's
+protocol at hand."""
 
-NOT_JUDGED = """Not judged at this protocol, in this precision: not run, or at too few seeds (most best rates are those\
- of the other seeds) or rates, or by a version that did not measure it yet.
+NOT_JUDGED = """Not judged at this protocol, in this precision. These claims were not run, or were run at too few\
+ seeds (most best rates are those of the other seeds) or too few rates, or by a version that did not measure them yet.
 
 """
 
@@ -208,25 +218,25 @@ def _section(results: Path, condition: str, table: pd.DataFrame, compared: pd.Da
         shared = f"{_machine(runs['precision'].iloc[0])} {shared}".strip()
         grid = f'PROTOCOL={protocol} DEPTHS={depths} SEEDS={seeds} ARGS="{shared}"'
         command = f"make degradation-{_half(runs)} {grid.replace('imagenet_', '')}"
-        beside = " (the grid; what other records are of, and how they are made: experiments/README.md)"
+        beside = " (the grid; experiments/README.md says what the other records are of, and how they are made)"
         told = f"Reproduce: `{command}`{beside * (len(table) > len(runs))}"
         parts += [f"{describe(runs)}.", told * _is_named(protocol)]
     if compared is not None:
         parts.append(_comparison(results, folder, compared, others))
     parts += _pictures(results, folder, table)
     parts += _by_settings(results, folder, table)
-    note = "" if protocol == "paper" else f" Theirs are of the paper's schedule, not of protocol {protocol}."
+    note = "" if protocol == "paper" else f" The others are of the paper's schedule, not of protocol {protocol}."
     for title, told, shown in imagenet.sections(condition, table):
         parts.append(f"### {title}\n\n{told}\n\n{markdown_table(shown)}")
     if len(found := table6(table)):
         shown = found.merge(others, "left", left_on="network", right_index=True)
         titles = {**TABLE6, **_authors(others)}
-        told = f"Ours are of the final iteration.{note}\n\n{markdown_table(shown, titles)}"
+        told = f"Our numbers are of the final iteration.{note}\n\n{markdown_table(shown, titles)}"
         parts.append(f"### Table 6, ours beside the paper's and others'\n\n{told}")
     pairs = paired_differences(table).groupby("depth")["difference"].agg(["count", "mean", "std"]).reset_index()
     if len(pairs):
         titles = {"depth": "depth", "count": "n pairs", "mean": "plain minus residual (points)", "std": "std"}
-        told = "Training error (running) at equal seed, plain minus residual."
+        told = "Difference in training error (running) at equal seed, plain minus residual."
         parts.append(f"### Matched pairs\n\n{told}\n\n{markdown_table(pairs, titles)}")
     runs = table.sort_values(["variation", "network", "depth", "seed"])
     records = [
@@ -418,7 +428,7 @@ def _glance(judged: dict[str, dict[str, Verdict]], others: dict[str, tuple[int, 
         titles |= {name: f"[{name}](#{_anchor(f'Protocol {name}')})" for name in shown}
         table = pd.DataFrame(rows)
         missing = [claim.id for claim in claims if claim.id not in {*others}.union(*shown.values())]
-        none = f"Of these there is no verdict yet: {', '.join(missing)}." if missing else ""
+        none = f"For these claims there is no verdict yet: {', '.join(missing)}." if missing else ""
         titles = {column: title for column, title in titles.items() if column in table}
         yield "\n\n".join(part for part in (f"### {data}", markdown_table(table, titles), none) if part)
 
@@ -473,9 +483,9 @@ def _constructed(table: pd.DataFrame) -> str:
     if not rows:
         return ""
     return (
-        "### The constructed solution before any training\n\nThe largest difference of any logit between a trained"
-        " network and the deeper one that identity layers make of it, in float32 and eval mode, as a fraction of the"
-        f" largest logit; the worst seed of n.\n\n{markdown_table(pd.DataFrame(rows))}"
+        "### The constructed solution before any training\n\nEach row compares a trained network with the deeper one"
+        " that identity layers make of it, in float32 and eval mode. The largest difference is that of any logit, as a"
+        f" fraction of the largest logit, in the worst seed of n.\n\n{markdown_table(pd.DataFrame(rows))}"
     )
 
 
@@ -492,8 +502,8 @@ def _ledger(results: Path, condition: str, table: pd.DataFrame) -> str:
     titles |= {"training": "training error", "test": "test error"}
     picture = f"figures/{condition_folder(condition)}/deviations.png"
     return (
-        "### Deviation ledger\n\nChange of the final error in points at equal seed (mean ± standard deviation over"
-        " seeds) when one choice that the paper leaves open is made the other way.\n\n"
+        "### Deviation ledger\n\nChange of the final error, in points at equal seed, when one choice that the paper"
+        " leaves open is made the other way (mean ± standard deviation over seeds).\n\n"
         + (f"![each change beside seed noise]({picture})\n\n" if (results / picture).exists() else "")
         + _fold(f"{len(told)} changes", markdown_table(told, titles))
     )
@@ -518,8 +528,9 @@ def _precisions(table: pd.DataFrame) -> str:
                 {"network": f"{network}-{depth}", "precision": f"{other} for {usual}", "n": len(change), **told}
             )
     return (
-        "### In another precision\n\nChange of the final error in points at equal seed (mean ± standard deviation over"
-        f" seeds). Pairs are always of one precision.\n\n{markdown_table(pd.DataFrame(rows))}"
+        "### In another precision\n\nChange of the final error with another precision, in points at equal seed (mean ±"
+        " standard deviation over seeds). Pairs are always of one precision.\n\n"
+        f"{markdown_table(pd.DataFrame(rows))}"
         if rows
         else ""
     )

@@ -30,9 +30,11 @@ PAPER_GAIN_110 = 110, 60 - 6.43
 def draw_matched_pairs(table: pd.DataFrame) -> Figure | None:
     """Plain minus residual: what the shortcut gains, against depth
 
-    Above zero the residual network errs less. The mean over pairs of equal seed with its 95 % interval, every pair a
-    dot; the choice of test images, which all seeds share, is not in it. Crosses beside ImageNet networks are the
-    paper's (centre crop, read off Fig. 4), an arrow beside CIFAR-10's of 110 layers, too (more than this, section 4.2).
+    Error of the plain network minus that of the residual network of equal depth and seed: above zero, the residual
+    network errs less. Markers with bars are means over pairs with their 95 % intervals, and every pair is a dot. The
+    choice of test images, which all seeds share, is not in the intervals. Crosses beside ImageNet networks are the
+    paper's values (centre crop, read off Fig. 4). An arrow beside the CIFAR-10 networks of 110 layers is also the
+    paper's, and says that its value is more than this (section 4.2).
     """
     runs, index = finished(table), ["kind", "depth", "seed", "precision", "protocol"]
     errors = draw.melt_errors(runs).pivot_table("value", index, "network").reindex(columns=ARMS)
@@ -67,9 +69,10 @@ def draw_matched_pairs(table: pd.DataFrame) -> Figure | None:
 def draw_gap(table: pd.DataFrame) -> Figure | None:
     """Test minus training error: it is not overfitting
 
-    An overfitting network errs little in training and far more on test images: a large gap. Both errors are of the
-    final network in eval mode, on un-augmented images; means over seeds with 95 % intervals, every seed a dot; the
-    choice of test images, which all seeds share, is not in them.
+    Test error minus training error of the final networks, both in eval mode and on un-augmented images. Markers with
+    bars are means over seeds with their 95 % intervals, and every seed is a dot. The choice of test images, which all
+    seeds share, is not in the intervals. An overfitting network errs little in training and far more on test images,
+    which makes the gap large.
     """
     runs = finished(table)
     runs = runs.assign(gap=runs["test_error"] - runs["train_error_eval"]).dropna(subset=["gap"])
@@ -141,8 +144,9 @@ def _draw_shortcuts(
 def draw_shortcut_options(table: pd.DataFrame) -> Figure | None:
     """Shortcut options (Table 3): final error with A, B and C
 
-    Differences small against the distance to the plain network mean that projections are not essential. Every run a
-    point, lines join those of a seed.
+    Final errors of residual networks with shortcut option A, B or C, and of the plain network. Every run is a point,
+    and lines join the runs of a seed. If the differences between the options are small against the distance to the
+    plain network, projections are not essential.
     """
     names = {"": "none\n(plain)", "A": "A\n(zeros)", "B": "B (some\nprojections)", "C": "C\n(all)"}
     return _draw_shortcuts(table, "network.shortcut", "", "", names)
@@ -151,8 +155,9 @@ def draw_shortcut_options(table: pd.DataFrame) -> Figure | None:
 def draw_shortcut_strength(table: pd.DataFrame) -> Figure | None:
     """From plain to residual: final error against alpha in alpha x + F(x)
 
-    Beyond the paper: how much shortcut degradation takes to vanish. At 0 it is the plain network. Every run a
-    point, lines join those of a seed.
+    Final training and test error by alpha, the strength of the shortcut; at 0 the network is the plain one. Every run
+    is a point, and lines join the runs of a seed. The figure goes beyond the paper: it asks how much shortcut it takes
+    for degradation to vanish.
     """
     return _draw_shortcuts(table, "network.alpha", 0.0, "alpha")
 
@@ -160,9 +165,10 @@ def draw_shortcut_strength(table: pd.DataFrame) -> Figure | None:
 def draw_without_bn(table: pd.DataFrame) -> Figure | None:
     """Final error with and without batch normalisation (section 4.1)
 
-    Were batch normalisation idle, the lines would be level. Each kind at the rate that is best for the mean of its
-    training error, of the two or more rates that its network has both with and without. Every run a point, lines join
-    those of a seed.
+    Final training and test error of networks with and without batch normalisation. Each kind of run is shown at the
+    learning rate with the best mean training error, out of the two or more rates at which its network was run both with
+    and without it. Every run is a point, and lines join the runs of a seed. If batch normalisation did nothing, the
+    lines would be level.
     """
     rows = select(table, {}, ("network.norm", "protocol.lr"))
     rows = rows[rows.groupby(["label", "protocol.lr"])["network.norm"].transform("nunique") > 1]
@@ -179,8 +185,9 @@ def draw_without_bn(table: pd.DataFrame) -> Figure | None:
 def draw_longer(table: pd.DataFrame) -> Figure | None:
     """Longer training (section 4.1, footnote): plain networks after the protocol's iterations and after more
 
-    If degradation were slow convergence, the deeper network's line would come down to the other's. Every run a point,
-    lines join those of a seed.
+    Final training and test error of plain networks by the number of iterations. Every run is a point, and lines join
+    the runs of a seed. If degradation were slow convergence, the line of the deeper network would come down to that of
+    the other.
     """
     rows = [select(table, {"network": "plain", "length": length}) for length in sorted(table["length"].unique())]
     return _draw_against(pd.concat(rows), "iterations", "iterations")
@@ -189,8 +196,8 @@ def draw_longer(table: pd.DataFrame) -> Figure | None:
 def draw_learning_rates(table: pd.DataFrame) -> Figure | None:
     """Is it only the learning rate? Final error by rate
 
-    Each network is judged at every seed's best rate on the training set, the lowest point of a dashed line. Every run a
-    point, lines join those of a seed.
+    Final training and test error by learning rate. Every run is a point, and lines join the runs of a seed. For each
+    seed, a network is judged at the rate that is best on the training set, which is the lowest point of a dashed line.
     """
     return _draw_against(select(table, {}, ("protocol.lr",)), "protocol.lr", "learning rate")
 
@@ -198,8 +205,9 @@ def draw_learning_rates(table: pd.DataFrame) -> Figure | None:
 def draw_warmup(table: pd.DataFrame) -> Figure | None:
     """With and without warm-up (section 4.2)
 
-    The paper warms residual-110 up at 0.01, and finds that 0.1 from the start only begins later; plain-110 fails.
-    Dashed training error (running), solid test error; means over seeds, bands their range.
+    Training error (dashed, running) and test error (solid) along training, with and without warm-up. Lines are means
+    over seeds, bands their range. The paper warms residual-110 up at a rate of 0.01, and finds that with 0.1 from the
+    start it only begins later; plain-110 fails.
     """
     rows = select(table, {}, ("protocol.warmup.min_depth",))
     rows = rows.assign(warm=rows["depth"] >= rows["protocol.warmup.min_depth"])
@@ -221,11 +229,12 @@ def draw_warmup(table: pd.DataFrame) -> Figure | None:
 def draw_constructed(table: pd.DataFrame) -> Figure | None:
     """The constructed solution (section 1): errors from scratch and from identity layers
 
-    A trained shallow network deepened by identity layers starts as good as its parent: does training keep the solution
-    that it does not find from scratch? Its curve comes after all of its parent's iterations and a restart of the rate:
-    it has had twice what the others here had (constructed_controls gives them as much). Dashed training error
-    (running), solid test error, of the constructed one from before the first iteration on; means over seeds, bands
-    their range.
+    Training error (dashed, running) and test error (solid) of a deep network trained from scratch, of the one that
+    identity layers make of a trained shallow network (its parent), and of the parent. Lines are means over seeds, bands
+    their range; the test error of the constructed network is shown from before the first iteration on. The constructed
+    network starts as good as its parent: does training keep the solution that it does not find from scratch? Its curve
+    comes after all of its parent's iterations and a restart of the rate, so it has had twice as much training as the
+    others here (the figure `constructed_controls` gives them as much).
     """
     rows = select(table, {}, ("network.parent_depth",))
     children = rows.dropna(subset=["network.parent_depth"])
@@ -255,9 +264,11 @@ def draw_constructed(table: pd.DataFrame) -> Figure | None:
 def draw_initial_signals(table: pd.DataFrame) -> Figure | None:
     """Signals at initialisation, with and without batch normalisation (section 4.1)
 
-    Top, the std of each layer's response on one batch; then the norm of the gradient there, and of that of the layer's
-    weights; bottom, the factor by which the former grows from layer to layer backward, within stages: below 1 gradients
-    vanish, above they explode.
+    Signals of networks at initialisation on one batch, with batch normalisation and without. The rows show, from the
+    top: the standard deviation (std) of each layer's response; the norm of the gradient at that response; the norm of
+    the gradient of the layer's weights; and the factor by which the gradient at the responses grows from layer to layer
+    backward, within stages. Where this factor is below 1, gradients vanish; above 1, they explode. Lines are means over
+    seeds, bands their range.
     """
     runs = select(table, {"study": "gradients"}).sort_values(["network.norm", "depth", "network"])
     if runs.empty:
@@ -284,9 +295,10 @@ def draw_initial_signals(table: pd.DataFrame) -> Figure | None:
 def draw_gradients_in_training(table: pd.DataFrame) -> Figure | None:
     """Weight gradients along training (section 4.1)
 
-    The norm of the gradient of each layer's weights, at four moments: at initialisation vanishing gradients would fall
-    to the left. Later it tells of the weights' own scale, too: before BN gradients go as the inverse of their norm
-    (weight_norms takes that out). Each depth has an axis of its own.
+    Norm of the gradient of each layer's weights, at four moments of training. Lines are means over seeds, bands their
+    range; each depth has an axis of its own. At initialisation, vanishing gradients would show as lines that fall
+    toward the left. Later, the norm tells of the weights' own scale, too: before BN, gradients are inversely
+    proportional to the norm of the weights (the figure `weight_norms` takes that out).
     """
     return _signals_in_training(table, "grad_weight", "gradient norm of weights")
 
@@ -294,9 +306,10 @@ def draw_gradients_in_training(table: pd.DataFrame) -> Figure | None:
 def draw_signals_in_training(table: pd.DataFrame) -> Figure | None:
     """Responses along training (section 4.1)
 
-    The std of each layer's response at four moments. With BN it is the size of gamma, and near 1 at initialisation
-    whatever the images: what is passed on, the figure `information` shows. Without BN, forward signals that die out
-    would fall to the right. Each depth has an axis of its own.
+    Standard deviation (std) of each layer's response, at four moments of training. Lines are means over seeds, bands
+    their range; each depth has an axis of its own. With BN, the std is the size of gamma, and near 1 at initialisation
+    whatever the images; what is passed on is shown by the figure `information`. Without BN, forward signals that die
+    out would show as lines that fall toward the right.
     """
     return _signals_in_training(table, "std", "std of responses")
 
@@ -335,8 +348,9 @@ def _signals_in_training(table: pd.DataFrame, column: str, ylabel: str) -> Figur
 def draw_convergence(table: pd.DataFrame) -> Figure | None:
     """Early convergence (section 4.1, Fig. 4): iterations until the training error falls to a level
 
-    Over the last epoch, or all so far. Points are seeds, lines join the levels of each; a level that one never reached
-    has no point. The axis is logarithmic: equal distances are equal factors.
+    Iterations until the running training error falls to a level. The error is taken over the last epoch, or over all
+    iterations so far where those are fewer. Points are seeds, and lines join the levels of each seed; a level that a
+    seed never reached has no point. The vertical axis is logarithmic, so that equal distances are equal factors.
     """
     runs, levels = finished(table).sort_values(["depth", "network"]), range(80, 0, -10)
     runs = runs.assign(line=with_n(runs), kind="training", column=runs["depth"].map("{} layers".format))
@@ -361,10 +375,11 @@ def draw_convergence(table: pd.DataFrame) -> Figure | None:
 def draw_response_parts(table: pd.DataFrame) -> Figure | None:
     """What the responses of Fig. 7 are made of: BN's gamma and beta (where it is recorded)
 
-    In training mode the variance of a response is that of beta over channels plus the mean square of gamma, so decay on
-    gamma may shape Fig. 7: runs without it stand beside those with it, where there are any. Test set, eval mode: with
-    BN statistics averaged over the training set, on which claims are judged, where they are recorded, and as evaluated;
-    mean over seeds, bands their range.
+    Standard deviation (std) of the responses by layer, and the root mean square of BN's gamma and beta. Responses are
+    measured on the test set in eval mode: with BN statistics averaged over the training set (on which claims are
+    judged), where these are recorded, and as evaluated. Lines are means over seeds, bands their range. In training
+    mode, the variance of a response is that of beta over channels plus the mean square of gamma, so weight decay on
+    gamma may shape Fig. 7. Runs without this decay stand beside those with it, where there are any.
     """
     decay = "protocol.decay_batchnorm"
     rows = select(table, {}, (decay,)).sort_values(["depth", "network", decay], ascending=[True, True, False])
@@ -412,8 +427,9 @@ def _draw_lesions(table: pd.DataFrame, kinds: dict[str, str], xlabel: str) -> tu
 def draw_lesion_study(table: pd.DataFrame) -> Figure | None:
     """Lesions (beyond the paper): test error against blocks deleted and pairs swapped
 
-    After Fig. 5 of Veit et al. 2016, where residual networks lose little with a few blocks and VGG nearly all. Means
-    over seeds and draws, bands their range; blocks that keep the shape.
+    Test error of trained networks by the number of blocks deleted, or of pairs of blocks swapped. Only blocks that keep
+    the shape are deleted or swapped. Lines are means over seeds and draws, bands their range. The figure follows Fig. 5
+    of Veit et al. 2016, where the loss of a few blocks costs residual networks little, and VGG nearly all.
     """
     kinds = {kind: f", {name}" for kind, name in LESIONS.items()}
     return _draw_lesions(table, kinds, "blocks deleted, or pairs of blocks swapped")[0]
@@ -422,8 +438,9 @@ def draw_lesion_study(table: pd.DataFrame) -> Figure | None:
 def draw_lesions_by_block(table: pd.DataFrame) -> Figure | None:
     """Lesions (beyond the paper): test error with each block deleted, by its place
 
-    After Fig. 3 of Veit et al. 2016. Dotted, the intact networks: what lies near its line hardly needs the block. Means
-    over seeds, bands their range; blocks that keep the shape.
+    Test error of trained networks with one block deleted, for each block that keeps the shape. Lines are means over
+    seeds, bands their range; dotted lines are the intact networks. Where a network lies near its dotted line, it hardly
+    needs the block. The figure follows Fig. 3 of Veit et al. 2016.
     """
     figure, lesions = _draw_lesions(
         table, {"delete_one": ""}, "which of the blocks that keep the shape, from the input on"
@@ -488,9 +505,9 @@ def _read(table: pd.DataFrame, column: str, load: Callable[[Path], pd.DataFrame]
 def draw_first_steps(table: pd.DataFrame) -> Figure | None:
     """The first steps: growth of the weights (beyond the paper)
 
-    Norm of each layer's weights over that at initialisation, after the first iterations (the later, the darker).
-    Weights before BN have no scale of their own, and gradients go as the inverse of their norm: a layer whose weights
-    explode in the first steps hardly moves afterwards.
+    Norm of each layer's weights relative to that at initialisation, after the first iterations (later ones are darker).
+    Lines are means over seeds, bands their range. Weights before BN have no scale of their own, and their gradients are
+    inversely proportional to their norm. So a layer whose weights explode in the first steps hardly moves afterwards.
     """
     signals = _read(table, "weight_norm", load_gradients)
     if signals.empty:
@@ -512,9 +529,11 @@ def draw_first_steps(table: pd.DataFrame) -> Figure | None:
 def draw_weight_norms(table: pd.DataFrame) -> Figure | None:
     """Gradients after training, whatever the scale of the weights (section 4.1)
 
-    Top, the norm of each layer's weight gradient times that of its weights, which their scale does not change:
-    vanishing gradients would fall to the left. Bottom, the share of the weights that a step without momentum replaces,
-    which is small for layers whose weights are large, too.
+    Gradients of each layer's weights after the last iteration, in two measures. The top row shows the norm of the
+    gradient times the norm of the weights, a product that the scale of the weights does not change: vanishing gradients
+    would show as lines that fall toward the left. The bottom row shows the share of the weights that a step without
+    momentum replaces, which is small for layers whose weights are large, too. Lines are means over seeds, bands their
+    range.
     """
     signals = _read(table, "weight_norm", load_gradients)
     if signals.empty:
@@ -532,9 +551,10 @@ def draw_weight_norms(table: pd.DataFrame) -> Figure | None:
 def draw_information(table: pd.DataFrame) -> Figure | None:
     """What layers know of their images (section 4.1: the forward signal)
 
-    Of what leaves the stem and every block of the trained networks: the mean cosine between images, the effective rank
-    and the error of a linear classifier on it, which alone tells whether a signal dies out: it then has the error of
-    guessing. Images that look alike have a cosine near 1; the rank is of the variation that is left, however small.
+    Three measures of what leaves the stem and every block of the trained networks: the mean cosine between images, the
+    effective rank, and the error of a linear classifier (a linear probe). Lines are means over seeds, bands their
+    range. Images that look alike have a cosine near 1. The rank is that of the variation that is left, however small.
+    Only the linear classifier tells whether a signal dies out: it then has the error of guessing.
     """
     rows = _read(table, "cosine", load_responses)
     if rows.empty:
@@ -562,8 +582,10 @@ def _draw_two(
 def draw_response_statistics(table: pd.DataFrame) -> Figure | None:
     """Fig. 7 with either BN statistics: averages over the training set, and moving averages
 
-    Moving averages lag behind weights that move fast, and their lag adds up over layers. The claims are judged on the
-    averages over the training set (float32).
+    Standard deviation (std) of the responses by layer, with BN statistics averaged over the training set (float32), and
+    as evaluated, with moving averages. Lines are means over seeds, bands their range. Moving averages lag behind
+    weights that move fast, and their lag adds up over layers. The claims are judged on the averages over the training
+    set (float32).
     """
     rows = _read(table, "std_exact", load_responses)
     if rows.empty:
@@ -577,8 +599,10 @@ def draw_response_statistics(table: pd.DataFrame) -> Figure | None:
 def draw_constructed_controls(table: pd.DataFrame) -> Figure | None:
     """The constructed solution against its budget (section 1): restarts, twice the iterations, a hundredth of the rate
 
-    The child has had its parent's iterations and a restart before its own: here beside networks that had as much.
-    Points are runs; filled and dashed training error, open and solid test error.
+    Final training and test error of the child, the deep network that is built from a trained shallow one (its parent),
+    and of the networks beside it. Points are runs; filled points and dashed lines are training error, open points and
+    solid lines test error. The child has had its parent's iterations and a restart before its own, so it stands beside
+    networks that had as much.
     """
     built = select(table, {}, ("network.parent_depth",)).groupby(["network", "depth", "network.parent_depth"]).groups
     parts = []
@@ -609,9 +633,10 @@ def draw_constructed_controls(table: pd.DataFrame) -> Figure | None:
 def draw_recalibrated(table: pd.DataFrame) -> Figure | None:
     """Lesions with BN recalibrated: path length or statistics? (beyond the paper)
 
-    Error with each block deleted, with the BN statistics of the whole network and with those measured without the
-    block (no weight is trained), beside the whole network's, with its own and, where that was measured, recalibrated.
-    What comes back is BN's.
+    Error of trained networks with one block deleted, for each block that keeps the shape: with the BN statistics of the
+    whole network, and with statistics measured again without the block (no weight is trained). Beside them stands the
+    error of the whole network, with its own statistics and, where that was measured, recalibrated. Lines are means over
+    seeds, bands their range. What comes back with recalibration is due to BN.
     """
     lesions = _read(table, "error_recalibrated", lambda folder: load_probe(folder, "lesions"))
     lesions = lesions[lesions["kind"] == "delete_one"] if len(lesions) else lesions
@@ -642,8 +667,9 @@ REMEDIES: dict[str, dict[str, Any]] = {
 def draw_cures(table: pd.DataFrame) -> Figure | None:
     """Is degradation the first steps' explosion? Final training error with each remedy, by rate (beyond the paper)
 
-    Eval mode, every run a point, lines join those of a seed. A cure brings plain-56, at whatever rate suits it, down
-    toward plain-20 as it is, whatever it does to plain-20. The claims choose the rate on other seeds.
+    Final training error in eval mode by learning rate, with a panel for each remedy and one for no remedy. Every run is
+    a point, and lines join the runs of a seed. A cure brings plain-56, at whatever rate suits it, down toward plain-20
+    as it is, whatever it does to plain-20. The claims choose the rate on the other seeds.
     """
     found = [select(table, where, ("protocol.lr",)).assign(column=name) for name, where in REMEDIES.items()]
     remedied = pd.concat(found[1:])
@@ -680,8 +706,9 @@ WITHOUT_SHORTCUTS: dict[str, dict[str, Any]] = {
 def draw_without_shortcuts(table: pd.DataFrame) -> Figure | None:
     """Are shortcuts necessary? Final errors of plain networks by other means, and of residual ones without BN
 
-    Beyond the paper. Each kind at the rate that is best for the mean of its eval-mode training error; all but plain,
-    Dirac and residual are without BN. Every run a point. The claims choose the rate on other seeds.
+    Final training and test error of each kind of network, at the learning rate with the best mean training error in
+    eval mode. Every run is a point. All kinds but plain, Dirac and residual are without BN. The claims choose the rate
+    on the other seeds. The figure goes beyond the paper.
     """
     parts = []
     for name, where in WITHOUT_SHORTCUTS.items():

@@ -27,8 +27,8 @@ PAPER_RESIDUAL = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.43, 1202: 7.93}
 PROTOCOLS = {
     "paper": "the paper's protocol",
     "imagenet_paper": "the paper's protocol",
-    "short": "the paper's schedule shrunk eightfold: not the paper's protocol; deep plain networks are not trained yet"
-    " (at its full length one author's of 56 layers is 3.4 points of test error behind 20)",
+    "short": "the paper's schedule shrunk eightfold: not the paper's protocol; deep plain networks are not yet trained"
+    " at this length (at full length, one author's plain-56 is 3.4 points of test error behind plain-20)",
     "imagenet_short": "ten classes at 96 pixels, half the width: not the paper's protocol",
     "quick": "5,000 embedded images: not the paper's protocol",
     "imagenet_quick": "2,000 embedded images of ten classes, half the width: not the paper's protocol",
