@@ -28,6 +28,7 @@ from degradation.record import (
     count_done,
     load_unfinished,
     name_precision,
+    read_sessions,
     read_summary,
     read_varied,
     seal,
@@ -45,8 +46,7 @@ class PublishError(Exception):
 
 def check_sessions(folder: Path) -> None:
     """A PublishError where a process that worked on a run was of modified or unknown code, or of no study."""
-    path = folder / "sessions.jsonl"
-    for session in map(json.loads, path.read_text().splitlines() if path.exists() else ()):
+    for session in read_sessions(folder):
         check_commit(session, folder.name)
         if session.get("study", "degradation_cifar") not in list_studies():  # which younger records tell
             raise PublishError(f"{folder.name} belongs to no study of conf/experiment (study={session['study']})")

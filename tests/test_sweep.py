@@ -42,6 +42,9 @@ def refused(
     GlobalHydra.instance().clear()
 
 
+without_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is present")
+
+
 @pytest.mark.parametrize("sweep", [[], ["-m", "network=plain,residual"]], ids=["run", "sweep"])
 @pytest.mark.parametrize(
     ("overrides", "told"),
@@ -53,6 +56,8 @@ def refused(
         (["protocol.batch_size=513"], "protocol.batch_size=513 is more than the 512 training images"),
         (["network.classes=11"], "network.classes=11, but synthetic has 10 classes"),
         (["network=null"], "network=null is not one of plain, residual"),
+        (["depth=21"], "depth=21 is not of the form 6n+2; the nearest such depths are 20 and 26"),
+        pytest.param(["machine=gpu"], "machine.device=cuda, but no CUDA device is visible here", marks=without_cuda),
         (["experiment=1"], "experiment=1 is not one of"),
         (["network.width=100000"], "network.width=100000 should be less than or equal to 4096"),
         (["machine.precision=tf32"], "machine.precision=tf32 exists on CUDA devices only"),

@@ -203,11 +203,7 @@ class Record:
         return other
 
     def sessions(self) -> list[dict[str, Any]]:
-        path = self.path / "sessions.jsonl"
-        try:
-            return [json.loads(line) for line in _text(path).splitlines() if line.strip()] if path.exists() else []
-        except ValueError as error:
-            raise _damaged(path) from error
+        return read_sessions(self.path)
 
     @property
     def as_begun(self) -> dict[str, Any]:
@@ -424,10 +420,18 @@ def find_begun(config: Config, device: str, precision: str) -> Path | None:
 
 def last_session(folder: Path) -> dict[str, Any]:
     """What a run was last worked on with; a RecordError where that is not recorded."""
+    if not (sessions := read_sessions(folder)):
+        raise _damaged(folder / "sessions.jsonl")
+    return sessions[-1]
+
+
+def read_sessions(folder: Path) -> list[dict[str, Any]]:
+    """What each process that worked on a run said of itself, from the first; a RecordError where that is damaged."""
     path = folder / "sessions.jsonl"
     try:
-        return dict(json.loads(_text(path).splitlines()[-1]))
-    except (ValueError, LookupError, TypeError) as error:
+        lines = _text(path).splitlines() if path.exists() else []
+        return [dict(json.loads(line)) for line in lines if line.strip()]
+    except (ValueError, TypeError) as error:
         raise _damaged(path) from error
 
 

@@ -18,7 +18,6 @@ from torch.nn import functional as F
 from degradation.config import Architecture, Family, Shortcut
 from degradation.net.foreign import CheckpointError, checkpoint_file, load_network, match, read_config
 from degradation.net.network import Network
-from tests.conftest import Compose
 
 Tensors = dict[str, Tensor]
 RECORDS = Path(__file__).parents[2] / "results" / "published" / "runs"
@@ -312,20 +311,6 @@ def test_a_run_loads_from_its_folder_and_from_its_file(network: Network, tmp_pat
     assert all(torch.equal(saved[name], tensor) for name, tensor in loaded.state_dict().items())
     assert same_outputs(network, loaded)
     assert same_outputs(network, load_network(folder / "network.pt", network.architecture.shortcut, pad_side=None))
-    assert read_config(folder)["data"]["name"] == "synthetic"  # type: ignore[index]
-
-
-@pytest.mark.parametrize("settings", [["network=plain"], ["network=residual", "network.pad_side=both"]])
-def test_what_train_writes_loads(settings: list[str], tiny: Compose, tmp_path: Path) -> None:
-    from degradation.train.run import train
-
-    config = tiny(*settings)
-    assert train(config).status == "finished"
-    folder = tmp_path / "runs" / config.run_id
-    network = load_network(folder)
-    assert network.architecture == config.network
-    saved = torch.load(folder / "network.pt", weights_only=True)
-    assert all(torch.equal(saved[name], tensor) for name, tensor in network.state_dict().items())
     assert read_config(folder)["data"]["name"] == "synthetic"  # type: ignore[index]
 
 

@@ -11,7 +11,7 @@ from degradation.net.network import Network, Projection, ZeroPadShortcut, multip
 
 paper = Architecture.paper
 COUNTS = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962}
-TORCHVISION_COUNTS = {18: 11_689_512, 34: 21_797_672, 50: 25_557_032, 101: 44_549_160, 152: 60_192_808}
+TORCHVISION_COUNTS = {18: 11_689_512, 34: 21_797_672, 50: 25_557_032}
 RESIDUAL: list[Shortcut] = ["A", "B", "C"]
 SMALL = [  # of every kind: two 3x3 and bottlenecks, with its stride in either place
     paper(14, "none", width=4),
@@ -31,11 +31,6 @@ def test_parameter_counts_are_the_papers(depth: int, count: int) -> None:
     assert parameter_count(Network(paper(depth, "none"))) == count
     assert parameter_count(Network(paper(depth, "A"))) == count
     assert parameter_count(Network(paper(depth, "B"))) == count + 2_752
-
-
-@pytest.mark.parametrize(("depth", "count"), TORCHVISION_COUNTS.items())
-def test_parameter_counts_of_table_1_are_torchvisions(depth: int, count: int) -> None:
-    assert parameter_count(Network(paper(depth, "B", "imagenet"))) == count
 
 
 def test_projections_are_what_the_arms_of_table_1_differ_by() -> None:
@@ -66,25 +61,6 @@ def test_multiply_adds_are_the_papers_and_equal_in_both_arms() -> None:
     assert round(plain / 1e6, 1) == 40.6
     assert multiply_adds(paper(20, "A")) == plain
     assert multiply_adds(paper(20, "B")) > plain
-
-
-@pytest.mark.parametrize(
-    ("depth", "shortcut", "billions", "printed"),
-    [
-        (18, "none", 1.795, 1.8),
-        (34, "none", 3.644, 3.6),
-        (50, "B", 3.858, 3.8),
-        (101, "B", 7.570, 7.6),
-        (152, "B", 11.282, 11.3),
-    ],
-)
-def test_multiply_adds_are_those_of_table_1(depth: int, shortcut: Shortcut, billions: float, printed: float) -> None:
-    """With the stride in the first 1x1. The paper's 3.8 is 3.858, cut; its other numbers are rounded."""
-    counted = multiply_adds(paper(depth, shortcut, "imagenet"))
-    assert round(counted / 1e9, 3) == billions
-    assert printed == (int(billions * 10) / 10 if depth == 50 else round(billions, 1))
-    if shortcut == "none":
-        assert multiply_adds(paper(depth, "A", "imagenet")) == counted
 
 
 def test_multiply_adds_of_the_popular_variant_are_torchvisions() -> None:

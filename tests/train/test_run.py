@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,6 @@ from typing import Any, Literal
 import pandas as pd
 import pytest
 import torch
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException
 from torch import Tensor
 
@@ -748,35 +747,6 @@ def test_a_misspelt_key(start: Start, tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.fixture
-def said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Callable[..., str]]:
-    """overrides -> that line, of the command line in this process."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "")  # which main sets
-
-    def refuse(*overrides: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["train.py", *TINY, f"paths.results={tmp_path}", *overrides])
-        GlobalHydra.instance().clear()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        assert ended.value.code == EXIT_INPUT
-        return refusal(*capsys.readouterr())
-
-    yield refuse
-    GlobalHydra.instance().clear()
-
-
-def test_a_misspelt_choice(said: Callable[..., str]) -> None:
-    assert "network=plian is not one of plain, residual" in said("network=plian")
-
-
-def test_an_impossible_depth(said: Callable[..., str], tmp_path: Path) -> None:
-    assert "depth=21 is not of the form 6n+2; the nearest such depths are 20 and 26" in said("depth=21")
-    assert not (tmp_path / "runs").exists()
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("execution", ["eager", "captured", "compiled"])
 def test_a_run_on_cuda_ends_in_a_record(tiny: Compose, execution: str) -> None:
@@ -789,25 +759,6 @@ def test_an_iteration_is_captured_beside_workers_that_decode(compose: Compose, t
     small = ["protocol=imagenet_smoke", "depth=18", "machine=gpu", "machine.execution=captured", "machine.workers=2"]
     outcome = train(compose(*small, "logger=none", f"paths.results={tmp_path}"))
     assert outcome.status == "finished", outcome.message
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is present")
-def test_cuda_where_there_is_none(said: Callable[..., str], tmp_path: Path) -> None:
-    assert "machine.device=cuda, but no CUDA device is visible here" in said("machine=gpu")
-    assert not (tmp_path / "runs").exists()
-
-
-def test_results_that_cannot_be_written(said: Callable[..., str], tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    assert f"{tmp_path}/file" in said(f"paths.results={tmp_path}/file/results")
-
-
-def test_missing_data(said: Callable[..., str], tmp_path: Path) -> None:
-    (tmp_path / "file").touch()  # a place where nothing can be downloaded to, network or not
-    line = said("data=cifar10", f"paths.data={tmp_path}/file/data")
-    assert f"{tmp_path}/file/data/cifar-10-batches-py" in line
-    assert "DATA_DIR" in line
-    assert not (tmp_path / "runs").exists()
 
 
 def test_what_is_finished_is_not_another_run_of_its_name(tiny: Compose) -> None:

@@ -68,7 +68,6 @@ def convolve(
     kernel: int,
     stride: int,
     architecture: Architecture,
-    norm: str = "batch",
     ends: bool = False,
 ) -> tuple[nn.Conv2d, nn.Module]:
     """A convolution and what normalises it. Where nothing does, the convolution has the bias that BN had.
@@ -77,8 +76,8 @@ def convolve(
     """
     if architecture.init == "fixup":
         return ShiftedConv(in_width, out_width, kernel, stride), Scalars(ends)
-    convolution = nn.Conv2d(in_width, out_width, kernel, stride, kernel // 2, bias=norm == "none")
-    if norm == "none":
+    convolution = nn.Conv2d(in_width, out_width, kernel, stride, kernel // 2, bias=architecture.norm == "none")
+    if architecture.norm == "none":
         return convolution, nn.Identity()
     return convolution, nn.BatchNorm2d(out_width, architecture.bn_eps, architecture.bn_momentum)
 
@@ -106,7 +105,7 @@ class Block(nn.Module):
             out = multiple * width
             placed = stride if k == strided else 1
             ends = k == len(layers) - 1
-            convolution, norm = convolve(into, out, kernel, placed, architecture, architecture.norm, ends)
+            convolution, norm = convolve(into, out, kernel, placed, architecture, ends)
             self.add_module(f"conv{k + 1}", convolution)
             self.add_module(f"bn{k + 1}", norm)
             into = out
@@ -121,7 +120,7 @@ class Block(nn.Module):
             case "A":
                 self.shortcut = ZeroPadShortcut(in_width, into, stride, architecture.pad_side)
             case "B" | "C":
-                self.shortcut = Projection(*convolve(in_width, into, 1, stride, architecture, architecture.norm))
+                self.shortcut = Projection(*convolve(in_width, into, 1, stride, architecture))
 
     @property
     def layers(self) -> list[tuple[nn.Conv2d, nn.Module]]:
@@ -191,7 +190,7 @@ class Network(nn.Module):
         super().__init__()
         self.architecture = architecture
         plan, width = architecture.plan, architecture.width
-        self.stem, self.bn = convolve(3, width, *plan.stem, architecture, architecture.norm)
+        self.stem, self.bn = convolve(3, width, *plan.stem, architecture)
         padded = architecture.pool == "padded"
         self.pool = nn.MaxPool2d(3, 2, padding=int(padded), ceil_mode=not padded) if plan.pool else nn.Identity()
         self.stages: Any = nn.ModuleList()  # of Sequential of Block, which torch's types cannot say

@@ -23,7 +23,6 @@ class Outcome:
     status: str
     message: str = ""
     final: dict[str, float] | None = None
-    seconds: float = 0.0
     label: str = ""  # the network, what it varies, and the seed
     folder: str = ""  # the name of its record's
 

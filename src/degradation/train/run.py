@@ -62,7 +62,6 @@ def train(config: Config, jobs: int = 1, place: str = "", origin: dict[str, Any]
     def say(text: str) -> None:
         print(f"{time.strftime('%H:%M:%S')}  {f'[{place}] ' if place else ''}{label:<22} {text}", flush=True)
 
-    began = time.monotonic()
     Stop.listen()
     if Stop.now():
         return Outcome(config.run_id, "stopped", "not started", label=label)
@@ -93,7 +92,7 @@ def train(config: Config, jobs: int = 1, place: str = "", origin: dict[str, Any]
     except Exception as error:
         outcome = Outcome(config.run_id, "failed", explain(error))
     say(f"{outcome.status}{': ' + outcome.message if outcome.message else ''}")
-    return replace(outcome, seconds=time.monotonic() - began, label=label, folder=config.folder.name)
+    return replace(outcome, label=label, folder=config.folder.name)
 
 
 def load_images(config: Config, device: str = "cpu", workers: int = 0) -> tuple[Images, Images, Images | None]:
