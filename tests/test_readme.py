@@ -73,6 +73,7 @@ TRAINED = [
         "short",
         "{plain-20:.1f} %, plain-56 {plain-56:.1f} %, residual-20 {residual-20:.1f} %, residual-56 {residual-56:.1f} %",
     ),
+    ("paper", "one seed each: training error {plain-20:.1f} and {residual-20:.1f} %, test error"),
     ("imagenet_short", "plain-34 ends at {plain-34:.1f} % training error"),
     ("imagenet_short", "residual-34 at {residual-34:.1f} %"),
 ]

@@ -10,7 +10,7 @@ results/runs/<run id, and in words what it varies>/      (published: runs/<preci
     wrong.csv       which test images the final network classifies wrongly, counted from 0
     summary.json    final numbers; written last and atomically: its presence marks a finished run, and its seal, the
                     SHA-256 of every file above, of network.pt and of its own other parts, holds the record to it
-beside these, on the machine that trained (of four published runs, too): network.pt, the final weights; while running
+beside these, on the machine that trained (of six published runs, too): network.pt, the final weights; while running
 checkpoint.ckpt (of published runs that are not finished yet, too), .lock
 """
 

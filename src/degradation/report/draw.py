@@ -238,9 +238,12 @@ def draw_facets(
             plot(ax, line, x, y, **{"label": f"{label} {kind}".strip(), **style})
             if named:
                 end = line[x].max(), line.loc[line[x] == line[x].max(), y].mean()
-                both = parts[place]["network"].nunique() > 1  # whose lines may end in the same place
-                beside = ("bottom" if first["network"] == "plain" else "top") if both else "center"
-                told = {"size": 7, "color": style["color"], "va": beside, "annotation_clip": False}
+                told = {"size": 7, "color": style["color"], "va": "center", "annotation_clip": False}
+                twin = parts[place][parts[place]["depth"] == first["depth"]]
+                if len(twin := twin[twin["network"] != first["network"]]):  # whose line may end in the same place
+                    theirs = twin.loc[twin[x] == twin[x].max(), y].mean()
+                    above = end[1] > theirs or (end[1] == theirs and first["network"] == "plain")
+                    told["va"] = "bottom" if above else "top"
                 ax.annotate(str(first["depth"]), end, (4, 0), textcoords="offset points", **told)
         first = parts[place].iloc[0]
         ax.set_title(first["title"] or (place[1] if number < across else ""))
