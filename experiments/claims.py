@@ -1,7 +1,5 @@
 """Train what the claims still need, then write results/claims.md."""
 
-import hashlib
-import json
 import os
 import subprocess
 import sys
@@ -16,7 +14,7 @@ from degradation.cli import EXIT_INPUT, choose_protocol, quote
 from degradation.config import ConfigError, find_conf, find_published
 from degradation.ending import EXIT_STOPPED, Parser, Stop
 from degradation.record import RecordError
-from degradation.report.table import find_results, load_table, probes_folder, select
+from degradation.report.table import describe_probe, find_results, load_table, probes_folder, select, weights_of
 from degradation.report.verdicts import ClaimError, list_studies, load_claims
 from degradation.train.outcome import BEGAN, EXIT_BUDGET, EXIT_DIVERGED
 
@@ -54,13 +52,11 @@ def networks_of(study: str) -> set[tuple[str, int]]:
 
 def is_measured(folder: Path) -> bool:
     """Whether the lesions and the deeper networks of a run are known, and of its present weights."""
-    made = probes_folder(folder) / "probe.json"
-    if not made.exists():
+    if not (probes_folder(folder) / "probe.json").exists():
         return False
-    told = json.loads(made.read_text())
+    told = describe_probe(folder)
     known = {*told["probes"], *["constructed"] * bool(told.get("left_out"))}  # of some there are no deeper ones
-    weights = hashlib.sha256((folder / "network.pt").read_bytes()).hexdigest()
-    return {"lesions", "constructed"} <= known and told.get("weights") == weights
+    return {"lesions", "constructed"} <= known and told.get("weights") == weights_of(folder)
 
 
 def probe_networks(results: Path, protocols: list[str], grids: list[str], overrides: list[str]) -> int:

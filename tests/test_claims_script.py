@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from degradation.cli import quote
 from degradation.config import find_published
-from degradation.record import read_summary, read_varied
+from degradation.record import read_summary, read_varied, write_summary
 from degradation.train.outcome import BEGAN
 from tests.report.conftest import put
 
@@ -55,8 +55,13 @@ def test_networks_of_the_grid_are_probed_once(
         rate = ["protocol.lr=0.01"] if experiment == "learning_rate" else []
         put(tmp_path, 0, f"experiment={experiment}", f"network={network}", "depth=20", *rate, error=30.0)
     folders = sorted((tmp_path / "runs").iterdir())
+
+    def train(folder: Path, weights: str) -> None:
+        (folder / "network.pt").write_bytes(weights.encode())
+        write_summary(folder, read_summary(folder))
+
     for folder in folders:
-        (folder / "network.pt").write_bytes(folder.name.encode())
+        train(folder, folder.name)
 
     def probed() -> list[str]:
         started.clear()
@@ -71,7 +76,7 @@ def test_networks_of_the_grid_are_probed_once(
         told = {"weights": hashlib.sha256(folder.name.encode()).hexdigest(), "probes": {"lesions": 9, "constructed": 9}}
         (tmp_path / "probes" / folder.name / "probe.json").write_text(json.dumps(told))
     assert probed() == []
-    (tmp_path / "runs" / grid[0] / "network.pt").write_bytes(b"run again")
+    train(tmp_path / "runs" / grid[0], "run again")
     described = tmp_path / "probes" / grid[1] / "probe.json"
     part = {**json.loads(described.read_text()), "probes": {"lesions": 9}}
     described.write_text(json.dumps(part))
