@@ -1,4 +1,7 @@
-"""The README's numbers are those of the published records: whoever publishes further runs is told what to rewrite."""
+"""The numbers in README.md and docs/findings.md are those of the published records.
+
+Whoever publishes further runs is told what to rewrite.
+"""
 
 import numpy as np
 import pandas as pd
@@ -9,8 +12,8 @@ from scipy import stats
 from degradation.config import find_published
 from degradation.record import load_gradients, load_responses
 from degradation.report.figures import FIGURES
-from degradation.report.statistics import weight_growth
-from degradation.report.table import conditions, load_table, select
+from degradation.report.statistics import lesion_cost, weight_growth
+from degradation.report.table import conditions, load_probe, load_table, select
 from degradation.report.verdicts import Verdict, judge, load_claims
 from tests.conftest import ROOT
 
@@ -107,6 +110,12 @@ def readme() -> str:
 
 
 @pytest.fixture(scope="module")
+def told(readme: str) -> str:
+    """Both pages: what is said in sentences stands in either."""
+    return readme + " " + " ".join((ROOT / "docs" / "findings.md").read_text().split())
+
+
+@pytest.fixture(scope="module")
 def published() -> dict[str, pd.DataFrame]:
     return dict(conditions(load_table(find_published())))
 
@@ -114,8 +123,8 @@ def published() -> dict[str, pd.DataFrame]:
 @pytest.fixture(scope="module")
 def judged(published: dict[str, pd.DataFrame]) -> dict[str, dict[str, Verdict]]:
     """Every claim at every condition that is told of, corrected for being many."""
-    told = dict.fromkeys(condition for condition, *_ in JUDGED)
-    return {name: {found.claim.id: found for found in judge(load_claims(), published[name])} for name in told}
+    names = dict.fromkeys(condition for condition, *_ in JUDGED)
+    return {name: {found.claim.id: found for found in judge(load_claims(), published[name])} for name in names}
 
 
 def test_what_it_says_of_verdicts(judged: dict[str, dict[str, Verdict]]) -> None:
@@ -127,7 +136,7 @@ def test_what_it_says_of_verdicts(judged: dict[str, dict[str, Verdict]]) -> None
 
 @pytest.mark.parametrize(("condition", "claim", "words"), JUDGED)
 def test_what_it_says_of_claims(
-    readme: str, judged: dict[str, dict[str, Verdict]], condition: str, claim: str, words: str
+    told: str, judged: dict[str, dict[str, Verdict]], condition: str, claim: str, words: str
 ) -> None:
     found = judged[condition][claim]
     bounds = {"mean": found.mean, "low": found.low, "high": found.high}
@@ -136,36 +145,36 @@ def test_what_it_says_of_claims(
     said = words.format(
         **bounds, inverse=1 / found.mean, inverses=inverses, percent=100 * found.mean, percents=percents
     )
-    assert said in readme
+    assert said in told
 
 
 @pytest.mark.parametrize(("condition", "words"), TRAINED)
 def test_what_it_says_of_training_errors(
-    readme: str, published: dict[str, pd.DataFrame], condition: str, words: str
+    told: str, published: dict[str, pd.DataFrame], condition: str, words: str
 ) -> None:
     errors = select(published[condition], {}).groupby("label")["train_error"].mean()
-    assert words.format(**errors) in readme
+    assert words.format(**errors) in told
 
 
-def test_what_it_says_of_networks_that_others_trained(readme: str) -> None:
+def test_what_it_says_of_networks_that_others_trained(told: str) -> None:
     table = reproductions.load(find_published() / "reproductions").set_index("name")
     inside = reproductions.describe_inside(table.reset_index()).set_index(table.index)
     plain, deep = (table.loc[f"a-martyn-plain-{depth}"] for depth in (20, 56))
     gradient, stem, gain = inside.loc["a-martyn-plain-56", ["gradient", "stem", "gain"]]
-    assert f"(times the weights) is {gradient:.1f} times that of its last 3x3 layer" in readme
-    assert f"errs on {stem:.0f} % of the test images at the stem and on {stem + gain:.0f} % at the last block" in readme
+    assert f"(times the weights) is {gradient:.1f} times that of its last 3x3 layer" in told
+    assert f"errs on {stem:.0f} % of the test images at the stem and on {stem + gain:.0f} % at the last block" in told
     residual = table.loc["a-martyn-residual-56", "information"]["probe_error"]
-    assert f"(residual-56: {residual.iloc[0]:.0f} and {residual.iloc[-1]:.0f} %)" in readme
+    assert f"(residual-56: {residual.iloc[0]:.0f} and {residual.iloc[-1]:.0f} %)" in told
     product = deep["gradients"]["grad_weight"] * deep["gradients"]["weight_norm"]
     assert 0.5 < (product / product.iloc[-1]).min() < 0.55  # "nowhere is it below half of that layer's"
-    assert f"plain-56's are {deep['mean_std_exact'] / plain['mean_std_exact']:.2f} of plain-20's" in readme
-    assert f"on {plain['train_error']:.2f} % of the training images" in readme
-    assert f"the one that was trained errs on {deep['train_error']:.2f} %" in readme
+    assert f"plain-56's are {deep['mean_std_exact'] / plain['mean_std_exact']:.2f} of plain-20's" in told
+    assert f"on {plain['train_error']:.2f} % of the training images" in told
+    assert f"the one that was trained errs on {deep['train_error']:.2f} %" in told
     update = deep["gradients"]["grad_weight"] / deep["gradients"]["weight_norm"]
     assert len(update) == 55
-    assert f"it is {update.iloc[-1] / update.iloc[0]:.0f} times less.)" in readme
+    assert f"it is {update.iloc[-1] / update.iloc[0]:.0f} times less.)" in told
     built = plain["constructed"].set_index("depth")["largest_difference"]
-    assert "has its logits, to less than a millionth of the largest" in readme
+    assert "has its logits, to less than a millionth of the largest" in told
     assert built[56] < 1e-6
 
     def span(column: str, network: str, *depth: int) -> str:
@@ -175,25 +184,84 @@ def test_what_it_says_of_networks_that_others_trained(readme: str) -> None:
 
     costs = [span("cost_error", "plain"), span("cost_error", "residual", 20), span("cost_error", "residual", 56)]
     said = "costs plain networks {} % of their advantage over guessing (90 % error), residual-20 {} %, residual-56 {} %"
-    assert said.format(*costs) in readme
-    assert f"{span('recovery', 'plain')} % of it comes back in plain networks" in readme
+    assert said.format(*costs) in told
+    assert f"{span('recovery', 'plain')} % of it comes back in plain networks" in told
     judged = reproductions.judge(table.reset_index().rename(columns={"measured": "test_error", "test_error": "told"}))
     ratios = judged.groupby("claim")["value"].agg(list)
-    assert f"({ratios['C6 (20)'][0]} of them at 20 layers, {ratios['C6'][0]} at 56)" in readme
-    assert f"(residual-56 {' to '.join(sorted(ratios['C7']))} of residual-20)" in readme
+    assert f"({ratios['C6 (20)'][0]} of them at 20 layers, {ratios['C6'][0]} at 56)" in told
+    assert f"(residual-56 {' to '.join(sorted(ratios['C7']))} of residual-20)" in told
 
 
-def test_what_it_says_of_layers_at_quick(readme: str, published: dict[str, pd.DataFrame]) -> None:
+def test_the_table_and_the_captions(readme: str, published: dict[str, pd.DataFrame]) -> None:
+    others = reproductions.load(find_published() / "reproductions")
+    curves = others.set_index("name")["curves"]
+    ends = {
+        f"{arm}-{depth}": curves[f"a-martyn-{arm}-{depth}"].iloc[-1]
+        for arm in ("plain", "residual")
+        for depth in (20, 56)
+    }
+    training = {name: f"{end['train_error']:.{1 if end['train_error'] > 0.1 else 2}f}" for name, end in ends.items()}
+    test = {name: f"{end['test_error']:.1f}" for name, end in ends.items()}
+    of_arms = "training error {}goes from {} to {} %, test error {}from {} to {} %"
+    how = ("(dashed, on augmented images, as the author logged it) ", "(solid) ")
+    for arm, (dashed, solid) in (("plain", how), ("residual", ("", ""))):
+        numbers = [each[f"{arm}-{depth}"] for each in (training, test) for depth in (20, 56)]
+        assert of_arms.format(dashed, *numbers[:2], solid, *numbers[2:]) in readme, arm
+        assert "yes: {} % at 20 layers, {} % at 56 |".format(*numbers[:2]) in readme
+    quick = published["quick"]
+    errors = select(quick, {}).groupby("label")["train_error"].mean()
+    for row in (
+        "{plain-20:.0f} % at 20, {plain-56:.0f} % at 56, {plain-110:.0f} % at 110",
+        "not at so short a schedule: {residual-20:.0f} % at 20, {residual-56:.0f} % at 56 |",
+    ):
+        assert row.format(**errors) in readme
+    judged = {found.claim.id: found for found in judge(load_claims(), quick)}
+    for claim, row in (
+        ("C1", "% at 110; {mean:.1f} points per 10 layers [{low:.1f}, {high:.1f}] |"),
+        ("C3 (20)", "yes: by {mean:.0f} points at 20 layers [{low:.0f}, {high:.0f}]"),
+        ("C3 (56)", "by {mean:.0f} at 56 [{low:.0f}, {high:.0f}] |"),
+    ):
+        found = judged[claim]
+        assert row.format(mean=found.mean, low=found.low, high=found.high) in readme, claim
+    assert (judged["C6 (moving)"].verdict, judged["C4 (kept)"].verdict) == ("not testable", "undecided")
+    claims = reproductions.judge(others.rename(columns={"measured": "test_error", "test_error": "told"}))
+    claims = claims.set_index("claim")
+    assert set(claims.loc[[f"C3 ({depth})" for depth in (20, 32, 44)] + ["C3 (56)"], "verdict"]) == {"agrees"}
+    gradient, *ratios = (claims.loc[claim, "value"].split()[0] for claim in ("C5 (trained)", "C6 (20)", "C6"))
+    assert f"its first layer's are {gradient} times its last's (times the weights)" in readme
+    assert "{} of plain ones at 20 layers, {} at 56 |".format(*ratios) in readme
+
+
+def test_what_one_block_costs(readme: str, told: str, published: dict[str, pd.DataFrame]) -> None:
+    costs = []
+    for condition in ("quick", "quick (fp32)"):
+        runs = select(published[condition], {})
+        read = [load_probe(folder, "lesions") for folder in runs["folder"]]
+        measured = [lesion_cost(rows, 90) if len(rows) else None for rows in read]
+        costs += [(run, 100 * cost) for run, cost in zip(runs["label"], measured, strict=True) if cost is not None]
+    assert len(costs) == 4 * 6  # three seeds in two precisions
+
+    def span(*networks: str) -> str:
+        found = [cost for network, cost in costs if network in networks]
+        return f"{min(found):.0f} to {max(found):.0f} %"
+
+    plain, deep = span("plain-20", "plain-56"), span("residual-56")
+    assert f"| plain {plain}, residual-56 {deep} |" in readme
+    said = f"costs plain networks {plain} of their advantage over guessing, residual-20 {span('residual-20')}"
+    assert f"{said} and residual-56 {deep}" in told
+
+
+def test_what_it_says_of_layers_at_quick(told: str, published: dict[str, pd.DataFrame]) -> None:
     def grown(condition: str, network: str, depth: int) -> pd.Series:
         return weight_growth(published[condition], {"network": network, "depth": depth}, 64)
 
     for condition, depth in (("quick (fp32)", 56), ("quick", 110)):
         percent = 100 * stats.gmean(grown(condition, "residual", depth)) - 100
-        assert f" (residual-{depth}: {percent:.0f} %)" in readme
+        assert f" (residual-{depth}: {percent:.0f} %)" in told
     ends = [
         f"{round(end, -2):,.0f}" for end in (grown("quick", "plain", 110).min(), grown("quick", "plain", 110).max())
     ]
-    assert f"grow {ends[0]} to {round(float(ends[1].replace(',', '')), -3):,.0f}-fold in 64 iterations" in readme
+    assert f"grow {ends[0]} to {round(float(ends[1].replace(',', '')), -3):,.0f}-fold in 64 iterations" in told
     for label, said in (
         (
             "plain-110",
@@ -207,10 +275,10 @@ def test_what_it_says_of_layers_at_quick(readme: str, published: dict[str, pd.Da
         runs = published["quick" if label.endswith("-110") else "quick (fp32)"]
         chosen = select(runs[runs["label"] == label], {})
         probes = [load_responses(folder)["probe_error"].dropna() for folder in chosen["folder"]]
-        assert said.format(*(np.mean([probe.iloc[n] for probe in probes]) for n in (0, -1))) in readme, label
+        assert said.format(*(np.mean([probe.iloc[n] for probe in probes]) for n in (0, -1))) in told, label
 
 
-def test_what_it_says_of_dirac_kernels(readme: str, published: dict[str, pd.DataFrame]) -> None:
+def test_what_it_says_of_dirac_kernels(told: str, published: dict[str, pd.DataFrame]) -> None:
     runs = published["quick (fp32)"]
     runs = runs[(runs["depth"] == 56) & (runs["seed"] == 0)]
     dirac = sorted(runs.loc[runs["network.init"] == "dirac", "train_error"])
@@ -218,10 +286,10 @@ def test_what_it_says_of_dirac_kernels(readme: str, published: dict[str, pd.Data
     residual = select(runs, {"network": "residual"})["train_error"].item()
     said = "from Dirac kernels plain-56 ends at {:.0f} and {:.0f} % (at a quarter and half of the rate), where plain-56"
     said += " as it is ends at {:.0f} and {:.0f} (half and whole) and residual-56 at {:.0f} (whole)"
-    assert said.format(*dirac, usual.min(), usual.max(), residual) in readme
+    assert said.format(*dirac, usual.min(), usual.max(), residual) in told
 
 
-def test_what_it_says_of_explosion_at_the_start(readme: str, published: dict[str, pd.DataFrame]) -> None:
+def test_what_it_says_of_explosion_at_the_start(told: str, published: dict[str, pd.DataFrame]) -> None:
     def grown(network: str) -> list[float]:
         runs = select(published["quick"], {"study": "gradients", "network": network, "depth": 56})
         signals = [load_gradients(folder) for folder in runs.loc[runs["network.norm"] == "batch", "folder"]]
@@ -229,9 +297,9 @@ def test_what_it_says_of_explosion_at_the_start(readme: str, published: dict[str
         return sorted(each.iloc[0] / each.iloc[-1] for each in ends)
 
     low, *_, high = grown("plain")
-    assert f"{round(low, -2):,.0f} to {round(high, -2):,.0f}-fold in all" in readme
+    assert f"{round(low, -2):,.0f} to {round(high, -2):,.0f}-fold in all" in told
     low, *_, high = grown("residual")
-    assert f"{low:.0f} to {high:.0f}-fold." in readme
+    assert f"{low:.0f} to {high:.0f}-fold." in told
 
 
 def test_what_the_index_says_of_figures_that_are_not_published() -> None:
@@ -241,7 +309,7 @@ def test_what_the_index_says_of_figures_that_are_not_published() -> None:
     assert said in (ROOT / "experiments" / "README.md").read_text()
 
 
-def test_what_it_says_of_shortcuts_of_part_strength(readme: str, published: dict[str, pd.DataFrame]) -> None:
+def test_what_it_says_of_shortcuts_of_part_strength(told: str, published: dict[str, pd.DataFrame]) -> None:
     arms = {"network": "residual", "depth": 56}
     residual = select(published["quick"], {**arms, "seed": 0}, ("network.alpha",)).set_index("network.alpha")
     plain = select(published["quick"], {"network": "plain", "depth": 56}).set_index("seed")["train_error"]
@@ -251,6 +319,6 @@ def test_what_it_says_of_shortcuts_of_part_strength(readme: str, published: dict
     assert errors[0.1] > plain[0]
     assert (
         "half strength give {:.0f} % of the full ones' gain at 56 layers, of a quarter {:.0f} %".format(*shares[:2])
-        in readme
+        in told
     )
-    assert "the first two are {:.0f} and {:.0f} %".format(*shares[2:]) in readme
+    assert "the first two are {:.0f} and {:.0f} %".format(*shares[2:]) in told
