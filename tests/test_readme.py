@@ -3,6 +3,8 @@
 Whoever publishes further runs is told what to rewrite.
 """
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -322,3 +324,23 @@ def test_what_it_says_of_shortcuts_of_part_strength(told: str, published: dict[s
         in told
     )
     assert "the first two are {:.0f} and {:.0f} %".format(*shares[2:]) in told
+
+
+def test_every_link_of_every_page_leads_somewhere() -> None:
+    pages = [
+        page for page in ROOT.rglob("*.md") if not any(part.startswith(".") for part in page.parts[len(ROOT.parts) :])
+    ]
+    pages = [page for page in pages if page.is_relative_to(find_published()) or "results" not in page.parts]
+    headings = {page: re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE) for page in pages}
+    anchors = {
+        page: {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in found}
+        for page, found in headings.items()
+    }
+    links = [(page, link) for page in pages for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text())]
+    assert len(links) > 300
+    for page, link in links:
+        path, _, anchor = link.partition("#")
+        if "://" not in link:
+            target = (page.parent / path).resolve() if path else page
+            assert target.exists(), f"{page}: {link}"
+            assert not anchor or anchor in anchors[target], f"{page}: {link}"
