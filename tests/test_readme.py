@@ -24,8 +24,26 @@ JUDGED = [
     ("quick", "C11", "{mean:.0f} % [{low:.0f}, {high:.0f}] with its warm-up"),
     ("quick", "C11 (no warm-up)", "{mean:.0f} % [{low:.0f}, {high:.0f}] without"),
     ("quick (fp32)", "C1 (best rate)", "plain-56 is {mean:.0f} points behind plain-20 [{low:.0f}, {high:.0f}]"),
+    ("quick", "C1 (test)", "the test error rises, too, by {mean:.1f} points per 10 layers [{low:.1f}, {high:.1f}]"),
     ("quick", "C1 (best rate)", "in bf16 and the one seed tried, {mean:.0f})"),
-    ("quick", "C12", "after three times the iterations it is {mean:.0f} "),
+    ("quick", "C12", "after them it is {mean:.0f} points (one seed)"),
+    ("quick", "C9 (60 %)", "plain-20 takes {mean:.1f} times the iterations [{low:.1f}, {high:.1f}]"),
+    ("quick", "C9", "gone 0.8 of its own way, this is undecided: {mean:.1f} times [{low:.1f}, {high:.1f}]"),
+    ("quick", "C5 (20)", "At 20 layers the factor is {mean:.1f} [{low:.1f}, {high:.1f}]"),
+    ("quick", "BN (56)", "first layer has {mean:.1f} of the last one's gradient [{low:.2f}, {high:.1f}]"),
+    (
+        "quick (fp32)",
+        "C5 (trained)",
+        "is {mean:.1f} times that of the last 3x3 layer in plain-56 [{low:.1f}, {high:.0f}]",
+    ),
+    ("quick", "C5 (trained, 110)", "{mean:.1f} times in plain-110 [{low:.4f}, {high:.0f}], and"),
+    ("quick", "C5 (cold, 110)", "{mean:.3f} times in plain-110 without warm-up [{low:.5f}, {high:.1f}]"),
+    ("paper", "C3 (20)", "Residual-20 ends {mean:.1f} points of training error below plain-20"),
+    ("paper", "C9", "while plain-20 takes {mean:.1f} and"),
+    ("paper", "C9 (60 %)", "and {mean:.1f} times the iterations."),
+    ("paper", "Recovery (residual-20)", "measured again, {percent:.0f} % of that loss comes back in residual-20"),
+    ("paper", "Recovery (plain-20)", "in residual-20 and {percent:.0f} % in plain-20"),
+    ("short", "C4 (not found)", "Plain-56 ends {mean:.0f} points of training error above plain-20"),
     ("quick", "C3 (20)", "by {mean:.0f} points at 20 layers [{low:.0f}, {high:.0f}]"),
     ("quick", "C3 (56)", "and {mean:.0f} at 56 [{low:.0f}, {high:.0f}]"),
     (
@@ -34,10 +52,11 @@ JUDGED = [
         "From scratch plain-56 ends {mean:.0f} points above that plain-20 [{low:.0f}, {high:.0f}]",
     ),
     ("quick", "C4 (kept)", "plain-56 ends {mean:.0f} points above plain-20 [{low:.0f}, {high:.0f}]"),
+    ("quick", "C4 (start)", "ends {opposite:.0f} points below the plain-56 from scratch [{low:.0f}, {high:.0f}]"),
     ("quick", "C2", "110 layers, {mean:.1f} points per 10 layers [{low:.1f}, {high:.1f}], under a quarter"),
     ("quick (fp32)", "C1", "only 20 and 56 layers were run, {mean:.1f} [{low:.1f}, {high:.1f}])"),
-    ("short", "C6 (moving)", "on the other side of both: residual-56's are {mean:.1f} of plain-56's"),
-    ("short", "C7 (moving)", "of plain-56's and {mean:.1f} of residual-20's"),
+    ("short", "C6 (moving)", "on the other side of both claims: residual-56's are {mean:.1f} of plain-56's"),
+    ("short", "C7 (moving)", "(median over layers), and {mean:.1f} of residual-20's (means"),
     ("quick", "Growth (56)", "grow by {mean:.2f} a layer toward the input in plain-56 [{low:.2f}, {high:.2f}]"),
     ("quick", "C5 (56)", "{mean:.0f} times that of the last 3x3 layer's in plain-56 [{low:.0f}, {high:.0f}]"),
     ("quick (fp32)", "Explosion (56)", "plain-56's first layer grow {mean:.0f}-fold [{low:.0f}, {high:.0f}]"),
@@ -78,7 +97,7 @@ TRAINED = [
         "short",
         "{plain-20:.1f} %, plain-56 {plain-56:.1f} %, residual-20 {residual-20:.1f} %, residual-56 {residual-56:.1f} %",
     ),
-    ("paper", "one seed each: training error {plain-20:.1f} and {residual-20:.1f} %, test error"),
+    ("paper", "({residual-20:.1f} and {plain-20:.1f} %) and"),
     ("imagenet_short", "plain-34 ends at {plain-34:.1f} % training error"),
     ("imagenet_short", "residual-34 at {residual-34:.1f} %"),
 ]
@@ -86,6 +105,24 @@ TRAINED = [
 
 # What it says in words.
 VERDICTS = {
+    ("quick", "C1"): "supported",
+    ("quick", "C1 (test)"): "supported",
+    ("quick (fp32)", "C1 (best rate)"): "supported",
+    ("quick", "C3 (20)"): "supported",
+    ("quick", "C3 (56)"): "supported",
+    ("quick", "C4 (exists)"): "supported",
+    ("quick", "C4 (start)"): "supported",
+    ("quick", "C8 (B)"): "undecided",
+    ("quick", "C8 (C)"): "undecided",
+    ("quick", "C9"): "undecided",
+    ("quick", "C9 (60 %)"): "supported",
+    ("quick", "C11"): "supported",
+    ("quick", "C6 (moving)"): "not testable",
+    ("quick", "Lesion (20)"): "supported",
+    ("quick", "Lesion (56)"): "supported",
+    ("quick (fp32)", "C5 (trained)"): "undecided",
+    ("quick", "C5 (trained, 110)"): "undecided",
+    ("quick", "C5 (cold, 110)"): "undecided",
     ("quick", "C2"): "not testable",
     ("quick", "C4 (kept)"): "undecided",
     ("quick", "C5 (56)"): "supported",
@@ -129,6 +166,16 @@ def judged(published: dict[str, pd.DataFrame]) -> dict[str, dict[str, Verdict]]:
     return {name: {found.claim.id: found for found in judge(load_claims(), published[name])} for name in names}
 
 
+def say(found: Verdict, words: str) -> str:
+    """The words with the numbers of a verdict in their places."""
+    percents = [100 * found.low, 100 * found.high]
+    inverses = [round(1 / found.low, -2) if found.low else 0, 1 / found.high if found.high else 0]
+    numbers = {"mean": found.mean, "low": found.low, "high": found.high, "opposite": -found.mean}
+    return words.format(
+        **numbers, inverse=1 / found.mean, inverses=inverses, percent=100 * found.mean, percents=percents
+    )
+
+
 def test_what_it_says_of_verdicts(judged: dict[str, dict[str, Verdict]]) -> None:
     assert {(name, claim): judged[name][claim].verdict for name, claim in VERDICTS} == VERDICTS
     for claim in ("Explosion (56)", "C5 (update)", "Cure (held norms)", "Cure (clipping)"):
@@ -140,14 +187,7 @@ def test_what_it_says_of_verdicts(judged: dict[str, dict[str, Verdict]]) -> None
 def test_what_it_says_of_claims(
     told: str, judged: dict[str, dict[str, Verdict]], condition: str, claim: str, words: str
 ) -> None:
-    found = judged[condition][claim]
-    bounds = {"mean": found.mean, "low": found.low, "high": found.high}
-    percents = [100 * found.low, 100 * found.high]
-    inverses = [round(1 / found.low, -2), 1 / found.high]
-    said = words.format(
-        **bounds, inverse=1 / found.mean, inverses=inverses, percent=100 * found.mean, percents=percents
-    )
-    assert said in told
+    assert say(judged[condition][claim], words) in told
 
 
 @pytest.mark.parametrize(("condition", "words"), TRAINED)
@@ -187,51 +227,70 @@ def test_what_it_says_of_networks_that_others_trained(told: str) -> None:
     costs = [span("cost_error", "plain"), span("cost_error", "residual", 20), span("cost_error", "residual", 56)]
     said = "costs plain networks {} % of their advantage over guessing (90 % error), residual-20 {} %, residual-56 {} %"
     assert said.format(*costs) in told
-    assert f"{span('recovery', 'plain')} % of it comes back in plain networks" in told
+    assert (
+        f"{span('recovery', 'plain')} % of it comes back in plain networks, {span('recovery', 'residual', 20, 56)} % in"
+        in told
+    )
     judged = reproductions.judge(table.reset_index().rename(columns={"measured": "test_error", "test_error": "told"}))
     ratios = judged.groupby("claim")["value"].agg(list)
     assert f"({ratios['C6 (20)'][0]} of them at 20 layers, {ratios['C6'][0]} at 56)" in told
     assert f"(residual-56 {' to '.join(sorted(ratios['C7']))} of residual-20)" in told
 
 
-def test_the_table_and_the_captions(readme: str, published: dict[str, pd.DataFrame]) -> None:
-    others = reproductions.load(find_published() / "reproductions")
-    curves = others.set_index("name")["curves"]
-    ends = {
-        f"{arm}-{depth}": curves[f"a-martyn-{arm}-{depth}"].iloc[-1]
-        for arm in ("plain", "residual")
-        for depth in (20, 56)
-    }
-    training = {name: f"{end['train_error']:.{1 if end['train_error'] > 0.1 else 2}f}" for name, end in ends.items()}
-    test = {name: f"{end['test_error']:.1f}" for name, end in ends.items()}
-    of_arms = "training error {}goes from {} to {} %, test error {}from {} to {} %"
-    how = ("(dashed, on augmented images, as the author logged it) ", "(solid) ")
-    for arm, (dashed, solid) in (("plain", how), ("residual", ("", ""))):
-        numbers = [each[f"{arm}-{depth}"] for each in (training, test) for depth in (20, 56)]
-        assert of_arms.format(dashed, *numbers[:2], solid, *numbers[2:]) in readme, arm
-        assert "yes: {} % at 20 layers, {} % at 56 |".format(*numbers[:2]) in readme
-    quick = published["quick"]
-    errors = select(quick, {}).groupby("label")["train_error"].mean()
+def test_the_table_and_the_captions(
+    readme: str, published: dict[str, pd.DataFrame], judged: dict[str, dict[str, Verdict]]
+) -> None:
+    others = reproductions.load(find_published() / "reproductions").set_index("name")
+    own = published["paper"].set_index("label")
+    for arm, how, which in (
+        ("plain", "(dashed, on augmented images, as the author logged it) ", "(solid) "),
+        ("residual", "", ""),
+    ):
+        shallow, deep = (others.loc[f"a-martyn-{arm}-{depth}"] for depth in (20, 56))
+        first, last = (net["curves"]["train_error"].iloc[-1] for net in (shallow, deep))
+        said = f"training error {how}goes from {first:.1f} to {last:.{1 if last > 0.1 else 2}f} %, "
+        said += f"test error {which}from {shallow['measured']:.1f} to {deep['measured']:.1f} %"
+        assert said in readme
+        assert f"| yes: {shallow['train_error']:.2f} % at 20 layers, {deep['train_error']:.2f} % at 56 |" in readme
+    author, ours = others["train_error"], own["train_error_eval"]
+    said = f"plain-20 errs on {ours['plain-20']:.2f} % (the author's: {author['a-martyn-plain-20']:.2f}) and "
+    said += f"residual-20 on {ours['residual-20']:.2f} % ({author['a-martyn-residual-20']:.2f}); on test images on"
+    assert f"{said} {own['test_error']['plain-20']:.1f} and {own['test_error']['residual-20']:.1f} %" in readme
+
+    errors = select(published["quick"], {}).groupby("label")["train_error"].mean()
     for row in (
-        "{plain-20:.0f} % at 20, {plain-56:.0f} % at 56, {plain-110:.0f} % at 110",
-        "not at so short a schedule: {residual-20:.0f} % at 20, {residual-56:.0f} % at 56 |",
+        "| **supported**: {plain-20:.0f} % at 20 layers, {plain-56:.0f} % at 56, {plain-110:.0f} % at 110; from 20",
+        "They are worse: {residual-20:.0f} % at 20 layers, {residual-56:.0f} % at 56 |",
     ):
         assert row.format(**errors) in readme
-    judged = {found.claim.id: found for found in judge(load_claims(), quick)}
-    for claim, row in (
-        ("C1", "% at 110; {mean:.1f} points per 10 layers [{low:.1f}, {high:.1f}] |"),
-        ("C3 (20)", "yes: by {mean:.0f} points at 20 layers [{low:.0f}, {high:.0f}]"),
-        ("C3 (56)", "by {mean:.0f} at 56 [{low:.0f}, {high:.0f}] |"),
+    for condition, claim, row in (
+        ("quick", "C4 (not found)", "from 20 to 56 layers {mean:.0f} points [{low:.0f}, {high:.0f}] |"),
+        ("quick", "C3 (20)", "**supported**: by {mean:.0f} points at 20 layers [{low:.0f}, {high:.0f}]"),
+        ("quick", "C3 (56)", "by {mean:.0f} at 56 [{low:.0f}, {high:.0f}] |"),
+        ("quick (fp32)", "C1 (best rate)", "plain-56 is {mean:.0f} points behind plain-20 [{low:.0f}, {high:.0f}] |"),
+        ("quick", "C12", "after three times the iterations {mean:.0f} points are left (one seed) |"),
+        ("quick", "C5 (56)", "are {mean:.0f} times the last's [{low:.0f}, {high:.0f}]. After"),
+        (
+            "quick (fp32)",
+            "Cure (ramp)",
+            "closes {percent:.0f} % of the gap [{percents[0]:.0f}, {percents[1]:.0f}] (that",
+        ),
+        ("short", "C6 (moving)", "(`short`, one seed) {mean:.1f} times the plain ones at 56 |"),
+        ("imagenet_quick", "C14 (residual)", "residual-34 ends {mean:.0f} points above residual-18"),
     ):
-        found = judged[claim]
-        assert row.format(mean=found.mean, low=found.low, high=found.high) in readme, claim
-    assert (judged["C6 (moving)"].verdict, judged["C4 (kept)"].verdict) == ("not testable", "undecided")
-    claims = reproductions.judge(others.rename(columns={"measured": "test_error", "test_error": "told"}))
-    claims = claims.set_index("claim")
-    assert set(claims.loc[[f"C3 ({depth})" for depth in (20, 32, 44)] + ["C3 (56)"], "verdict"]) == {"agrees"}
-    gradient, *ratios = (claims.loc[claim, "value"].split()[0] for claim in ("C5 (trained)", "C6 (20)", "C6"))
-    assert f"its first layer's are {gradient} times its last's (times the weights)" in readme
-    assert "{} of plain ones at 20 layers, {} at 56 |".format(*ratios) in readme
+        assert say(judged[condition][claim], row) in readme, claim
+
+    claims = reproductions.judge(others.reset_index().rename(columns={"measured": "test_error", "test_error": "told"}))
+    claims = claims[claims["networks"] == "a-martyn"].set_index("claim")
+    assert set(claims.loc[["C1", "C2", "C3 (20)", "C3 (32)", "C3 (44)", "C3 (56)"], "verdict"]) == {"agrees"}
+    value = claims["value"].str.split().str[0]
+    assert (
+        f"| yes: by {float(value['C3 (20)']):.1f} points at 20 layers, by {float(value['C3 (56)']):.1f} at 56 |"
+        in readme
+    )
+    assert f"{float(value['C1']):.1f} points are left after the whole schedule |" in readme
+    assert f"its first layer's are {value['C5 (trained)']} times its last's (times the weights)" in readme
+    assert f"| yes: {value['C6 (20)']} of plain ones at 20 layers, {value['C6']} at 56 |" in readme
 
 
 def test_what_one_block_costs(readme: str, told: str, published: dict[str, pd.DataFrame]) -> None:
@@ -248,9 +307,12 @@ def test_what_one_block_costs(readme: str, told: str, published: dict[str, pd.Da
         return f"{min(found):.0f} to {max(found):.0f} %"
 
     plain, deep = span("plain-20", "plain-56"), span("residual-56")
-    assert f"| plain {plain}, residual-56 {deep} |" in readme
+    assert f"| plain {plain}, residual-20 {span('residual-20')}, residual-56 {deep} (that it costs plain" in readme
     said = f"costs plain networks {plain} of their advantage over guessing, residual-20 {span('residual-20')}"
     assert f"{said} and residual-56 {deep}" in told
+    full = published["paper"].set_index("label")["folder"]
+    said = "Deleting a block costs plain-20 {:.0f} % of its advantage over guessing, residual-20 {:.0f} %"
+    assert said.format(*(100 * (lesion_cost(load_probe(full[n], "lesions"), 90) or 0) for n in full.index)) in told
 
 
 def test_what_it_says_of_layers_at_quick(told: str, published: dict[str, pd.DataFrame]) -> None:
