@@ -9,11 +9,11 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,6 @@ from degradation.report.table import ARMS, find_results
 from degradation.report.verdicts import load_claims
 
 HERE = Path(__file__).parent
-LISTED = HERE / "reproductions.yaml"
 TABLES = ("error", "responses", "information", "gradients", "lesions", "constructed", "curves")
 KEPT = (*(f"{kind}.csv" for kind in TABLES[:-1]), "probe.json")  # of a probe
 CURVES = "curves.csv"  # of an author's log, where there is one
@@ -62,6 +61,7 @@ INSIDE = {
     "recovery": "share that comes back",
     "constructed": "largest difference of a logit, deepened",
 }
+NAMED = ("author", "network", "depth", "label")
 ERRORS = {"train_error": "training error, eval mode", "test_error": "test error"}
 STATED = {"C6 (56)": "C6", "C6 (56, moving)": "C6 (moving)"}  # of this depth their study speaks
 
@@ -70,15 +70,19 @@ class ReproductionError(Exception):
     """A file is missing or not the published one, or its network does not err as published; one line says which."""
 
 
-def listed(path: Path = LISTED) -> pd.DataFrame:
-    """The networks, one row each: author, network, depth, file, sha256, published test_error, and how to read them."""
+def listed() -> pd.DataFrame:
+    """The networks, one row each: author, network, depth, file, sha256, published test error, and how to read them.
+
+    And what they are called: label, such as plain-56; panel, such as plain (a-martyn); name, that of their folder.
+    """
     rows = []
-    for source in yaml.safe_load(path.read_text()):
+    for source in yaml.safe_load((HERE / "reproductions.yaml").read_text()):
         shared = {key: value for key, value in source.items() if key != "networks"}
         rows += [{**shared, **network} for network in source["networks"]]
-    table = pd.DataFrame(rows)
-    table["name"] = table["author"] + "-" + table["network"] + "-" + table["depth"].astype(str)
-    return table
+    table = pd.DataFrame(rows).rename(columns={"test_error": "published"})
+    table["label"] = table["network"] + "-" + table["depth"].astype(str)
+    table["panel"] = table["network"] + " (" + table["author"] + ")"
+    return table.assign(name=table["author"] + "-" + table["label"])
 
 
 def find_file(folder: Path, file: str, sha256: str, repository: str) -> Path:
@@ -130,9 +134,9 @@ def measure(entry: Any, file: Path, data_dir: str, out: Path, log: Path | None =
             curves.to_csv(made / CURVES, index=False, float_format="%.6g")
             found[log] = curves["test_error"].iloc[-1]
         for source, error in found.items():
-            if round(error, 2) != round(entry.test_error, 2):
+            if round(error, 2) != round(entry.published, 2):
                 raise ReproductionError(
-                    f"{source} errs on {error:.2f} % of the test images, published are {entry.test_error:.2f} %"
+                    f"{source} errs on {error:.2f} % of the test images, published are {entry.published:.2f} %"
                 )
         partial = out.with_name(f".{out.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
@@ -158,20 +162,19 @@ def unmeasured(folder: Path) -> list[str]:
 
 
 def load(folder: Path) -> pd.DataFrame:
-    """The listed networks that were measured, with train_error, measured (both %), mean_response and their tables.
+    """The listed networks that were measured, with train_error, test_error (percent), mean_std, mean_std_exact.
 
-    Tables are empty where one was not measured.
+    And with their tables; that of `curves` is empty where the author left no log.
     """
     table = listed()
-    table = table[[(folder / name / "probe.json").exists() for name in table["name"]]].copy()
+    table = table[[all((folder / name / file).exists() for file in KEPT) for name in table["name"]]].copy()
     for kind in TABLES:
         paths = [folder / name / f"{kind}.csv" for name in table["name"]]
         table[kind] = [pd.read_csv(path) if path.exists() else pd.DataFrame() for path in paths]
     errors = [rows.set_index("set")["error"] for rows in table["error"]]
-    table["train_error"], table["measured"] = [e["train"] for e in errors], [e["test"] for e in errors]
+    table["train_error"], table["test_error"] = [e["train"] for e in errors], [e["test"] for e in errors]
     for column in ("std", "std_exact"):
-        means = [rows[column].mean() if column in rows else math.nan for rows in table["responses"]]
-        table[f"mean_{column}"] = means
+        table[f"mean_{column}"] = [rows[column].mean() for rows in table["responses"]]
     return table
 
 
@@ -179,22 +182,18 @@ def describe_inside(table: pd.DataFrame) -> pd.DataFrame:
     """What the claims about the inside of a network are judged by, of each: columns in the order of INSIDE."""
     rows = []
     for net in table.to_dict("records"):
-        told: dict[str, Any] = {"author": net["author"], "network": net["network"], "depth": net["depth"]}
-        if len(net["gradients"]):
-            told["gradient"] = SIGNALS["scaled_gradient_ratio"](net["gradients"])
-        if len(information := net["information"]):
-            told |= {"stem": information["probe_error"].iloc[0], "gain": gain_of_probe(information)}
+        told: dict[str, Any] = {key: net[key] for key in NAMED}
+        told["gradient"] = SIGNALS["scaled_gradient_ratio"](net["gradients"])
+        told |= {"stem": net["information"]["probe_error"].iloc[0], "gain": gain_of_probe(net["information"])}
         rises = []  # of the error without one block, with BN statistics as they were, and measured again
         for column in ("error", "error_recalibrated"):
             told[f"cost_{column}"] = lesion_cost(net["lesions"], GUESSING, column)
-            if errors := lesion_errors(net["lesions"], column):
-                rises.append(errors[1] - errors[0])
-        if len(rises) == 2 and rises[0] > 0:
-            told["recovery"] = 1 - rises[1] / rises[0]
-        if len(constructed := net["constructed"]):
-            told["constructed"] = constructed["largest_difference"].max()
+            whole, without = lesion_errors(net["lesions"], column) or (math.nan, math.nan)
+            rises.append(without - whole)
+        told["recovery"] = 1 - rises[1] / rises[0] if rises[0] > 0 else None
+        told["constructed"] = net["constructed"]["largest_difference"].max()
         rows.append(told)
-    return pd.DataFrame(rows, columns=["author", "network", "depth", *INSIDE])
+    return pd.DataFrame(rows, columns=[*NAMED, *INSIDE])
 
 
 def judge(table: pd.DataFrame) -> pd.DataFrame:
@@ -204,28 +203,27 @@ def judge(table: pd.DataFrame) -> pd.DataFrame:
     """
     rows, stated = [], {claim.id: claim for claim in load_claims()}
 
-    def say(claim: str, author: str, sentence: str, value: float | None, unit: str, agrees: bool | None = None) -> None:
+    def say(claim: str, author: str, sentence: str, value: float | None, unit: str = "") -> None:
         if value is None or pd.isna(value):
             return
-        claim = STATED.get(claim, claim)
-        if agrees is None:  # by the threshold that stands in the study's file
-            low, high = stated[claim].bounds
-            agrees = low < value < high
-        verdict = "agrees" if agrees else "disagrees"
+        like = re.sub(r"\(\d+", "(56", claim)  # where no study states it at this depth, it is the same claim there
+        low, high = stated[STATED.get(like, like)].bounds
+        verdict = "agrees" if low < value < high else "disagrees"
         number = f"{value:+.2f} {unit}" if unit in ("points", "of the advantage") else f"{value:.2g} {unit}".strip()
-        rows.append({"claim": claim, "networks": author, "statistic": sentence, "value": number, "verdict": verdict})
+        named = {"claim": STATED.get(claim, claim), "networks": author}
+        rows.append({**named, "statistic": sentence, "value": number, "verdict": verdict})
 
     for author, part in table.groupby("author"):
         inside = describe_inside(part)
         arms = {arm: part[part["network"] == arm].set_index("depth").sort_index() for arm in ARMS}
         within = {arm: inside[inside["network"] == arm].set_index("depth") for arm in ARMS}
-        for arm, claim, sign in (("plain", "C1", 1), ("residual", "C2", -1)):
+        for arm, claim in (("plain", "C1"), ("residual", "C2")):
             nets = arms[arm]
             for depth in (20, 56):
                 sentence = (
                     f"{arm}-{depth} without one block: share of what is lost that comes back with BN recalibrated"
                 )
-                say(f"Recovery ({arm}-{depth})", author, sentence, within[arm]["recovery"].get(depth), "")
+                say(f"Recovery ({arm}-{depth})", author, sentence, within[arm]["recovery"].get(depth))
             if len(nets) < 2:
                 continue
             shallow, deep = nets.index[0], nets.index[-1]
@@ -233,58 +231,35 @@ def judge(table: pd.DataFrame) -> pd.DataFrame:
                 change = nets[column][deep] - nets[column][shallow]
                 sentence = f"{arm}-{deep} minus {arm}-{shallow}, {what} error"
                 name = f"{claim} ({what})" if what == "test" else claim
-                say(name, author, sentence, change, "points", sign * change > 0)
+                say(name, author, sentence, change, "points")
             if arm == "residual":
                 for name, column in (("C7", "mean_std_exact"), ("C7 (moving)", "mean_std")):
-                    ratio = nets[column][deep] / nets[column][shallow]
-                    say(
-                        name,
-                        author,
-                        f"mean response of {arm}-{deep} over that of {arm}-{shallow}",
-                        ratio,
-                        "",
-                        ratio < 1,
-                    )
+                    sentence = f"mean response of {arm}-{deep} over that of {arm}-{shallow}"
+                    say(name, author, sentence, nets[column][deep] / nets[column][shallow])
             else:
-                built = nets["constructed"][shallow]
-                differs = built.set_index("depth")["largest_difference"].get(deep) if len(built) else None
+                differs = nets["constructed"][shallow].set_index("depth")["largest_difference"].get(deep)
                 sentence = f"plain-{deep} built from plain-{shallow}: largest difference of a logit, of the largest"
-                say("C4 (exists)", author, sentence, differs, "")
+                say("C4 (exists)", author, sentence, differs)
                 sentence = f"first over last layer of plain-{deep}, weight gradient times weights"
-                say("C5 (trained)", author, sentence, within[arm]["gradient"].get(deep), "")
+                say("C5 (trained)", author, sentence, within[arm]["gradient"].get(deep))
                 sentence = f"plain-{deep}, linear probe: error at the last block minus at the stem"
                 say("C5 (forward)", author, sentence, within[arm]["gain"].get(deep), "points")
         for depth in arms["plain"].index.intersection(arms["residual"].index):
             plain, residual = (arms[arm].loc[depth] for arm in ARMS)
             gain = plain["train_error"] - residual["train_error"]
-            say(
-                f"C3 ({depth})",
-                author,
-                f"plain-{depth} minus residual-{depth}, training error",
-                gain,
-                "points",
-                gain > 0,
-            )
+            say(f"C3 ({depth})", author, f"plain-{depth} minus residual-{depth}, training error", gain, "points")
             for name, column in ((f"C6 ({depth})", "std_exact"), (f"C6 ({depth}, moving)", "std")):
-                if all(column in net["responses"] for net in (plain, residual)):
-                    ratio = (residual["responses"][column] / plain["responses"][column]).median()
-                    sentence = f"response of residual-{depth} over plain-{depth}, median over layers"
-                    say(name, author, sentence, ratio, "", ratio < 1)
+                ratio = (residual["responses"][column] / plain["responses"][column]).median()
+                say(name, author, f"response of residual-{depth} over plain-{depth}, median over layers", ratio)
             for name, column in (
                 (f"Lesion ({depth})", "error"),
                 (f"Lesion ({depth}, recalibrated)", "error_recalibrated"),
             ):
-                costs = [within[arm][f"cost_{column}"].get(depth) for arm in ARMS]
-                if not any(pd.isna(cost) for cost in costs):
-                    sentence = f"what one block costs: plain-{depth} minus residual-{depth}"
-                    say(name, author, sentence, costs[0] - costs[1], "of the advantage", costs[0] > costs[1])
-    order = pd.DataFrame(rows, columns=["claim", "networks", "statistic", "value", "verdict"])
-    number = order["claim"].str.extract(r"^C(\d+)")[0].astype(float)
-    return (
-        order.assign(number=number)
-        .sort_values(["number", "claim"], kind="stable", ignore_index=True)
-        .drop(columns="number")
-    )
+                plain_cost, residual_cost = (within[arm].loc[depth, f"cost_{column}"] for arm in ARMS)
+                sentence = f"what one block costs: plain-{depth} minus residual-{depth}"
+                say(name, author, sentence, plain_cost - residual_cost, "of the advantage")
+    rows.sort(key=lambda row: (int(found[1]) if (found := re.match(r"C(\d+)", row["claim"])) else 99, row["claim"]))
+    return pd.DataFrame(rows, columns=["claim", "networks", "statistic", "value", "verdict"])
 
 
 def caption(table: pd.DataFrame) -> str:
@@ -309,15 +284,14 @@ def draw_errors(table: pd.DataFrame) -> Figure:
     log_scale(axes[:1])  # 0.01 beside 2 %
     axes[1].set_ylim(bottom=0)
     axes[1].legend(loc="lower left")
-    write_caption(figure, caption(table))
-    return figure
+    return write_caption(figure, caption(table))
 
 
 def draw_curves(table: pd.DataFrame) -> Figure | None:
     """Fig. 6 as an author logged it: training (dashed) and test error along training; None without a log."""
     logged = table[table["curves"].map(len) > 0]
     parts = [
-        melt_errors(net["curves"]).assign(network=net["network"], depth=net["depth"], line=label(net))
+        melt_errors(net["curves"]).assign(network=net["network"], depth=net["depth"], line=net["label"])
         for net in logged.to_dict("records")
     ]
     if not parts:
@@ -329,9 +303,9 @@ def draw_curves(table: pd.DataFrame) -> Figure | None:
     axes[0].set_ylim(0, PAPER_TOP)
     for ax, (_, part) in zip(axes, rows.groupby("column", sort=False), strict=True):
         last = part[part["iteration"] == part["iteration"].max()]
-        name_ends(ax, last[last["kind"] == "test"].sort_values("value"), 0.65)
+        name_ends(ax, last.sort_values("value"), 0.65)
     authors = " and ".join(sorted(logged["author"].unique()))
-    told = "errors in eval mode after every epoch, training images augmented; axes as in the paper"
+    told = "errors in eval mode after every epoch, training images augmented; axes as in the paper, to 20 %"
     return write_caption(figure, f"trained and logged by {authors}, one network each; {told}")
 
 
@@ -346,83 +320,46 @@ def name_ends(ax: Axes, ends: pd.DataFrame, apart: float) -> None:
         ax.annotate(str(end.depth), (end.thousands, end.value), (right, place), arrowprops=line, **told)
 
 
-def draw_inside(
-    table: pd.DataFrame, kind: str, x: str, column: str, labels: tuple[str, str], told: str
-) -> Figure | None:
-    """A column of one of the tables of each network, a panel per author and arm, a line per depth; None without any."""
+def draw_inside(table: pd.DataFrame, kind: str, x: str, column: str, labels: tuple[str, str], told: str) -> Figure:
+    """A column of one of the tables of each network, a panel per author and arm, a line per depth."""
     parts = [
-        net[kind].assign(network=net["network"], depth=net["depth"], line=label(net), column=panel(net))
+        net[kind].assign(network=net["network"], depth=net["depth"], line=net["label"], column=net["panel"])
         for net in table.sort_values(["author", "network", "depth"]).to_dict("records")
-        if column in net[kind]
     ]
-    if not parts:
-        return None
     figure, axes = draw_facets(pd.concat(parts), x, column, labels, (3.3, 2.8), named=True)
     from_zero(axes)
     return write_caption(figure, f"{caption(table)}; {told}")
 
 
-def draw_recalibrated(table: pd.DataFrame) -> Figure | None:
+def draw_responses(table: pd.DataFrame) -> Figure:
+    """Fig. 7: std of the layer responses sorted by size, with BN statistics averaged over the training set."""
+    responses = [rows.sort_values("std_exact", ascending=False) for rows in table["responses"]]
+    ranked = table.assign(responses=[rows.assign(place=range(1, len(rows) + 1)) for rows in responses])
+    told = "3x3 layers after BN, before ReLU or addition; test set, BN statistics averaged over the training set"
+    return draw_inside(ranked, "responses", "place", "std_exact", ("layer, sorted by std", "std of responses"), told)
+
+
+def draw_recalibrated(table: pd.DataFrame) -> Figure:
     """Test error with each block deleted, BN statistics as they were and measured again; a panel per author, depth."""
     parts = []
-    names = {"error": "BN as it was", "error_recalibrated": "BN measured again"}
+    looks = {"error": ("BN as it was", "-"), "error_recalibrated": ("BN measured again", DASHED)}
     for net in table.sort_values(["author", "depth", "network"]).to_dict("records"):
-        if len(lesions := net["lesions"]):
-            one = lesions[lesions["kind"] == "delete_one"].reset_index(drop=True)
-            title = f"{net['depth']} layers ({net['author']})"
-            one = one.assign(place=one.index + 1, title=title, **{k: net[k] for k in ("network", "depth", "author")})
-            for column, name in names.items():
-                parts.append(
-                    one.assign(value=one[column], line=f"{net['network']}, {name}", style=f"{net['network']} {column}")
-                )
-    if not parts:
-        return None
-    rows = pd.concat(parts)
-    looks = {"error": "-", "error_recalibrated": DASHED}
-    styles = {
-        f"{arm} {column}": {
-            **style_of(arm, 44),
-            "linestyle": line,
-            "markerfacecolor": "white" if line == DASHED else None,
-        }
-        for arm in ARMS
-        for column, line in looks.items()
-    }
-    rows = rows.assign(column=rows["depth"], row=rows["author"])
+        one = net["lesions"][net["lesions"]["kind"] == "delete_one"].reset_index(drop=True)
+        one = one.assign(place=one.index + 1, title=f"{net['depth']} layers ({net['author']})")
+        one = one.assign(network=net["network"], column=net["depth"], row=net["author"])
+        for column, (name, _) in looks.items():
+            line = {"line": f"{net['network']}, {name}", "style": f"{net['network']} {column}"}
+            parts.append(one.assign(value=one[column], **line))
+    styles = {}
+    for arm in ARMS:
+        for column, (_, dashes) in looks.items():
+            look = {"linestyle": dashes, "markerfacecolor": "white" if dashes == DASHED else None}
+            styles[f"{arm} {column}"] = {**style_of(arm, 44), **look}
     labels = ("which of the blocks that keep the shape", "test error (%)")
-    figure, axes = draw_facets(rows, "place", "value", labels, (3.0, 2.6), styles=styles)
+    figure, axes = draw_facets(pd.concat(parts), "place", "value", labels, (3.0, 2.6), styles=styles)
     from_zero(axes)
     told = f"{LESION_IMAGES:,} test images; blocks that keep the shape of their input"
     return write_caption(figure, f"{caption(table)}; {told}")
-
-
-def label(net: Mapping[Any, Any]) -> str:
-    """Such as plain-56."""
-    return f"{net['network']}-{net['depth']}"
-
-
-def panel(net: Mapping[Any, Any]) -> str:
-    """Such as plain (a-martyn)."""
-    return f"{net['network']} ({net['author']})"
-
-
-def draw_responses(table: pd.DataFrame) -> Figure:
-    """Fig. 7: std of the layer responses sorted by size, a panel per author and arm that has them, a line per depth.
-
-    With BN statistics averaged over the training set where they were measured, as the authors test, else as evaluated.
-    """
-    parts = []
-    for net in table.sort_values(["author", "network", "depth"]).to_dict("records"):
-        column = "std_exact" if "std_exact" in net["responses"] else "std"
-        stds = net["responses"][column].sort_values(ascending=False, ignore_index=True)
-        place = {"network": net["network"], "depth": net["depth"], "line": label(net), "column": panel(net)}
-        parts.append(pd.DataFrame({"place": stds.index + 1, "std": stds, **place}))
-    labels = ("layer, sorted by std", "std of responses")
-    figure, axes = draw_facets(pd.concat(parts), "place", "std", labels, (3.3, 2.8), named=True)
-    from_zero(axes)
-    exact = table["responses"].map(lambda rows: "std_exact" in rows).all()
-    told = "BN statistics averaged over the training set" if exact else "eval mode"
-    return write_caption(figure, f"{caption(table)}; 3x3 layers after BN, before ReLU or addition; test set, {told}")
 
 
 PAGE = """# Networks that others trained
@@ -463,7 +400,7 @@ Gradients are of the mean loss over 128 training images, in training mode. Their
 
 def write_page(folder: Path) -> Path:
     """The figures and results/reproductions/README.md, from the tables below the folder."""
-    table = load(folder).rename(columns={"test_error": "published", "measured": "test_error"})
+    table = load(folder)
     probe_labels = ("layer index (1 is the stem)", "error of a linear probe (%)")
     told = "BN statistics averaged over the training set; what leaves the stem and every block"
     figures = {
@@ -477,7 +414,7 @@ def write_page(folder: Path) -> Path:
         if figure is not None:
             save(figure, folder, name)
     judged, counts = judge(table), {"images": LESION_IMAGES, "again": LESION_IMAGES // BATCH * BATCH}
-    networks = table.assign(label=table["network"] + "-" + table["depth"].astype(str)).sort_values(["author", "name"])
+    networks = table.sort_values(["author", "name"])
     errors = {
         "author": "trained by",
         "label": "network",
@@ -494,7 +431,6 @@ def write_page(folder: Path) -> Path:
     files = networks.assign(file="`" + networks["file"] + "`", sha256="`" + networks["sha256"] + "`")
     logged = " and ".join(sorted(table.loc[table["curves"].map(len) > 0, "author"].unique()))
     inside = describe_inside(networks)
-    inside = inside.assign(label=inside["network"] + "-" + inside["depth"].astype(str))
     for column in ("gradient", "constructed"):
         inside[column] = inside[column].map(lambda value: f"{value:.2g}", na_action="ignore")
     parts = [
@@ -507,12 +443,10 @@ def write_page(folder: Path) -> Path:
         if logged
         else "",
         "## The claims\n\nWhere no study states a claim at some depth, it is the same claim at that depth.\n\n"
-        + markdown_table(judged, {column: column for column in judged}),
+        + markdown_table(judged),
         "## Layer responses (Fig. 7)\n\n![std of layer responses](fig7.png)",
-        f"{LESIONS_TOLD.format(**counts)}\n\n![test error without each block](lesions.png)"
-        if figures["lesions"]
-        else "",
-        f"{INFORMATION_TOLD}\n\n![linear probes by layer](information.png)" if figures["information"] else "",
+        f"{LESIONS_TOLD.format(**counts)}\n\n![test error without each block](lesions.png)",
+        f"{INFORMATION_TOLD}\n\n![linear probes by layer](information.png)",
         f"{INSIDE_TOLD.format(**counts)}\n\n"
         + markdown_table(inside, {"author": "trained by", "label": "network", **INSIDE}),
         "## Sources\n\n" + "\n".join(described),
@@ -534,7 +468,6 @@ def main() -> int:
     )
     parser.add_argument("--data-dir", default=os.environ.get("DATA_DIR", "data"), help="default: %(default)s")
     parser.add_argument("--out", type=Path, default=find_results() / "reproductions", help="default: %(default)s")
-    parser.add_argument("--again", action="store_true", help="also networks that are measured already")
     arguments = parser.parse_args()
     try:
         refuse_published(arguments.out)
@@ -546,7 +479,7 @@ def main() -> int:
                 found.append((entry, [find_file(arguments.files, *each, entry.repository) for each in names.items()]))
             lacking = unmeasured(arguments.out)
             for number, (entry, files) in enumerate(found, 1):
-                done = not arguments.again and entry.name not in lacking
+                done = entry.name not in lacking
                 print(f"[{number}/{len(found)}] {entry.name}{': measured already' if done else ''}", flush=True)
                 if not done:
                     measure(entry, files[0], arguments.data_dir, arguments.out / entry.name, *files[1:])

@@ -231,7 +231,7 @@ def test_what_it_says_of_networks_that_others_trained(told: str) -> None:
         f"{span('recovery', 'plain')} % of it comes back in plain networks, {span('recovery', 'residual', 20, 56)} % in"
         in told
     )
-    judged = reproductions.judge(table.reset_index().rename(columns={"measured": "test_error", "test_error": "told"}))
+    judged = reproductions.judge(table.reset_index())
     ratios = judged.groupby("claim")["value"].agg(list)
     assert f"({ratios['C6 (20)'][0]} of them at 20 layers, {ratios['C6'][0]} at 56)" in told
     assert f"(residual-56 {' to '.join(sorted(ratios['C7']))} of residual-20)" in told
@@ -249,7 +249,7 @@ def test_the_table_and_the_captions(
         shallow, deep = (others.loc[f"a-martyn-{arm}-{depth}"] for depth in (20, 56))
         first, last = (net["curves"]["train_error"].iloc[-1] for net in (shallow, deep))
         said = f"training error {how}goes from {first:.1f} to {last:.{1 if last > 0.1 else 2}f} %, "
-        said += f"test error {which}from {shallow['measured']:.1f} to {deep['measured']:.1f} %"
+        said += f"test error {which}from {shallow['test_error']:.1f} to {deep['test_error']:.1f} %"
         assert said in readme
         assert f"| yes: {shallow['train_error']:.2f} % at 20 layers, {deep['train_error']:.2f} % at 56 |" in readme
     author, ours = others["train_error"], own["train_error_eval"]
@@ -280,7 +280,7 @@ def test_the_table_and_the_captions(
     ):
         assert say(judged[condition][claim], row) in readme, claim
 
-    claims = reproductions.judge(others.reset_index().rename(columns={"measured": "test_error", "test_error": "told"}))
+    claims = reproductions.judge(others.reset_index())
     claims = claims[claims["networks"] == "a-martyn"].set_index("claim")
     assert set(claims.loc[["C1", "C2", "C3 (20)", "C3 (32)", "C3 (44)", "C3 (56)"], "verdict"]) == {"agrees"}
     value = claims["value"].str.split().str[0]

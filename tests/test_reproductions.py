@@ -1,7 +1,6 @@
 """Networks that others trained: the files are the published ones, the numbers the authors', the claims follow."""
 
 import hashlib
-import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +28,7 @@ def test_every_listed_network_was_measured_and_errs_as_published() -> None:
     table = load(ROOT / "results" / "published" / "reproductions")
     assert list(table["name"]) == list(listed()["name"])
     assert len(table) == 12
-    assert (table["measured"].round(2) == table["test_error"]).all()
+    assert (table["test_error"].round(2) == table["published"]).all()
     for row in table.itertuples():
         assert len(row.responses) == row.depth - 1
     published = pd.read_csv(ROOT / "results" / "published" / "reproductions" / "claims.csv", dtype=str)
@@ -69,7 +68,7 @@ def test_a_network_that_errs_otherwise_leaves_no_tables(tmp_path: Path, monkeypa
     with pytest.raises(ReproductionError, match=r"errs on 8\.28 % of the test images, published are 9\.69 %"):
         measure(entry, tmp_path / "net.pt", "data", tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    measure(entry._replace(test_error=8.28), tmp_path / "net.pt", "data", tmp_path / "out")
+    measure(entry._replace(published=8.28), tmp_path / "net.pt", "data", tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} == set(reproductions.KEPT)
 
 
@@ -100,7 +99,7 @@ def test_the_claims_follow_from_the_numbers(right: bool, errors: list[float]) ->
     stds = [1.0, 1.0, 0.8, 0.4] if right else [1.0, 1.0, 1.2, 1.6]
     rows = [
         {"author": "someone", "network": network, "depth": depth, "train_error": error, "test_error": error + 5}
-        | {"mean_std": std, "mean_std_exact": std, **inside(right, network, std)}
+        | {"label": f"{network}-{depth}", "mean_std": std, "mean_std_exact": std, **inside(right, network, std)}
         for (network, depth), error, std in zip(
             [("plain", 20), ("plain", 56), ("residual", 20), ("residual", 56)], errors, stds, strict=True
         )
@@ -135,15 +134,6 @@ def test_the_page_shows_what_was_measured_of_whom(tmp_path: Path) -> None:
         assert (tmp_path / f"{figure}.png").stat().st_size > 10_000
     assert "as a-martyn logged it" in page
     assert "| a-martyn | plain-20 | 1 | 60.00 | -40.00 | 0.73 | 0.15 | 0.80 | 1e-06 |" in page
-
-
-def test_what_was_not_measured_is_not_judged() -> None:
-    missing = dict.fromkeys(("information", "gradients", "lesions", "constructed"), pd.DataFrame())
-    told = {"author": "someone", "network": "plain", "test_error": 9.0, "mean_std": 1.0, "mean_std_exact": math.nan}
-    rows = [
-        {**told, **missing, "depth": d, "train_error": d, "responses": pd.DataFrame({"std": [1]})} for d in (20, 56)
-    ]
-    assert set(judge(pd.DataFrame(rows))["claim"]) == {"C1", "C1 (test)"}
 
 
 def test_a_log_must_end_where_its_network_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
