@@ -4,6 +4,7 @@ import degradation.script  # isort: skip  # noqa: F401  first of all
 import shutil
 import sys
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import hydra
@@ -71,15 +72,14 @@ def main() -> int:
         refuse_published(arguments.out)
         with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             common = ["protocol=paper", "logger=none", f"machine={arguments.machine}"]
-            config = parse(hydra.compose("train", [*common, "data=synthetic"]))
+            config, *arms = (
+                parse(hydra.compose("train", [*common, named]))
+                for named in ("data=synthetic", "network=plain", "network=residual")
+            )
             for depth in arguments.depths + arguments.memory_depths:
                 parse(hydra.compose("train", [f"depth={depth}"]))
-            grid = [
-                parse(hydra.compose("train", [*common, f"network={network}", f"depth={depth}", f"seed={seed}"]))
-                for network in ("plain", "residual")
-                for depth in (20, 32, 44, 56, 110)
-                for seed in range(5)
-            ]
+            each = product(arms, (20, 32, 44, 56, 110), range(5))
+            grid = [replace(arm, network=replace(arm.network, depth=depth), seed=seed) for arm, depth, seed in each]
             setting = default_setting(config)
             chosen = find_set(config.paths.data, setting.cuda)
             named = [f"protocol={PROTOCOLS[chosen]}", "depth=18", "network.width=64", *arguments.image_overrides]

@@ -16,12 +16,11 @@ from typing import get_args
 import hydra
 import pandas as pd
 import torch
-from probe import positive, read_data, triple
+from probe import add_told, parse_told, positive, read_data
 
 from degradation.config import (
     ConfigError,
     DataError,
-    Shortcut,
     find_conf,
     find_published,
     images_of_group,
@@ -150,20 +149,13 @@ def main() -> int:
     add("--ways", default=",".join(WAYS), help="default: %(default)s")
     add("--batchnorm", choices=("moving", "exact"), default="moving", help="exact: averages over the training set")
     add("--images", type=positive, help="of each set only so many, drawn at random")
-    add("--shortcut", choices=get_args(Shortcut), help="other code: none or A must be said, B and C are seen")
-    add("--pad-side", choices=("end", "both"), help="other code: where option A pads zero channels (default: end)")
-    add("--stride-in", choices=("1x1", "3x3"), help="other code: what strides in a bottleneck (torchvision: 3x3)")
-    add("--pool", choices=("ceil", "padded"), help="other code: the stem's max pool (torchvision: padded)")
-    add("--mean", type=triple, help="other code: of each channel, such as 0.485,0.456,0.406")
-    add("--std", type=triple, help="with --mean, such as 0.229,0.224,0.225")
+    add_told(parser)
     add("--out", type=Path, help="write the table to this file, too (.csv)")
     add("--overrides", nargs="*", default=[], help="Hydra overrides of data and machine, such as data=imagenette")
-    arguments = parser.parse_args()
+    arguments = parse_told(parser)
     arguments.ways = arguments.ways.split(",")
     if unknown := [way for way in arguments.ways if way not in WAYS]:
         parser.error(f"--ways: {unknown[0] or 'nothing'} is not one of {', '.join(WAYS)}")
-    if (arguments.mean is None) != (arguments.std is None):
-        parser.error("--mean and --std go together")
     if arguments.out and not arguments.out.absolute().parent.is_dir():
         parser.error(f"--out: there is no folder {arguments.out.parent}")
     try:

@@ -79,36 +79,57 @@ def positive(text: str) -> int:
     return number
 
 
+def divisors(text: str) -> list[float]:
+    """Three such numbers of which none is 0."""
+    if not all(numbers := triple(text)):
+        raise ValueError
+    return numbers
+
+
+def add_told(parser: Parser) -> None:
+    """Add the options that tell what the tensors of other code do not."""
+    add = parser.add_argument
+    add("--shortcut", choices=get_args(Shortcut), help="other code: none or A must be said, B and C are seen")
+    add("--pad-side", choices=("end", "both"), help="other code: where option A pads zero channels (default: end)")
+    add(
+        "--stride-in",
+        choices=("1x1", "3x3"),
+        help="other code: what strides in a bottleneck (torchvision: 3x3)",
+    )
+    add(
+        "--pool",
+        choices=("ceil", "padded"),
+        help="other code: the stem's max pool (torchvision: padded)",
+    )
+    add("--mean", type=triple, help="other code: mean of each channel, such as 0.485,0.456,0.406")
+    add("--std", type=divisors, help="with --mean, such as 0.229,0.224,0.225")
+
+
+def parse_told(parser: Parser) -> argparse.Namespace:
+    """What was given, of which --mean and --std go together."""
+    arguments = parser.parse_args()
+    if (arguments.mean is None) != (arguments.std is None):
+        parser.error("--mean and --std go together")
+    return arguments
+
+
 def parse() -> argparse.Namespace:
     parser = Parser(__doc__)
     add = parser.add_argument
     add("checkpoint", type=Path, help="a run's folder or network.pt, or a state_dict of other code (.pt, .pth, ...)")
-    add("--shortcut", choices=get_args(Shortcut), help="other code: none or A must be said, B and C are seen")
-    add("--pad-side", choices=("end", "both"), help="other code: where option A pads zero channels (default: end)")
-    add("--stride-in", choices=("1x1", "3x3"), help="other code: what strides in a bottleneck (default: 1x1)")
-    add("--pool", choices=("ceil", "padded"), help="other code: the stem's max pool (default: ceil)")
+    add_told(parser)
     add("--data", choices=("cifar10", "cifar10_mini", "synthetic"), help="default: the run's, else cifar10")
     folder = os.environ.get("DATA_DIR", "data")
     add("--data-dir", default=folder, help="holds cifar-10-batches-py (default: %(default)s)")
-    add("--normalization", choices=("pixel_mean", "channel"), help="default: the run's, else pixel_mean")
-    add("--mean", type=triple, help="of each channel, in place of --normalization, such as 0.485,0.456,0.406")
-    add("--std", type=triple, help="with --mean, such as 0.229,0.224,0.225")
     add("--probes", default=",".join(PROBES), help="default: %(default)s (constructed: where it applies)")
     images = "test images for each lesion, and each deeper network (default: %(default)s)"
     add("--lesion-images", type=positive, default=2000, help=images)
     add("--draws", type=positive, default=3, help="random lesions of each size (default: %(default)s)")
-    add("--seed", type=int, default=0, help="of the random lesions (default: %(default)s)")
     add("--out", type=Path, help="folder of tables and figures (default: inspect/<name of the checkpoint>)")
-    arguments = parser.parse_args()
+    arguments = parse_told(parser)
     arguments.probes = arguments.probes.split(",")
     if unknown := [probe for probe in arguments.probes if probe not in PROBES]:
         parser.error(f"--probes: {unknown[0] or 'nothing'} is not one of {', '.join(PROBES)}")
-    if (arguments.mean is None) != (arguments.std is None) or (arguments.mean and arguments.normalization):
-        parser.error("--mean and --std go together, and without --normalization")
-    if arguments.std and not all(arguments.std):
-        parser.error("--std: 0 divides nothing")
-    if arguments.seed < 0:
-        parser.error("--seed must be at least 0")
     return arguments
 
 
@@ -193,8 +214,8 @@ def probe_lesions(network: Network, train: Views, test: Views, arguments: argpar
     one = delete_each(network, test, again)
     blocks, pairs = len(deletable(network)), len(swappable(network))
     deletions, swaps = spaced(blocks), spaced(min(blocks, pairs))
-    several = lesion_random("delete", network, test, deletions, arguments.draws, arguments.seed)
-    swapped = lesion_random("swap", network, test, swaps, arguments.draws, arguments.seed)
+    several = lesion_random("delete", network, test, deletions, arguments.draws)
+    swapped = lesion_random("swap", network, test, swaps, arguments.draws)
     table = pd.DataFrame([*one, *several, *swapped]).astype({"stage": "Int64"})  # of single deletions alone
     # Of the whole network, too: like is compared with like.
     table.loc[table["count"] == 0, "error_recalibrated"] = evaluate(exact_batchnorm(network, again), test)[0]
@@ -266,12 +287,11 @@ def run(arguments: argparse.Namespace) -> None:
     network, (train, test, _) = network.to(device), load(data, arguments.data_dir, device, download=False)
     machine = MachineConfig(device, "fp32", True, torch.get_num_threads(), 1, "eager", False, 500, 0.0, 0.0)
     machines.apply(machine)
-    kind = arguments.normalization or data.normalization
-    normalization = "given mean and std" if arguments.mean else kind
+    normalization = "given mean and std" if arguments.mean else data.normalization
     if arguments.mean:
         normalize: Normalizer = ChannelNormalizer(arguments.mean, arguments.std, device)
     else:
-        normalize = Normalizer(train.sample, kind, data.scale)
+        normalize = Normalizer(train.sample, data.normalization, data.scale)
     described = f"{name}: depth {architecture.depth}, shortcut {architecture.shortcut}"
     print(f"{described}, width {architecture.width}, {parameter_count(network):,} parameters")
     print(f"on {data.name}, {normalization}, float32 on {device}")
@@ -290,7 +310,6 @@ def run(arguments: argparse.Namespace) -> None:
         "probes": {probe: len(images[probe]) for probe in arguments.probes if probe in images},
         "left_out": left_out,
         "draws": arguments.draws,
-        "seed": arguments.seed,
         **machines.describe(machine),
     }
     if "lesions" in arguments.probes:

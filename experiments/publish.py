@@ -31,7 +31,6 @@ from degradation.record import (
     read_sessions,
     read_summary,
     read_varied,
-    seal,
 )
 from degradation.report.imagenet import path_of_tests
 from degradation.report.table import find_results, load_table, probes_folder
@@ -84,7 +83,7 @@ def check_probes(folder: Path, summary: dict[str, Any]) -> None:
     if (path := probes_folder(folder) / "probe.json").exists():
         described = json.loads(path.read_text())
         check_commit(described, str(path))
-        ours, theirs = summary.get("seal", {}).get("network.pt"), described.get("weights")
+        ours, theirs = summary["seal"].get("network.pt"), described.get("weights")
         if theirs and ours != theirs:
             raise PublishError(f"{path} is of other weights than {folder.name} has; probe it again, or delete {path}")
     if (tested := path_of_tests(folder)).exists():
@@ -125,8 +124,6 @@ def publish_run(folder: Path) -> None:
     target = find_published() / "runs" / name_precision(summary) / folder.name
     kept, twins = {"network.pt"} if has_weights(summary, config) else set(), find_twins(summary)
     copy(folder, target, tuple(name for name in ASIDE if name not in kept))
-    if "seal" not in summary:
-        seal(target)
     for twin in twins:
         shutil.rmtree(probes_folder(twin), ignore_errors=True)  # of other weights
         path_of_tests(twin).unlink(missing_ok=True)
@@ -182,6 +179,8 @@ def main() -> int:
         for folder in on_the_way:
             check_unfinished(folder, unfinished)
         for name in arguments.also:
+            if name != "reproductions" and Path(name).parent != Path("bench"):
+                raise PublishError(f"--also {name} is neither bench/<device> nor reproductions")
             if not (described := list((arguments.results / name).rglob("*.json"))):
                 raise PublishError(f"{arguments.results / name} holds nothing that was measured")
             for path in described:

@@ -17,6 +17,7 @@ from degradation.record import RecordError
 from degradation.report.compare import compare_each, draw_comparison, sentence
 from degradation.report.draw import CANVASES, SIZES, save
 from degradation.report.figures import FIGURES, TABLES, UNFINISHED, write_figures
+from degradation.report.imagenet import say_validation
 from degradation.report.pages import write_claims, write_gallery
 from degradation.report.table import (
     condition_folder,
@@ -46,24 +47,22 @@ def drawn_aside(results: Path) -> Iterator[Path]:
     """
     aside = results / ".report"
     results.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(results / ".report.lock")  # another report of the same folder waits, and draws anew
-    lock.acquire()
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
-        yield aside
-        for kind in ("figures", "tables"):
-            made = {path.relative_to(aside) for path in (aside / kind).rglob("*") if path.is_file()}
-            for path in made:
-                (results / path).parent.mkdir(parents=True, exist_ok=True)
-                (aside / path).replace(results / path)
-            for path in [path for path in (results / kind).rglob("*") if path.is_file() and is_ours(path)]:
-                if path.relative_to(results) not in made:
-                    path.unlink()
-                    if not any(path.parent.iterdir()):
-                        path.parent.rmdir()
-    finally:
+    with FileLock(results / ".report.lock"):  # another report of the same folder waits, and draws anew
         shutil.rmtree(aside, ignore_errors=True)
-        lock.release()
+        try:
+            yield aside
+            for kind in ("figures", "tables"):
+                made = {path.relative_to(aside) for path in (aside / kind).rglob("*") if path.is_file()}
+                for path in made:
+                    (results / path).parent.mkdir(parents=True, exist_ok=True)
+                    (aside / path).replace(results / path)
+                for path in [path for path in (results / kind).rglob("*") if path.is_file() and is_ours(path)]:
+                    if path.relative_to(results) not in made:
+                        path.unlink()
+                        if not any(path.parent.iterdir()):
+                            path.parent.rmdir()
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def report(results: Path, table: pd.DataFrame, compared: dict[str, pd.DataFrame] | None = None) -> str:
@@ -72,7 +71,8 @@ def report(results: Path, table: pd.DataFrame, compared: dict[str, pd.DataFrame]
         write_figures(aside, table, unfinished_runs(results))
         for condition, rows in (compared or {}).items():
             runs = next(runs for name, runs in conditions(table) if name == condition)
-            save(draw_comparison(rows, runs), aside / "figures" / condition_folder(condition), "comparison")
+            figure = say_validation(draw_comparison(rows, runs), runs)
+            save(figure, aside / "figures" / condition_folder(condition), "comparison")
     gallery, claims = write_gallery(results, table, compared), write_claims(results, table)
     figures, tables = (len(list(results.glob(pattern))) for pattern in ("figures/*/*.png", "tables/*/*.csv"))
     return f"{figures} figures, {tables} tables, the gallery {gallery} and the verdicts {claims}"

@@ -4,7 +4,6 @@ import copy
 import functools
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ from omegaconf import DictConfig
 
 from degradation.config import Config, parse
 from degradation.ending import Stop
-from tests.forked import Forked
+from tests.forked import Forked, heed_signals
 
 ROOT = Path(__file__).parents[1]
 TINY = [
@@ -48,6 +47,7 @@ def quiet_process() -> Iterator[None]:
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setattr(os, "fsync", lambda _file: None)  # of thousands of made-up files, which no power loss threatens
         patch.setattr(Stop, "listen", classmethod(lambda cls: None))
         yield
 
@@ -80,12 +80,6 @@ def tiny(compose: Compose, tmp_path: Path) -> Compose:
     return lambda *overrides: compose(*TINY, f"paths.results={tmp_path}", *overrides)
 
 
-def heed_signals() -> None:
-    """In a child, whatever the parent ignores: under nohup, and in the background of a script, these are."""
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-
-
 def train_command(results: Path, overrides: tuple[str, ...]) -> list[str]:
     return [str(ROOT / "experiments" / "train.py"), *TINY, f"paths.results={results}", *overrides]
 
@@ -109,6 +103,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
             cwd=tmp_path,
             env={**inherited(), **environment},
             preexec_fn=heed_signals,
+            process_group=0,
         )
         started.append(process)
         return process

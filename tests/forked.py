@@ -45,12 +45,17 @@ class Forked:
         return out.read_text(), err.read_text()
 
 
+def heed_signals() -> None:
+    """In a child, whatever the parent ignores: under nohup, and in the background of a script, these are."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def _script(command: list[str], folder: Path, environment: dict[str, str], files: tuple[Path, Path]) -> None:
     for stream, path in zip((1, 2), files, strict=True):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])  # the server may have been started by a sweep, which blocks them
-    for number in (signal.SIGINT, signal.SIGHUP):  # whatever the parent ignores: under nohup these are
-        signal.signal(number, signal.SIG_DFL)
+    heed_signals()
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)

@@ -14,13 +14,14 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from degradation import processes
-from degradation.cli import choose_protocol, origin
+from degradation.cli import choose_protocol
 from degradation.config import Config, ConfigError, complete, flatten, is_named, name_folder, parse, run_id
+from tests.report.conftest import compose as with_varied
 
 CONF = Path(__file__).parents[1] / "conf"
 # One other value for every scientific setting, as an override.
 CHANGES = {
-    "network.name": "mine",
+    "network.name": "plain network.shortcut=none",
     "network.shortcut": "B",
     "network.depth": "14",
     "network.width": "8",
@@ -97,18 +98,6 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
-def test_the_groups_are_those_of_the_house() -> None:
-    assert {path.name for path in CONF.iterdir() if path.is_dir()} == {
-        "data",
-        "experiment",
-        "flip",
-        "logger",
-        "machine",
-        "network",
-        "protocol",
-    }
-
-
 def test_every_pair_of_options_composes_to_what_was_asked() -> None:
     networks, datasets, protocols = map(options, ("network", "data", "protocol"))
     GlobalHydra.instance().clear()
@@ -165,19 +154,13 @@ def test_a_study_of_imagenet_takes_the_protocols_of_imagenet(tmp_path: Path, mon
 
 @pytest.mark.parametrize("flip", options("flip"))
 def test_a_flip_changes_one_choice(flip: str) -> None:
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        config = parse(hydra.compose("train", ["protocol=quick", "network=plain", f"flip={flip}"]))
-        settings = {"none": 0, "looks_linear": 2, "tailored": 3, "fixup": 2}.get(flip, 1)  # that the choice is made of
-        assert len(origin(config)["varied"]) == settings
+    settings = {"none": 0, "looks_linear": 2, "tailored": 3, "fixup": 2}.get(flip, 1)  # that the choice is made of
+    assert len(with_varied("network=plain", f"flip={flip}")[1]) == settings
 
 
 def test_a_network_of_the_other_family_varies_that() -> None:
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        named = ["protocol=quick", "network=plain", "network.family=imagenet", "depth=18", "protocol.lr=0.5"]
-        config = parse(hydra.compose("train", named))
-        assert origin(config)["varied"] == {"network.family": "imagenet", "protocol.lr": 0.5}
+    named = ("network=plain", "network.family=imagenet", "depth=18", "protocol.lr=0.5")
+    assert with_varied(*named)[1] == {"network.family": "imagenet", "protocol.lr": 0.5}
 
 
 def test_a_longer_run_moves_its_milestones_along(compose: Callable[..., Config]) -> None:

@@ -88,6 +88,7 @@ def test_a_record_is_published_with_what_was_measured_of_it(
     assert (evidence / "claims.md").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("told", "why"),
     [

@@ -14,7 +14,7 @@ from scipy import stats
 from degradation.config import find_published
 from degradation.record import load_gradients, load_responses
 from degradation.report.figures import FIGURES
-from degradation.report.statistics import lesion_cost, weight_growth
+from degradation.report.statistics import applied_decay, lesion_cost, weight_growth
 from degradation.report.table import conditions, load_probe, load_table, select
 from degradation.report.verdicts import Verdict, judge, load_claims
 from tests.conftest import ROOT
@@ -386,6 +386,14 @@ def test_what_it_says_of_shortcuts_of_part_strength(told: str, published: dict[s
         in told
     )
     assert "the first two are {:.0f} and {:.0f} %".format(*shares[2:]) in told
+
+
+def test_decay_alone_leaves_so_much_of_a_parameter(published: dict[str, pd.DataFrame]) -> None:
+    # BN's gamma of a deep plain network, which the loss hardly moves, at a length at which decay is seen.
+    short, where = published["short"], {"network": "plain", "depth": 56}
+    left = np.exp(-applied_decay(short, where).item())
+    (folder,) = select(short, where)["folder"]
+    assert load_responses(folder)["gamma_rms"].median() == pytest.approx(left, rel=0.02)
 
 
 def test_every_link_of_every_page_leads_somewhere() -> None:

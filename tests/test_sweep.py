@@ -55,6 +55,7 @@ without_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA devi
         (["data.validation_images=500"], "protocol.batch_size=32 is more than the 12 training images of synthetic"),
         (["protocol.batch_size=513"], "protocol.batch_size=513 is more than the 512 training images"),
         (["network.classes=11"], "network.classes=11, but synthetic has 10 classes"),
+        (["network.widht=2"], "network.widht"),
         (["network=null"], "network=null is not one of plain, residual"),
         (["depth=21"], "depth=21 is not of the form 6n+2; the nearest such depths are 20 and 26"),
         pytest.param(["machine=gpu"], "machine.device=cuda, but no CUDA device is visible here", marks=without_cuda),

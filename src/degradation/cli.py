@@ -52,7 +52,7 @@ def origin(config: Config) -> dict[str, Any]:
     }
 
 
-def task(cfg: DictConfig) -> Any:
+def task(cfg: DictConfig) -> None:
     """One run, alone; those of a sweep are started by degradation.sweep."""
     from degradation.sweep import closing_table, describe_time, find_published, is_finished
     from degradation.train.machine import resolve
@@ -64,7 +64,7 @@ def task(cfg: DictConfig) -> Any:
         published, words = find_published([config], resolve(config.machine))
         if published:
             print(closing_table([*published.values()]))
-            return None
+            return
         todo = [] if is_finished(config) else [config]
         sizes = check(todo)
         print(describe_grid([config], 1), flush=True)
@@ -78,7 +78,6 @@ def task(cfg: DictConfig) -> Any:
         sys.exit(_fail(error))  # not as an exception: Hydra would add lines of its own
     if outcome.exit_status:
         sys.exit(outcome.exit_status)
-    return None
 
 
 def _fail(error: BaseException) -> int:

@@ -145,7 +145,7 @@ def tailored_slope(activations: int) -> float:
 class Architecture:
     """A network, as data: the group `network` of conf/, and all that `net.network.Network` needs besides a seed."""
 
-    name: Name
+    name: Literal["plain", "residual"]
     shortcut: Shortcut  # the one thing in which the arms of a matched pair differ
     depth: Annotated[int, Field(le=10_000)]  # weighted layers
     width: Annotated[int, Field(ge=1, le=4096)]  # channels of the first stage; every further stage doubles them
@@ -168,7 +168,7 @@ class Architecture:
     @model_validator(mode="after")
     def _check(self) -> "Architecture":
         self.plan  # noqa: B018  a depth that the family lacks
-        if self.name in ("plain", "residual") and (self.name == "plain") != (self.shortcut == "none"):
+        if (self.name == "plain") != (self.shortcut == "none"):
             raise ValueError(f"network.shortcut={self.shortcut} is not that of a {self.name} network")
         if self.shortcut == "none" and self.alpha != 1:
             raise ValueError(f"network.alpha={self.alpha} is the strength of a shortcut, and a plain network has none")
@@ -298,6 +298,8 @@ class ProtocolConfig:
 
     def faster(self, times: float) -> "ProtocolConfig":
         """Its rate so many times over, and that of its warm-up."""
+        if times == 1:
+            return self  # to the last digit
         lr, warmup = (float(f"{times * rate:.12g}") for rate in (self.lr, self.warmup.lr))  # as one would write them
         return replace(self, lr=lr, warmup=replace(self.warmup, lr=warmup))
 
@@ -502,5 +504,4 @@ def parse(cfg: DictConfig) -> Config:
     except ValidationError as error:
         raise ConfigError(_explain(error, values)) from None
     refuse_published(config.paths.results)
-    longer = config.protocol if config.length == 1 else config.protocol.longer(config.length)
-    return replace(config, protocol=longer if config.rate == 1 else longer.faster(config.rate))
+    return replace(config, protocol=config.protocol.longer(config.length).faster(config.rate))

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 EXIT_FAILED, EXIT_STOPPED = 1, 130
 RESUMES = ("train.py", "claims.py")  # the scripts that go on where they were stopped
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stop:

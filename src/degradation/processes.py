@@ -10,6 +10,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -27,6 +28,7 @@ def start(work: Callable[..., Any], *arguments: Any) -> tuple[BaseProcess, Conne
     """
     receive, send = CONTEXT.Pipe(duplex=False)
     process = CONTEXT.Process(target=_answer, args=(send, dict(os.environ), work, *arguments))
+    resource_tracker.ensure_running()  # which would unblock them, were it started with the process
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # what is started leaves them to the sweep, until it asks
     process.start()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

@@ -308,61 +308,32 @@ def write_summary(folder: Path, summary: dict[str, Any]) -> None:
     write_atomically(folder / "summary.json", json.dumps(sealed, indent=2) + "\n")
 
 
-def seal(folder: Path) -> None:
-    """Seal a finished record of before there were seals, once; one that has a seal is held to it and left as it is."""
-    if "seal" not in (summary := read_summary(folder)):
-        write_summary(folder, summary)
-
-
 def read_summary(folder: Path) -> dict[str, Any]:
     """The summary of a finished run; a RecordError, see `read_record`, where the record is not what it claims to be."""
     return read_record(folder)[1]
 
 
 def read_record(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The config and the summary of a finished run.
-
-    A RecordError where the record is not as its seal says, or, without one ("seal" is not in the summary), where it
-    contradicts itself: the run id, the outcome, errors outside of 0 to 100, rows that its protocol did not write.
-    """
+    """The config and the summary of a finished run; a RecordError where the record is not as its seal says."""
     path, config = folder / "summary.json", check_identity(folder)
     if not path.exists():
         raise RecordError(f"{folder} is not the record of a finished run")
     try:
         summary = json.loads(_text(path))
-        outcome = summary["outcome"]
-        errors = [value for key, value in summary["final"].items() if "error" in key] if outcome == "finished" else []
-        if outcome not in ("finished", "diverged") or not all(0 <= error <= 100 for error in errors):
-            raise ValueError
-        if (found := summary.get("run_id", run_id(config))) != run_id(config):
-            raise _damaged(path, f"is of another run ({found})")
-        if (seal := summary.get("seal")) is not None:
-            found = _seal(folder, summary)
-            if broken := [n for n in (*KEPT, path.name) if seal.get(n) != found.get(n)]:
-                raise _damaged(folder / broken[0], "is not as the seal of its record says")
-        elif _rows(folder) != _expected_rows(config["protocol"], summary):
-            raise _damaged(folder / "metrics.csv", "lacks rows of its protocol, or has others")
+        seal, found = summary["seal"], _seal(folder, summary)
+        if broken := [name for name in (*KEPT, path.name) if seal.get(name) != found.get(name)]:
+            raise _damaged(folder / broken[0], "is not as the seal of its record says")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path) from error
     return config, summary
 
 
-def _rows(folder: Path) -> list[str]:
-    return [line.partition(",")[0] for line in _text(folder / "metrics.csv").splitlines()[1:]]
-
-
-def _expected_rows(protocol: dict[str, Any], summary: dict[str, Any]) -> list[str]:
-    every, end, finished = protocol["log_every"], summary["iteration"], summary["outcome"] == "finished"
-    last = [protocol["iterations"]] if finished else []  # of one that diverged, none at the iteration where it did
-    return [str(iteration) for iteration in [*range(every, end, every), *last]]
-
-
 def check_network(folder: Path) -> None:
-    """A RecordError unless the run in a folder is finished, and its network.pt that of its seal (if it has one)."""
+    """A RecordError unless the run in a folder is finished, and its network.pt that of its seal."""
     summary, file = read_summary(folder), folder / "network.pt"
     if summary["outcome"] != "finished":
         raise RecordError(f"{file} is not of a finished run")
-    if "seal" in summary and summary["seal"].get(file.name) != _sha256(_content(file)):
+    if summary["seal"].get(file.name) != _sha256(_content(file)):
         raise _damaged(file, "is not as the seal of its record says")
 
 
@@ -390,16 +361,10 @@ def read_varied(summary: dict[str, Any]) -> dict[str, Any]:
     return {key: yaml.safe_load(text) for key, text in found}
 
 
-def load_curves(folder: Path) -> pd.DataFrame:
-    """As `load_metrics`, of a run that is being trained, whose last row may be half written; a RecordError likewise."""
-    path = folder / "metrics.csv"
-    return _curves(path, _text(path).rpartition("\n")[0] + "\n")
-
-
 def count_done(folder: Path) -> int:
     """The iterations of a run so far, by the last whole row of its metrics; 0 where there is none that can be read."""
     try:
-        return int(load_curves(folder)["iteration"].iloc[-1])
+        return int(load_metrics(folder)["iteration"].iloc[-1])
     except (RecordError, LookupError):
         return 0
 
@@ -484,8 +449,7 @@ def load_runs(results: str | Path) -> pd.DataFrame:
     """The finished runs under results/runs (or its folders), one row each: flattened config, summary, and `folder`.
 
     Columns such as network.name, network.depth, protocol.name, seed, outcome, final.train_error, final.test_error;
-    `varied` holds read_varied, `made_by_study` the keys that the run's study sets (all that vary in earlier records),
-    `sealed` whether the record was held to a seal.
+    `varied` holds read_varied, `made_by_study` the keys that the run's study sets (all that vary in earlier records).
     A RecordError where a record is damaged or was edited: figures must not be drawn from it.
     """
     written = (path for where in ("*", "*/*") for path in sorted(Path(results).glob(f"runs/{where}/summary.json")))
@@ -500,10 +464,7 @@ def load_runs(results: str | Path) -> pd.DataFrame:
         if (protocol["name"], warmup["lr"]) == ("quick", 0.01) and config["network"]["depth"] >= warmup["min_depth"]:
             found.setdefault("protocol.warmup.lr", 0.01)
     made = [summary.get("made_by_study", list(keys)) for summary, keys in zip(summaries, varied, strict=True)]
-    sealed = ["seal" in summary for summary in summaries]
-    return runs.drop(columns="seal", errors="ignore").assign(
-        varied=varied, made_by_study=made, sealed=sealed, folder=folders
-    )
+    return runs.drop(columns="seal", errors="ignore").assign(varied=varied, made_by_study=made, folder=folders)
 
 
 def _table(path: Path, text: str | None = None) -> pd.DataFrame:
@@ -514,12 +475,12 @@ def _table(path: Path, text: str | None = None) -> pd.DataFrame:
 
 
 def load_metrics(folder: Path) -> pd.DataFrame:
-    """The curves of one run: COLUMNS, empty where the record has none, and others; a RecordError where damaged."""
-    return _curves(folder / "metrics.csv")
+    """The curves of one run: COLUMNS, empty where the record has none, and others; a RecordError where damaged.
 
-
-def _curves(path: Path, text: str | None = None) -> pd.DataFrame:
-    metrics = _table(path, text)
+    Of a run that is being trained the last row may be half written: it is left out.
+    """
+    path = folder / "metrics.csv"
+    metrics = _table(path, _text(path).rpartition("\n")[0] + "\n")
     if not set(metrics) >= NEEDED or not metrics["iteration"].is_monotonic_increasing:  # which NaN is not
         raise _damaged(path)
     return metrics.reindex(columns=list(dict.fromkeys([*COLUMNS, *metrics])))

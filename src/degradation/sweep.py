@@ -72,11 +72,11 @@ def describe_time(todo: list[Config], estimate: dict[str, float], finished: int,
 
 def closing_table(outcomes: list[Outcome]) -> str:
     """One line per run: how it ended, and its errors."""
-    width = max(len(outcome.label or outcome.run_id) for outcome in outcomes)
+    width = max(len(outcome.label) for outcome in outcomes)
     lines = [f"{'run':<{width}}  {'outcome':<13}  {'train error':>11}  {'test error':>10}  record"]
     for o in outcomes:
         errors = f"{o.final['train_error']:>9.2f} %  {o.final['test_error']:>8.2f} %  {o.folder}" if o.final else ""
-        lines.append(f"{o.label or o.run_id:<{width}}  {o.status:<13}  {errors or '  ' + o.message}")
+        lines.append(f"{o.label:<{width}}  {o.status:<13}  {errors or '  ' + o.message}")
     return "\n".join(lines)
 
 

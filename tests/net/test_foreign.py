@@ -138,7 +138,7 @@ def same_outputs(network: Network, other: Network) -> bool:
         return torch.equal(network.eval()(x), other.eval()(x))
 
 
-@pytest.mark.parametrize("shortcut", ["none", "A", "B", "C"])
+@pytest.mark.parametrize("shortcut", ["none", "B", "C"])  # A has the tensors of none
 @pytest.mark.parametrize(("family", "depth"), [("cifar", 14), ("imagenet", 18), ("imagenet", 50)])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_names_and_order_of_other_code_do_not_matter(

@@ -163,24 +163,6 @@ def test_wrong_depth_names_the_nearest(family: Family, depth: int, nearby: str) 
         Network(paper(depth, "A", family))
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"width": 0},
-        {"classes": 0},
-        {"pad_side": "start"},
-        {"fan_mode": "fan"},
-        {"norm": "layer"},
-        {"alpha": -1.0},
-        {"stride_in": "first"},
-        {"pool": "mean"},
-    ],
-)
-def test_wrong_settings_are_named(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        Network(paper(8, "A", **wrong))
-
-
 @pytest.mark.parametrize(("side", "first"), [("end", 0), ("both", 2)])
 @pytest.mark.parametrize("stride", [1, 2])  # 1 where the first bottleneck widens
 def test_option_a_subsamples_and_pads_with_zeros(side: str, first: int, stride: int) -> None:

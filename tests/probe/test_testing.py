@@ -58,12 +58,9 @@ def naive_scores(network: Network, views: Views, way: str) -> torch.Tensor:
         if way == "ten_crop":
             whole = resized(image, 24)
             down, across = whole.shape[1] - 20, whole.shape[2] - 20
-            for top, left in ((0, 0), (0, across), (down, 0), (down, across), (round(down / 2), round(across / 2))):
-                shown.append(whole[:, top : top + 20, left : left + 20])
-            down, across = whole.shape[1] - 20, whole.shape[2] - 20
-            mirror = whole.flip(2)  # its centre is the other of two where the room is odd
-            for top, left in ((0, 0), (0, across), (down, 0), (down, across), (round(down / 2), round(across / 2))):
-                shown.append(mirror[:, top : top + 20, left : left + 20])
+            places = ((0, 0), (0, across), (down, 0), (down, across), (round(down / 2), round(across / 2)))
+            for view in (whole, whole.flip(2)):  # whose centre is the other of two where the room is odd
+                shown += [view[:, top : top + 20, left : left + 20] for top, left in places]
         elif way == "multi_scale":
             for side in (20, 23, 34, 43, 57):  # 224, 256, 384, 480, 640 where crops are of 224
                 shown += [resized(image, side), resized(image, side).flip(2)]

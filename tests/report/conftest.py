@@ -2,7 +2,6 @@
 
 import functools
 import zlib
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,8 +14,6 @@ from degradation.config import Config
 from degradation.record import Record
 from degradation.report.table import probes_folder
 from tests.conftest import compose_config, composed
-
-Put = Callable[..., None]
 
 
 @functools.cache
@@ -88,7 +85,15 @@ def put(results: Path, seed: int, *overrides: str, error: float, gradient: float
     study = "varied" if varied and config.study == "single" else config.study  # not to be drawn as a grid of its own
     described = {"run_id": record.id, "varied": varied, "made_by_study": sorted(varied), "study": study}
     described["rate"] = config.rate
-    parts = {"seconds": 1.0, "precision": "fp32", "parameters": 1, "multiply_adds": 1, "commit": "none", **summary}
+    parts = {
+        "seconds": 1.0,
+        "device": "cpu",
+        "precision": "fp32",
+        "parameters": 1,
+        "multiply_adds": 1,
+        "commit": "none",
+        **summary,
+    }
     record.finish({"outcome": "finished", **described, "length": config.length, "final": final, **parts})
     probed = probes_folder(record.path)
     probed.mkdir(parents=True)
@@ -100,8 +105,3 @@ def put(results: Path, seed: int, *overrides: str, error: float, gradient: float
     (probed / "probe.json").write_text(told)
     (probed / "constructed.csv").write_text("\n".join(rows) + "\n")
     record.close()
-
-
-@pytest.fixture(scope="session")
-def put_record() -> Put:
-    return put

@@ -29,21 +29,21 @@ from degradation.report.imagenet import (
 )
 from degradation.report.pages import write_gallery
 from degradation.report.table import conditions, load_table
-from tests.report.conftest import Put, put
+from tests.report.conftest import put
 
 ERRORS = {("plain", 18): 50.0, ("plain", 34): 70.0, ("residual", 18): 45.0, ("residual", 34): 55.0}
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory, put_record: Put) -> Path:
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The grid in two seeds, options B and C at 34 layers in one."""
     folder = tmp_path_factory.mktemp("imagenet")
     for (network, depth), error in ERRORS.items():
         for seed in (0, 1):
             named = ("protocol=imagenet_quick", f"network={network}", f"depth={depth}")
-            put_record(folder, seed, *named, error=error + 2 * seed)
+            put(folder, seed, *named, error=error + 2 * seed)
     for option in ("B", "C"):
-        put_record(folder, 0, "protocol=imagenet_quick", "depth=34", f"network.shortcut={option}", error=54.0)
+        put(folder, 0, "protocol=imagenet_quick", "depth=34", f"network.shortcut={option}", error=54.0)
     return folder
 
 

@@ -97,7 +97,7 @@ def _find_split(folder: Path) -> tuple[Found, list[str]]:
     except FileNotFoundError:
         stray = sum(path.suffix.lower() in IMG_EXTENSIONS for path in folder.iterdir())
         raise DataError(
-            f"{folder} holds {stray:,} images and no folders: sort them into one folder per class, as train has"
+            f"{folder} holds {stray:,} images and no folders: sort them into one folder per class"
         ) from None
     try:
         pairs = make_dataset(str(folder), index, IMG_EXTENSIONS)

@@ -23,6 +23,7 @@ from torchvision.datasets.utils import calculate_md5
 
 from degradation.config import SMALL, ConfigError, DataConfig, DataError
 from degradation.data.folders import fetching, find_images, read_image, read_imagenette_mini
+from degradation.ending import SIGNALS
 
 MINI = Path(__file__).parent / "cifar10_mini"
 SAMPLE = 4096  # training images on which the normalisation of large sets is computed
@@ -75,7 +76,7 @@ def read_ahead(read: Callable[[Any], Any], keys: Iterable[Any], workers: int, de
 
 def _leave_signals(_worker: int) -> None:
     # A signal to the whole group is the run's to answer, with a checkpoint: it ends its workers when it is done.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 

@@ -43,7 +43,7 @@ def moments(
 def by_stage(network: Network) -> list[dict[str, Block]]:
     """Name -> block, stage by stage, in order of depth."""
     named = iter(network.blocks().items())
-    return [dict(islice(named, len(list(stage.children())))) for stage in network.stages]
+    return [dict(islice(named, len(stage))) for stage in network.stages]
 
 
 def _place(number: int, layer: Layer) -> dict[str, int | float | str]:

@@ -23,7 +23,7 @@ from scipy import stats
 
 from degradation.config import describe_varied
 from degradation.report.draw import KINDS, describe, new_figure, style_of, write_caption
-from degradation.report.table import ARMS, PAPER_RESIDUAL, conditions
+from degradation.report.table import PAPER_RESIDUAL, conditions
 
 LEVEL = 0.95
 FEWEST = 3  # published seeds that an interval is made of
@@ -176,9 +176,7 @@ def draw_comparison(rows: pd.DataFrame, runs: pd.DataFrame) -> Figure:
             ax.barh(place, width, 0.3, row[f"{error}_low"], color="0.78", zorder=1)
             ax.plot(row[f"{error}_mean"], place, "|", color="0.25", markersize=16, markeredgewidth=2, zorder=2)
             network, depth = row["label"].rsplit("-", 1)
-            look = (
-                {**style_of(network, int(depth)), "markersize": 8} if network in ARMS else {"color": "0", "marker": "^"}
-            )
+            look = {**style_of(network, int(depth)), "markersize": 8}
             ax.plot(row[error], place, linestyle="none", zorder=3, clip_on=False, **look)
             if error == "test_error":
                 ax.plot(row["paper"], place, "*", color="0.0", markersize=9, zorder=2)

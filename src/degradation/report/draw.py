@@ -33,7 +33,7 @@ from matplotlib.ticker import (
 )
 from scipy import stats
 
-from degradation.record import load_curves, load_metrics, load_responses
+from degradation.record import load_metrics, load_responses
 from degradation.report.table import PAPER_RESIDUAL, PROTOCOLS, finished, gather, select
 from degradation.report.verdicts import LEVEL
 
@@ -447,7 +447,7 @@ def draw_unfinished(runs: pd.DataFrame) -> Figure:
             mark = word + runs[column].astype(str).replace("", "nothing varied")
             panel, name = panel + ", " + mark, name + " " + mark
     runs = runs.assign(line=runs["label"], panel=panel, name=name)
-    figure, axes = draw_curves(runs, lambda rows: rows["panel"], load=load_curves)
+    figure, axes = draw_curves(runs, lambda rows: rows["panel"])
     for ax in axes:
         ax.set_xlim(0, runs["iterations"].max() / 1000)
     far = runs[["name", "iteration", "iterations"]].itertuples(index=False, name=None)

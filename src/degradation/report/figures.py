@@ -74,9 +74,7 @@ TABLES: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
 def draw_figure(name: str, table: pd.DataFrame) -> Figure | None:
     """The figure of this name of a condition's runs, in the words of their data; None where its data lack."""
     figure = FIGURES[name](table)
-    if figure is not None and (table["network.family"] == "imagenet").all():
-        imagenet.say_validation(figure)
-    return figure
+    return figure and imagenet.say_validation(figure, table)
 
 
 def title_of(name: str) -> str:
@@ -103,6 +101,7 @@ def write_figures(results: Path, table: pd.DataFrame, unfinished: pd.DataFrame |
                 draw.save(figure, results / "figures" / folder, name)
         for settings in own_settings(runs):
             if (figure := studies.draw_by_settings(runs, settings)) is not None:
+                figure = imagenet.say_validation(figure, runs)
                 draw.save(figure, results / "figures" / folder, by_name(settings))
         (results / "tables" / folder).mkdir(parents=True, exist_ok=True)
         for name, make in TABLES.items():
@@ -110,7 +109,8 @@ def write_figures(results: Path, table: pd.DataFrame, unfinished: pd.DataFrame |
                 text = made.to_csv(index=False, float_format="%.2f")
                 write_atomically(results / "tables" / folder / f"{name}.csv", text)
     for protocol, runs in unfinished.groupby("protocol") if unfinished is not None and len(unfinished) else ():
-        draw.save(draw.draw_unfinished(runs), results / "figures" / str(protocol), UNFINISHED)
+        figure = imagenet.say_validation(draw.draw_unfinished(runs), runs)
+        draw.save(figure, results / "figures" / str(protocol), UNFINISHED)
 
 
 def show(*names: str) -> None:

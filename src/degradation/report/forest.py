@@ -61,17 +61,13 @@ def by_section(verdicts: list[Verdict]) -> dict[str, list[Verdict]]:
     return {name: part for name, part in found.items() if part}
 
 
-def standardise(verdict: Verdict) -> float:
-    """How far inside the claimed side the mean lies, in widths of its interval on the side of the threshold.
+def standardise(verdict: Verdict) -> np.ndarray:
+    """How far inside the claimed side the worse end of the interval, the mean and the better end lie.
 
-    Negative on the other side; of ratios, on their logarithms; between two bounds, to the nearer. Above 1 the whole
-    interval is on the claimed side, below -1 on the other. Without an interval (one seed) infinite.
+    In widths of the interval on the side of the threshold. Negative on the other side; of ratios, on their logarithms;
+    between two bounds, to the nearer. Where the mean is above 1 the whole interval is on the claimed side, below -1 on
+    the other. Without an interval (one seed) infinite.
     """
-    return float(_standardised(verdict)[1])
-
-
-def _standardised(verdict: Verdict) -> np.ndarray:
-    # The interval's least, the mean's and the interval's most distance inside, in the unit of `standardise`.
     scale: Callable[[float], float] = math.log if verdict.claim.statistic in RATIOS else float
     sides = zip(verdict.claim.bounds, (1, -1), strict=True)
     edges = [(scale(edge), side) for edge, side in sides if math.isfinite(edge)]
@@ -113,10 +109,10 @@ def draw_verdicts(table: pd.DataFrame) -> Figure | None:
         ax.text(-0.02, place, section, ha="right", weight="bold", **text)
         for verdict in part:
             place += 1
-            (worst, distance, best), n = _standardised(verdict), len(verdict.effects)
+            (worst, distance, best), n = standardise(verdict), len(verdict.effects)
             look = verdict.verdict if n > 1 or verdict.verdict == "not testable" else list(LOOKS)[-1]
             shown.add(look)
-            style = {"markersize": 7, **LOOKS.get(look, LOOKS["undecided"])}
+            style = {"markersize": 7, **LOOKS[look]}
             at = float(np.clip(distance, -FAR, FAR))
             if n == 1:  # its side alone
                 at, style["marker"] = 0.0, ">" if distance > 0 else "<" if distance < 0 else "o"

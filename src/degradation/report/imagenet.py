@@ -95,11 +95,12 @@ COLUMNS = {
 TESTED = ["networks", "way", "batchnorm", "images", "top1", "top5"]  # what experiments/evaluate.py writes of each
 
 
-def say_validation(figure: Figure) -> None:
-    """Of ImageNet's networks, "validation" where a figure says "test" (but in a claim's name, "C14 (test)")."""
-    for text in figure.findobj(Text):
+def say_validation(figure: Figure, runs: pd.DataFrame) -> Figure:
+    """Where the runs are ImageNet's, "validation" where a figure says "test" (but in a claim's name, "C14 (test)")."""
+    for text in figure.findobj(Text) if (runs["network.family"] == "imagenet").all() else ():
         assert isinstance(text, Text)
         text.set_text(re.sub(r"\btest\b(?!\))", "validation", text.get_text()))
+    return figure
 
 
 def draw_figure4(table: pd.DataFrame) -> Figure | None:
@@ -204,9 +205,7 @@ def table2(table: pd.DataFrame) -> pd.DataFrame:
     Both errors at the end of Fig. 4, read off the figure (± 0.2), stand beside them.
     """
     rows = _beside(table, PAPER_TABLE2, "ten_crop", ("none", "A"))
-    ends = pd.DataFrame.from_dict(
-        PAPER_FIGURE4, "index", columns=["paper_train_error", "paper_test_error"], dtype=float
-    )
+    ends = _told(PAPER_FIGURE4, "paper_train_error", "paper_test_error")
     return rows.join(ends, "name") if len(rows) else rows
 
 

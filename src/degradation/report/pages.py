@@ -184,11 +184,7 @@ def _pictures(results: Path, folder: str, table: pd.DataFrame) -> Iterable[str]:
             above, rest = [*re.split(r"(?<=\.) (?=[A-Z])", caption_of(name), maxsplit=1), ""][:2]
             if name in bearing:
                 above += f" Bears on {', '.join(bearing[name])} of [claims.md](claims.md)."
-            formats = ", ".join(
-                f"[{kind.upper()}]({picture}.{kind})"
-                for kind in ("svg", "pdf")
-                if (results / f"{picture}.{kind}").exists()
-            )
+            formats = ", ".join(f"[{kind.upper()}]({picture}.{kind})" for kind in ("svg", "pdf"))
             below = f"{rest} {formats}, drawn by `{drawing}`.".strip()
             yield f"### {title}\n\n{above.strip()}\n\n![{title}]({picture}.png)\n\n{below}"
 
@@ -382,7 +378,7 @@ def _fold(summary: str, text: str) -> str:
 
 
 def _side(verdict: Verdict) -> str:
-    distance = standardise(verdict)
+    distance = standardise(verdict)[1]
     return "claimed side" if distance > 0 else "other side" if distance < 0 else "at the threshold"
 
 

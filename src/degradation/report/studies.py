@@ -280,7 +280,7 @@ def draw_initial_signals(table: pd.DataFrame) -> Figure | None:
     per_run = signals.drop_duplicates("folder").merge(growth, left_on="folder", right_index=True)
     per_run = per_run.assign(row="growth", place=per_run["depth"])
     texts = {"std": "std of responses", "grad_response": "gradient norm,\nresponses"}
-    texts |= {"grad_weight": "gradient norm,\nweights", "growth": "growth per layer"}
+    texts |= {"grad_weight": "gradient norm,\nweights", "growth": "gradient growth\nper layer, backward"}
     rows = pd.concat([melt(signals, ["std", "grad_response", "grad_weight"], "row"), per_run])
     places = {row: "depth (weighted layers)" if row == "growth" else "layer index" for row in texts}
     figure, axes = draw_facets(rows, "place", "value", (places, texts), (4.8, 2.2), "row", named=True)
@@ -454,9 +454,8 @@ def draw_lesions_by_block(table: pd.DataFrame) -> Figure | None:
 
 
 def _stages(one: pd.DataFrame) -> pd.Series:
-    # Of single deleted blocks; earlier versions told the stage in the block's name alone.
-    found = one["blocks"].str.extract(r"^stage(\d+)")[0].fillna("0").astype(int)
-    return one["stage"].fillna(found).astype(int) if "stage" in one else found
+    # Of single deleted blocks, by their names: earlier tables have no column of stages.
+    return one["blocks"].str.extract(r"^stage(\d+)")[0].fillna("0").astype(int)
 
 
 def draw_gradients(rows: pd.DataFrame, caption: str) -> Figure:
@@ -521,7 +520,7 @@ def draw_first_steps(table: pd.DataFrame) -> Figure | None:
     signals = signals.assign(growth=signals["weight_norm"] / signals["first"], line="iteration " + signals["style"])
     shades = np.linspace(0.75, 0, len(steps))
     styles = {str(step): {"color": str(round(shade, 3))} for step, shade in zip(steps, shades, strict=True)}
-    figure, axes = draw_facets(signals, "layer", "growth", ("layer index", "norm of weights, relative"), styles=styles)
+    figure, axes = draw_facets(signals, "layer", "growth", ("layer index", "norm of weights / first"), styles=styles)
     draw.log_scale(axes)
     return write_caption(figure, describe(signals, ranged=True))
 

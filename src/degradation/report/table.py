@@ -12,7 +12,6 @@ import pandas as pd
 
 from degradation.record import (
     epoch_of,
-    load_curves,
     load_metrics,
     load_responses,
     load_runs,
@@ -120,8 +119,7 @@ def _add_names(runs: pd.DataFrame) -> pd.DataFrame:
     # Short names of settings, what a run is called, its pair; its epoch, and the window of its errors, in iterations.
     table = runs.assign(**{short: runs[name] for short, name in _SHORT.items()})
     table["label"] = table["network"] + "-" + table["depth"].astype(str)
-    told = table[["device", "precision"]].astype(object).fillna({"device": "cpu", "precision": ""})
-    table["precision"] = [name_precision(run) for run in told.to_dict("records")]
+    table["precision"] = [name_precision(run) for run in table[["device", "precision"]].to_dict("records")]
     table["pair"] = table["seed"].astype(str) + " " + table["precision"]
     sizes = ["data.name", "data.validation_images", "protocol.batch_size", "protocol.log_every"]
     table["epoch"] = [epoch_of(*row) for row in table[sizes].itertuples(index=False, name=None)]
@@ -136,8 +134,8 @@ def unfinished_runs(results: str | Path) -> pd.DataFrame:
     """
     if not len(runs := load_unfinished(results)):
         return runs
-    table = _add_names(runs.reindex(columns=list(dict.fromkeys([*runs, "precision", "device", "commit"]))))
-    read = [load_curves(folder) for folder in table["folder"]]
+    table = _add_names(runs)
+    read = [load_metrics(folder) for folder in table["folder"]]
     table["train_error"] = [settled_error(metrics, w) for metrics, w in zip(read, table["window"], strict=True)]
     table["test_error"] = [next(iter(metrics["test_error"].dropna()[::-1]), None) for metrics in read]
     named = zip(table["folder"], table["run_id"], strict=True)  # by config.name_folder
@@ -156,9 +154,8 @@ def conditions(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     order = {name: place for place, name in enumerate(PROTOCOLS)}
     for protocol in sorted(table["protocol"].unique(), key=lambda name: (order.get(name, order["smoke"] - 0.5), name)):
         of_protocol = table[table["protocol"] == protocol]
-        precisions = of_protocol["precision"].fillna("")
-        for place, precision in enumerate(precisions.value_counts().index):
-            runs, told = of_protocol[precisions == precision], [precision] if place else []
+        for place, precision in enumerate(of_protocol["precision"].value_counts().index):
+            runs, told = of_protocol[of_protocol["precision"] == precision], [precision] if place else []
             yield (name := _name(protocol, told)), runs.assign(condition=name)
             for variation, part in runs[runs["study"].isin(OWN) & (runs["variation"] != "")].groupby("variation"):
                 if (part.groupby("network")["depth"].nunique().reindex(ARMS) > 1).all():
@@ -304,9 +301,8 @@ def probes_folder(run_folder: Path) -> Path:
 
 
 def weights_of(run_folder: Path) -> str | None:
-    """The SHA-256 of a run's final weights, by the seal of its record; None where it has none."""
-    seal = json.loads((run_folder / "summary.json").read_text()).get("seal") or {}
-    return seal.get("network.pt")
+    """The SHA-256 of a run's final weights, by the seal of its record; None where it diverged."""
+    return json.loads((run_folder / "summary.json").read_text())["seal"].get("network.pt")
 
 
 def load_probe(run_folder: Path, probe: str) -> pd.DataFrame:

@@ -26,7 +26,10 @@ def resolve(config: MachineConfig, jobs: int = 1) -> MachineConfig:
     """With every `auto` decided, for one of `jobs` runs at once; a ConfigError where the device lacks what is asked."""
     cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
     if cuda and not torch.cuda.is_available():
-        raise ConfigError("machine.device=cuda, but no CUDA device is visible here; use machine=cpu or machine=auto")
+        raise ConfigError(
+            "machine.device=cuda, but no CUDA device is visible here; use machine=cpu or machine=auto (a run that was"
+            " begun on a GPU goes on only on one)"
+        )
     precision, execution = config.precision, config.execution
     if precision == "auto":
         native = torch.cuda.is_bf16_supported(including_emulation=False) if cuda else cpu_has_bf16()

@@ -49,9 +49,9 @@ def finished_before(config: Config) -> Outcome | None:
     if not (config.folder / "summary.json").exists():
         return None
     summary, elsewhere = read_summary(config.folder), "name another folder with RESULTS_DIR= or paths.results="
-    for word, asked in {"on": config.machine.device, "in": config.machine.precision}.items():
-        there = summary.get("device" if word == "on" else "precision")
-        if asked != "auto" and there not in (None, asked):
+    for word, key in {"on": "device", "in": "precision"}.items():
+        asked, there = getattr(config.machine, key), summary[key]
+        if asked not in ("auto", there):
             raise RecordError(f"{config.folder} is finished {word} {there}, not {word} {asked}; {elsewhere}")
     built = (summary.get("initial") or {}).get("parent")
     if config.parent is not None and built not in (None, config.parent.run_id):

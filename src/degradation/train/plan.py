@@ -87,7 +87,7 @@ def estimate_seconds(todo: list[Config], sizes: Sizes, jobs: int) -> dict[str, f
             begun, workers = find_begun(config, machine.device, machine.precision), machine.workers
             left = protocol.iterations - (count_done(begun) if begun and can_go_on(begun) else 0)
             evaluations = left // protocol.evaluate_every
-            evaluated = evaluations * (size.test + size.held_out) + 2 * size.training + 7 * size.test
+            evaluated = evaluations * (size.test + size.held_out) + 2 * size.training + 8 * size.test
             step, trained = timings[key](config.network) / protocol.batch_size, left * protocol.batch_size
             for images, each in ((trained, step), (evaluated, EVALUATION * step)):  # read by workers, or between steps
                 of_one = max(each, size.seconds / int(workers)) if workers else each + size.seconds

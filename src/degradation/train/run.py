@@ -151,9 +151,8 @@ def _train(config: Config, jobs: int, record: Record, say: Say, origin: dict[str
         closing = (2 * len(train_set) + 8 * len(test)) / (len(test) + len(validation or ()))
         progress = Progress(config, measured, closing, say)
         trainer = _trainer(machine, [measured, progress, Checkpoint(record, config.machine.checkpoint_seconds)])
-        cadences = [protocol.log_every, protocol.evaluate_every]
-        cadences += [protocol.warmup.window] if module.warmup_lr is not None else []
-        chunks = Chunks(module, int(machine.iterations_per_step), tuple(cadences), first_steps(protocol))
+        cadences = (protocol.log_every, *[protocol.warmup.window] * (module.warmup_lr is not None))
+        chunks = Chunks(module, int(machine.iterations_per_step), cadences, first_steps(protocol))
         resume = _check_checkpoint(record) if record.checkpoint.exists() else None
         diverged = ""
         try:
@@ -229,9 +228,8 @@ def _describe_layers(
 
 
 def _precision(folder: Path) -> str:
-    # In which, and on what kind of device, a run was trained, where it is finished and says so.
-    summary = read_summary(folder) if (folder / "summary.json").exists() else {}
-    return name_precision(summary) if "precision" in summary else ""
+    # In which, and on what kind of device, a run was trained, where it is finished.
+    return name_precision(read_summary(folder)) if (folder / "summary.json").exists() else ""
 
 
 def _construct(config: Config, network: Network, record: Record, train_views: Views, views: Views) -> str:
@@ -250,7 +248,7 @@ def _construct(config: Config, network: Network, record: Record, train_views: Vi
             f"{remedy} the same with depth={depth} network.parent_depth=null first"
         )
     check_network(folder)
-    if (other := _precision(folder)) not in ("", precision):
+    if (other := _precision(folder)) != precision:
         raise RecordError(
             f"the trained parent {folder} is in {other}, not in {precision}; name another folder with paths.results="
         )

@@ -204,7 +204,7 @@ class Chunks:
     `also`, and at the last one.
     """
 
-    def __init__(self, module: DegradationModule, length: int, cadences: tuple[int, ...], also: tuple[int, ...] = ()):
+    def __init__(self, module: DegradationModule, length: int, cadences: tuple[int, ...], also: tuple[int, ...]):
         self.module, self.length, self.cadences, self.also = module, length, cadences, also
 
     def __iter__(self) -> Iterator[range]:
