@@ -77,7 +77,7 @@ JUDGED = [
     (
         "imagenet_quick",
         "C14 (plain)",
-        "plain-34 ends {mean:.0f} points of training error above plain-18 [{low:.0f}, {high:.0f}]",
+        "lain-34 ends {mean:.0f} points of training error above plain-18 [{low:.0f}, {high:.0f}]",
     ),
     ("imagenet_quick", "C14 (34 layers)", "residual-34 {mean:.0f} below plain-34 [{low:.0f}, {high:.0f}]"),
     ("quick (fp32)", "Recovery (residual-20)", "residual-20 gets {percent:.0f} % of it back"),
