@@ -77,9 +77,10 @@ OWN_CLAIMS = """The verdicts on the published records are in [{page}/claims.md](
 GLANCE = """The tables give every claim's verdict in a word, by protocol, precision and kind of device: runs are\
  compared only within one protocol, one precision and one kind of device. Only verdicts at the paper's protocol are\
  about the paper's claim as it stands. Numbers, intervals and notes follow below, protocol by protocol, and\
- [how it is judged](#how-it-is-judged) at the end. One seed takes a side and decides nothing. The same holds for the\
- networks that [others trained]({folder}/reproductions/README.md#the-claims) at the length of the paper's schedule, one\
- author's or two's."""
+ [how it is judged](#how-it-is-judged) at the end. What a protocol must reach for a claim to be testable was\
+ mostly written when runs had been seen, as the rows below say. One seed takes a side and decides nothing. The same\
+ holds for the networks that [others trained]({folder}/reproductions/README.md#the-claims) at the length of the\
+ paper's schedule, one author's or two's."""
 CLAIMS = """## How it is judged
 
 Generated from records; do not edit.
