@@ -82,7 +82,7 @@ def positive(text: str) -> int:
 def divisors(text: str) -> list[float]:
     """Three such numbers of which none is 0."""
     if not all(numbers := triple(text)):
-        raise ValueError
+        raise argparse.ArgumentTypeError("0 divides nothing")
     return numbers
 
 
@@ -94,12 +94,12 @@ def add_told(parser: Parser) -> None:
     add(
         "--stride-in",
         choices=("1x1", "3x3"),
-        help="other code: what strides in a bottleneck (torchvision: 3x3)",
+        help="other code: what strides in a bottleneck (1x1; torchvision: 3x3)",
     )
     add(
         "--pool",
         choices=("ceil", "padded"),
-        help="other code: the stem's max pool (torchvision: padded)",
+        help="other code: the stem's max pool (ceil; torchvision: padded)",
     )
     add("--mean", type=triple, help="other code: mean of each channel, such as 0.485,0.456,0.406")
     add("--std", type=divisors, help="with --mean, such as 0.229,0.224,0.225")

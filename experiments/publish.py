@@ -8,6 +8,7 @@ shown apart, and its record takes its place.
 
 import degradation.script  # isort: skip  # noqa: F401  first of all
 import json
+import re
 import shutil
 import sys
 from collections.abc import Mapping
@@ -179,7 +180,7 @@ def main() -> int:
         for folder in on_the_way:
             check_unfinished(folder, unfinished)
         for name in arguments.also:
-            if name != "reproductions" and Path(name).parent != Path("bench"):
+            if not re.fullmatch(r"bench/[\w-]+|reproductions", name):
                 raise PublishError(f"--also {name} is neither bench/<device> nor reproductions")
             if not (described := list((arguments.results / name).rglob("*.json"))):
                 raise PublishError(f"{arguments.results / name} holds nothing that was measured")

@@ -480,9 +480,11 @@ def main() -> int:
             lacking = unmeasured(arguments.out)
             for number, (entry, files) in enumerate(found, 1):
                 done = entry.name not in lacking
-                print(f"[{number}/{len(found)}] {entry.name}{': measured already' if done else ''}", flush=True)
+                out = arguments.out / entry.name
+                told = f": measured already (delete {out} to measure it again)" if done else ""
+                print(f"[{number}/{len(found)}] {entry.name}{told}", flush=True)
                 if not done:
-                    measure(entry, files[0], arguments.data_dir, arguments.out / entry.name, *files[1:])
+                    measure(entry, files[0], arguments.data_dir, out, *files[1:])
         if not arguments.out.is_dir() or load(arguments.out).empty:
             raise ReproductionError(f"nothing is measured in {arguments.out}; name the folder that holds the files")
         print(write_page(arguments.out))

@@ -321,6 +321,9 @@ def test_a_run_id_reads_well_and_follows_from_the_record_alone(compose: Callable
         ("machine.precision=fp8", "machine.precision=fp8"),
         ("network.shortcut=D", "network.shortcut=D"),
         ("network.pad_side=start", "network.pad_side=start"),
+        ("network.fan_mode=fan", "network.fan_mode=fan"),
+        ("network.stride_in=first", "network.stride_in=first"),
+        ("network.pool=mean", "network.pool=mean"),
         (
             "data.name=mnist",
             "data.name=mnist is not one of cifar10, cifar10_mini, synthetic, and others need data.crop",

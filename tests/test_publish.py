@@ -163,6 +163,9 @@ def test_what_is_published_is_replaced_only_when_asked(
 def test_a_benchmark_is_published_whole_and_of_a_known_commit(
     evidence: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    for name in ("runs", "bench", "bench/.."):
+        assert run_publish(tmp_path, "--also", name, monkeypatch=monkeypatch) == 2
+        assert f"--also {name} is neither bench/<device> nor reproductions" in capsys.readouterr().err
     also = ("--also", "bench/cpu")
     assert run_publish(tmp_path, *also, monkeypatch=monkeypatch) == 2
     assert "bench/cpu holds nothing that was measured" in capsys.readouterr().err

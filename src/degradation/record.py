@@ -320,6 +320,8 @@ def read_record(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise RecordError(f"{folder} is not the record of a finished run")
     try:
         summary = json.loads(_text(path))
+        if "seal" not in summary:
+            raise _damaged(path, "has no seal: it was edited, or written before records were sealed")
         seal, found = summary["seal"], _seal(folder, summary)
         if broken := [name for name in (*KEPT, path.name) if seal.get(name) != found.get(name)]:
             raise _damaged(folder / broken[0], "is not as the seal of its record says")

@@ -185,6 +185,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(tmp_path: Path, probe: Pro
             "--probes: x is not one of error, responses, information, gradients, lesions, c",
         ),
         ([*known, "--mean", "0.5,0.5,0.5"], "--mean and --std go together"),
+        ([*known, "--mean", "0.5,0.5,0.5", "--std", "0,1,1"], "argument --std: 0 divides nothing"),
         ([*known, "--mean", "0.5,0.5", "--std", "1,1,1"], "argument --mean: invalid triple value"),
         ([*known, "--out", "../mine"], "../mine holds other things"),
         ([*known[:3], "--data-dir", "absent"], "absent/cifar-10-batches-py/data_batch_1 is missing"),

@@ -391,7 +391,11 @@ def test_nothing_is_made_of_no_records(tmp_path: Path) -> None:
 @pytest.mark.parametrize("script", sorted((ROOT / "notebooks").glob("*.py")), ids=lambda path: path.stem)
 def test_notebooks_name_what_there_is(script: Path) -> None:
     assert script.stem != "degradation"  # beside a notebook of that name, the package could not be imported
-    assert {"markdown", "code"} <= {cell["cell_type"] for cell in jupytext.read(script)["cells"]}
+    cells = jupytext.read(script)["cells"]
+    assert {"markdown", "code"} == {cell["cell_type"] for cell in cells}
+    for cell in cells:  # nothing else that could fail
+        shows = re.fullmatch(r"from degradation\.report\.figures import show|show\([^()]*\)", cell["source"].strip())
+        assert shows or cell["cell_type"] == "markdown", cell["source"]
     names = re.findall(r'"(\w+)"', " ".join(re.findall(r"show\((.*?)\)", script.read_text())))
     assert names
     assert set(names) <= {*FIGURES, *TABLES}

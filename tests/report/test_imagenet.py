@@ -16,7 +16,7 @@ from degradation.config import Architecture, Shortcut
 from degradation.net.network import Network, parameter_count
 from degradation.record import RecordError, load_metrics, read_summary, write_summary
 from degradation.report.draw import draw_figure1, draw_figure6
-from degradation.report.figures import TABLES, draw_figure
+from degradation.report.figures import TABLES, draw_figure, write_figures
 from degradation.report.imagenet import (
     ARCHITECTURES,
     draw_figure4,
@@ -140,6 +140,17 @@ def test_figures_of_imagenet_say_validation(runs: pd.DataFrame) -> None:
     figure = draw_figure("verdicts", runs)
     assert figure is not None
     assert any(text.get_text().startswith("C14 (test): ") for text in figure.findobj(Text))
+
+
+def test_figures_beside_those_of_a_condition_say_it_too(tmp_path: Path) -> None:
+    for rate in (0.01, 0.02):
+        named = ("protocol=imagenet_quick", "network=plain", "depth=18", f"protocol.lr={rate}")
+        put(tmp_path, 0, *named, error=50.0, study="single")
+    runs = load_table(tmp_path)
+    write_figures(tmp_path, runs, runs[:1].assign(told="", iteration=100))
+    for name in ("by_lr", "unfinished"):
+        (drawn,) = tmp_path.glob(f"figures/*/{name}.svg")
+        assert "validation" in drawn.read_text(), name
 
 
 def test_a_half_has_its_own_figures_and_tables(runs: pd.DataFrame, tmp_path: Path) -> None:
