@@ -93,7 +93,7 @@ def write_bench(folder: Path, described: dict[str, Any]) -> Path:
                 parts.append(IMAGES.format(**described["images"]))
     for key, text in (
         ("seconds_to_first_iteration", "From starting `experiments/train.py` to its first iteration"),
-        ("seconds_for_figures_of_50_records", "Figures, tables and gallery of 50 full-length records"),
+        ("seconds_for_figures", "Figures, tables and pages of the published records"),
     ):
         if key in described:
             parts.append(f"{text}: {described[key]:.1f} s.")
