@@ -73,6 +73,11 @@ JUDGED = [
         "Cure (held norms)",
         "their first norm close {percent:.0f} % [{percents[0]:.0f}, {percents[1]:.0f}]",
     ),
+    (
+        "quick (fp32)",
+        "Shortcuts (Dirac)",
+        "close {percent:.0f} % of the gap to residual-56 [{percents[0]:.0f}, {percents[1]:.0f}]",
+    ),
     ("quick (fp32)", "Cure (clipping)", "seed, {percent:.0f} % [{percents[0]:.0f}, {percents[1]:.0f}]: that these"),
     (
         "imagenet_quick",
@@ -128,6 +133,7 @@ VERDICTS = {
     ("quick (fp32)", "C5 (forward)"): "not testable",
     ("quick (fp32)", "Cure (ramp)"): "refuted",
     ("quick (fp32)", "Cure (held norms)"): "undecided",
+    ("quick (fp32)", "Shortcuts (Dirac)"): "undecided",
     ("quick (fp32)", "Cure (clipping)"): "undecided",
     ("quick (fp32)", "Recovery (plain-20)"): "refuted",
     ("quick (fp32)", "Recovery (residual-20)"): "undecided",
@@ -277,6 +283,11 @@ def test_the_table_and_the_captions(
             "Cure (ramp)",
             "closes {percent:.0f} % of the gap [{percents[0]:.0f}, {percents[1]:.0f}] (that",
         ),
+        (
+            "quick (fp32)",
+            "Shortcuts (Dirac)",
+            "closes {percent:.0f} % of its gap to residual-56 [{percents[0]:.0f}, {percents[1]:.0f}]; that",
+        ),
         ("short", "C6 (moving)", "(`short`, one seed, moving averages) {mean:.1f} times the plain ones at 56 |"),
         ("imagenet_quick", "C14 (residual)", "residual-34 ends {mean:.0f} points above residual-18"),
         (
@@ -351,14 +362,19 @@ def test_what_it_says_of_layers_at_quick(told: str, published: dict[str, pd.Data
 
 
 def test_what_it_says_of_dirac_kernels(told: str, published: dict[str, pd.DataFrame]) -> None:
-    runs = published["quick (fp32)"]
-    runs = runs[(runs["depth"] == 56) & (runs["seed"] == 0)]
-    dirac = sorted(runs.loc[runs["network.init"] == "dirac", "train_error"])
-    usual = select(runs, {"network": "plain"}, ("protocol.lr",))["train_error"]
-    residual = select(runs, {"network": "residual"})["train_error"].item()
-    said = "from Dirac kernels plain-56 ends at {:.0f} and {:.0f} % (at a quarter and half of the rate), where plain-56"
-    said += " as it is ends at {:.0f} and {:.0f} (half and whole) and residual-56 at {:.0f} (whole)"
-    assert said.format(*dirac, usual.min(), usual.max(), residual) in told
+    def span(network: str, init: str) -> str:
+        kind = {"network": network, "depth": 56, "network.init": init}
+        errors = select(published["quick (fp32)"], kind, ("protocol.lr",))["train_error"]
+        assert len(errors) == 6  # three seeds at two rates
+        return f"{errors.min():.0f} to {errors.max():.0f}"
+
+    said = (
+        f"it ends at {span('plain', 'dirac')} % (three seeds, a quarter and half of the rate, float32), where plain-56"
+    )
+    said += (
+        f" as it is ends at {span('plain', 'he')} (half and whole) and residual-56 at {span('residual', 'he')} (half"
+    )
+    assert said in told
 
 
 def test_what_it_says_of_explosion_at_the_start(told: str, published: dict[str, pd.DataFrame]) -> None:
