@@ -91,16 +91,8 @@ def add_told(parser: Parser) -> None:
     add = parser.add_argument
     add("--shortcut", choices=get_args(Shortcut), help="other code: none or A must be said, B and C are seen")
     add("--pad-side", choices=("end", "both"), help="other code: where option A pads zero channels (default: end)")
-    add(
-        "--stride-in",
-        choices=("1x1", "3x3"),
-        help="other code: what strides in a bottleneck (1x1; torchvision: 3x3)",
-    )
-    add(
-        "--pool",
-        choices=("ceil", "padded"),
-        help="other code: the stem's max pool (ceil; torchvision: padded)",
-    )
+    add("--stride-in", choices=("1x1", "3x3"), help="other code: what strides in a bottleneck (1x1; torchvision: 3x3)")
+    add("--pool", choices=("ceil", "padded"), help="other code: the stem's max pool (ceil; torchvision: padded)")
     add("--mean", type=triple, help="other code: mean of each channel, such as 0.485,0.456,0.406")
     add("--std", type=divisors, help="with --mean, such as 0.229,0.224,0.225")
 
