@@ -33,7 +33,7 @@ from degradation.ending import Parser
 from degradation.net.foreign import CheckpointError, checkpoint_file, load_network, read_config
 from degradation.probe.testing import Way, error_in_top, scores
 from degradation.probe.views import Views, exact_batchnorm
-from degradation.record import RecordError, check_identity, check_network, write_atomically
+from degradation.record import RecordError, check_identity, check_network, name_precision, write_atomically
 from degradation.report.imagenet import path_of_tests
 from degradation.train import machine as machines
 
@@ -107,7 +107,8 @@ def evaluate(arguments: argparse.Namespace) -> tuple[pd.DataFrame, bool]:
             of["weights"] = " ".join(file for _, file in members)
             rows.append({**of, **_errors(torch.stack(together).mean(0), test.labels)})
     told = {"batchnorm": given["batchnorm"], "images": len(test), "data": data.name}
-    told |= {key: value for key, value in machines.describe(machine).items() if key in ("precision", "commit")}
+    described = machines.describe(machine)
+    told |= {"precision": name_precision(described), "commit": described["commit"]}
     # Kept beside the records of the runs, where they are tested on what those name, all of it.
     whole = not (given["images"] or given["mean"]) and all(c and read_data(c["data"]) == data for c in configs)
     ours = [find_published().resolve() not in f.parents and "runs" in f.parts[:-1] for f in folders.values()]
@@ -127,13 +128,13 @@ def keep(table: pd.DataFrame, checkpoints: list[str]) -> None:
         path = files[str(leader)]
         try:
             both = pd.concat([*([pd.read_csv(path)] if path.exists() else []), rows])
-            both["networks"], both["way"], both["batchnorm"]
+            both["networks"], both["way"], both["batchnorm"], both["precision"]
         except (LookupError, ValueError) as error:
             raise RecordError(
                 f"{path} is damaged; delete it, and what is printed above can be measured again"
             ) from error
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = both.drop_duplicates(["networks", "way", "batchnorm"], keep="last")
+        kept = both.drop_duplicates(["networks", "way", "batchnorm", "precision"], keep="last")
         write_atomically(path, kept.to_csv(index=False, float_format="%.4g"))
 
 

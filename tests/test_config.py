@@ -8,13 +8,14 @@ import sys
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import hydra
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from degradation import processes
-from degradation.cli import choose_protocol
+from degradation.cli import choose_protocol, origin
 from degradation.config import Config, ConfigError, complete, flatten, is_named, name_folder, parse, run_id
 from tests.report.conftest import compose as with_varied
 
@@ -34,8 +35,8 @@ CHANGES = {
     "data.augmentation": "none",
     "data.last_batch": "keep",
     "data.crop": "16",
-    "data.shorter_side": "[256,512]",
-    "data.colour": "0.1",
+    "data.shorter_side": "[256,512] data.crop=16",
+    "data.colour": "0.1 data.crop=16",
     "data.scale": "255.0",
     "data.padding": "before",
     "network.alpha": "0.5",
@@ -43,7 +44,7 @@ CHANGES = {
     "network.parent_depth": "8",
     "network.family": "imagenet",
     "network.stride_in": "3x3",
-    "network.pool": "padded",
+    "network.pool": "padded network.family=imagenet depth=18",
     "network.bn_eps": "1.0e-3",
     "network.bn_momentum": "0.01",
     "network.head": "uniform",
@@ -128,6 +129,27 @@ def test_every_run_of_every_study_composes(compose: Callable[..., Config], study
         assert config.protocol.name == ("imagenet_quick" if study.endswith("_imagenet") else "quick")
         ids.add(config.run_id)
     assert len(ids) == math.prod(map(len, axes))
+
+
+def test_what_a_study_makes_are_its_files_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(*overrides: str) -> dict[str, Any]:
+        return origin(parse(hydra.compose("train", ["protocol=quick", *overrides])))
+
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        fixed = {
+            f"protocol.{name}" for name in ("batch_size", "evaluate_every", "iterations", "log_every", "milestones")
+        }
+        named = ("experiment=gradients", "network.norm=none", "seed=1")  # BN is one of what it sweeps over
+        assert set(told(*named)["made_by_study"]) == {"network.norm", *fixed}
+        changed = told(*named, "protocol.batch_size=32", "protocol.milestones=[1]")["made_by_study"]
+        assert {"network.norm", *fixed} - set(changed) == {"protocol.batch_size", "protocol.milestones"}
+        mine = tmp_path / "experiment" / "mine.yaml"  # without a sweep
+        mine.parent.mkdir()
+        mine.write_text("# @package _global_\nstudy: mine\nprotocol: {lr: 0.01}\n")
+        monkeypatch.setattr("degradation.cli.find_conf", lambda: tmp_path)
+        found = told("study=mine", "protocol.lr=0.01")
+        assert found == {"varied": {"protocol.lr": 0.01}, "made_by_study": ["protocol.lr"]}
 
 
 @pytest.mark.parametrize("named", ["qick", "quick,smok", ""])
@@ -335,6 +357,9 @@ def test_a_run_id_reads_well_and_follows_from_the_record_alone(compose: Callable
         ("data.shorter_side=[480,256]", r"data.shorter_side=\[480, 256\]"),
         ("data.shorter_side=[480]", r"data.shorter_side=\[480\]"),
         ("data.colour=-1", "data.colour=-1"),
+        ("data.colour=0.1", "data.colour=0.1 needs data.crop"),
+        ("data.shorter_side=[300,400]", r"data.shorter_side=\(300, 400\) needs data.crop"),
+        ("network.pool=padded", "network.pool=padded is of the stem of network.family=imagenet"),
         ("protocol.batchnorm_groups=0", "protocol.batchnorm_groups=0"),
         ("machine.workers=-1", "machine.workers=-1"),
         ("data.last_batch=repeat", "data.last_batch=repeat"),

@@ -25,10 +25,12 @@ def origin(config: Config) -> dict[str, Any]:
 
     Returns:
         `varied`: the scientific settings (dotted) that differ from those of the named protocol and network, with their
-        values; empty for a canonical run. `made_by_study`: those that its study's file sets or sweeps over.
+        values; empty for a canonical run. `made_by_study`: those that have a value its study's file sets or
+        sweeps over.
     """
     network, protocol = config.network, config.protocol
     named = [f"protocol={protocol.name}", f"network={network.name}", f"depth={network.depth}", f"seed={config.seed}"]
+    named += [f"paths.data={quote(str(config.paths.data))}"]  # where classes are counted of a set of the user's own
     ours = flatten(complete(config.science))
 
     def base(*more: str) -> dict[str, Any]:
@@ -44,11 +46,16 @@ def origin(config: Config) -> dict[str, Any]:
     idle = {"protocol.warmup.lr"} if config.warmup_lr is None else set()  # of a warm-up that there is not
     made = []
     if (path := find_conf() / "experiment" / f"{config.study}.yaml").is_file():
-        study = yaml.safe_load(path.read_text())
-        made = [*flatten({group: study.get(group) or {} for group in SCIENCE}), *study["hydra"]["sweeper"]["params"]]
+        study = yaml.safe_load(path.read_text()) or {}
+        fixed = flatten({group: study.get(group) or {} for group in SCIENCE})
+        sweeper = (study.get("hydra") or {}).get("sweeper") or {}
+        swept = {key: str(values).split(",") for key, values in (sweeper.get("params") or {}).items()}
+        files = {key: [yaml.safe_load(value) for value in values] for key, values in swept.items()}
+        files |= {key: [value] for key, value in fixed.items()}
+        made = [key for key, value in ours.items() if value in files.get(key, ())]
     return {
         "varied": {key: value for key, value in ours.items() if usual.get(key) != value and key not in idle},
-        "made_by_study": sorted(key for key in made if key in ours),
+        "made_by_study": sorted(made),
     }
 
 

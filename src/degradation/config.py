@@ -172,6 +172,8 @@ class Architecture:
             raise ValueError(f"network.shortcut={self.shortcut} is not that of a {self.name} network")
         if self.shortcut == "none" and self.alpha != 1:
             raise ValueError(f"network.alpha={self.alpha} is the strength of a shortcut, and a plain network has none")
+        if self.pool != "ceil" and not self.plan.pool:
+            raise ValueError(f"network.pool={self.pool} is of the stem of network.family=imagenet")
         for (key, value), needed in NEEDS.items():
             unmet = {other: wanted for other, wanted in needed.items() if getattr(self, other) != wanted}
             if getattr(self, key) == value and unmet:
@@ -230,6 +232,9 @@ class DataConfig:
             raise ValueError(f"data.padding={self.padding} needs images of 32x32: with data.crop none is padded")
         if len(sides := [self.crop or 0, *self.shorter_side]) != 3 or sides != sorted(sides):
             raise ValueError(f"data.shorter_side={sides[1:]} must be a range from data.crop={self.crop} or above")
+        if self.crop is None and (self.colour or self.shorter_side != DataConfig.shorter_side):
+            name = "colour" if self.colour else "shorter_side"
+            raise ValueError(f"data.{name}={getattr(self, name)} needs data.crop: it does nothing to images of 32x32")
         return self
 
 

@@ -21,6 +21,7 @@ class Stop:
     """Whether this process was asked to stop: by a signal, by the sweep whose run it is, or by that sweep's death."""
 
     requested, since = False, 0.0
+    last: Any = None  # what is called where the process ends at once, and would leave something running
     sweep: Any = None  # a number in memory that the sweep shares with its runs, not 0 when they are to stop
 
     @classmethod
@@ -66,6 +67,8 @@ def leave() -> None:
         print(f"stopped; the same command {'continues' if resumes else 'starts again'}", file=sys.stderr)
     for child in multiprocessing.active_children():  # which may be loading or timing, and heed no signal
         child.kill()
+    if Stop.last is not None:
+        Stop.last()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(EXIT_STOPPED)

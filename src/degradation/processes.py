@@ -10,12 +10,13 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from degradation.ending import SIGNALS
+from degradation.ending import SIGNALS, Stop
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["__main__", "degradation.train.plan"])
@@ -103,9 +104,11 @@ def multi_process_service() -> Iterator[bool]:
         serves = started and works([sys.executable, "-c", "import torch; torch.zeros(1, device='cuda').sum().item()"])
         if serves:
             os.environ |= ours
+        Stop.last = partial(works, [program], "quit -t 10\n") if started else None
         try:
             yield serves
         finally:
+            Stop.last = None
             for name in ours if serves else ():
                 os.environ.pop(name, None)
             if started:

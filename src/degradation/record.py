@@ -488,22 +488,33 @@ def load_metrics(folder: Path) -> pd.DataFrame:
     return metrics.reindex(columns=list(dict.fromkeys([*COLUMNS, *metrics])))
 
 
-def epoch_of(data: str, held_out: int, batch_size: int, log_every: int) -> int:
-    """Iterations in which all training images are shown, in whole rows of metrics.csv; a row's for unknown sets."""
-    images = IMAGES.get(data, (0, 0))[0] - held_out
+def epoch_of(data: str, held_out: int, batch_size: int, log_every: int, training: float | None = None) -> int:
+    """Iterations in which all training images are shown, in whole rows of metrics.csv.
+
+    Of a set of the user's own, whose size no config tells, of as many as a record says; else a row's.
+    """
+    images = IMAGES[data][0] - held_out if data in IMAGES else training if training and training > 0 else 0
     return max(1, math.ceil(images / batch_size / log_every)) * log_every
 
 
 def settled_error(metrics: pd.DataFrame, window: int) -> float:
     """The running training error (percent) over the last so many iterations."""
-    return float(metrics.loc[metrics["iteration"] > metrics["iteration"].iloc[-1] - window, "train_error"].mean())
+    last = metrics["iteration"] > metrics["iteration"].iloc[-1] - window
+    return float(np.average(metrics.loc[last, "train_error"], weights=_row_lengths(metrics)[last]))
 
 
 def running_error(metrics: pd.DataFrame, window: int) -> pd.Series:
     """At every row the running training error (percent) over so many iterations, or those that there were."""
     at = pd.to_timedelta(metrics["iteration"], unit="s")  # of which pandas has windows
-    errors = metrics["train_error"].set_axis(at).rolling(pd.Timedelta(window, unit="s")).mean()
-    return errors.set_axis(metrics.index)
+    weights = _row_lengths(metrics)
+    parts = pd.DataFrame({"wrong": metrics["train_error"] * weights, "of": weights}).set_index(at)
+    sums = parts.rolling(pd.Timedelta(window, unit="s")).sum()
+    return (sums["wrong"] / sums["of"]).set_axis(metrics.index)
+
+
+def _row_lengths(metrics: pd.DataFrame) -> pd.Series:
+    # The iterations that each row is of: the last one's may be fewer.
+    return metrics["iteration"].diff().fillna(metrics["iteration"]).clip(lower=1)
 
 
 def load_responses(folder: Path) -> pd.DataFrame:

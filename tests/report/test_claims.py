@@ -20,9 +20,9 @@ from scipy import stats
 
 from degradation.record import epoch_of, load_metrics, running_error, settled_error, write_summary
 from degradation.report import draw
-from degradation.report.figures import FIGURES
+from degradation.report.figures import FIGURES, write_figures
 from degradation.report.forest import DEVIATIONS, deviations, section_of, standardise, value_of
-from degradation.report.pages import write_claims
+from degradation.report.pages import write_claims, write_gallery
 from degradation.report.statistics import (
     STATISTICS,
     applied_decay,
@@ -42,6 +42,7 @@ from degradation.report.statistics import (
     slope_in_depth,
     weight_growth,
 )
+from degradation.report.studies import by_settings, tabulate_by_settings
 from degradation.report.table import conditions, load_probe, load_table, probes_folder, select
 from degradation.report.verdicts import (
     CONF,
@@ -337,6 +338,9 @@ def test_a_network_that_diverged_never_converged(table: pd.DataFrame) -> None:
     found = iterations_to_error(table, **kinds, error=60.0)
     assert found["0 fp32"] == usual["0 fp32"]
     assert found["1 fp32"] > 2 * usual["1 fp32"]
+    assert not found.attrs["notes"]  # this favours the other side
+    late = iterations_to_error(table, kinds["second"], kinds["first"], error=60.0)
+    assert late.attrs["notes"] == [f"too large in 1 of {len(late)} pairs, whose second never got there"]
 
 
 @pytest.mark.parametrize("diverged", [(), (20, 56)])
@@ -769,6 +773,9 @@ def test_lesions_are_compared_with_the_whole_network_under_the_same_statistics(t
 def test_the_last_rows_are_averaged() -> None:
     metrics = pd.DataFrame({"iteration": [25, 50, 75, 100], "train_error": [9.0, 3.0, 1.0, 2.0]})
     assert settled_error(metrics, 50) == 1.5
+    short = pd.DataFrame({"iteration": [25, 50, 75, 76], "train_error": [50.0, 50.0, 50.0, 76.0]})  # of one batch
+    assert settled_error(short, 50) == pytest.approx((50 * 50 + 76) / 51)
+    assert running_error(short, 50).iloc[-1] == pytest.approx((50 * 50 + 76) / 51)
 
 
 def test_what_is_read_from_a_runs_folder(tmp_path: Path) -> None:
@@ -804,6 +811,7 @@ def test_an_epoch_is_of_whole_rows() -> None:
     assert epoch_of("cifar10_mini", 500, 32, 25) == 150  # 140.625
     assert epoch_of("cifar10", 0, 128, 50) == 400
     assert epoch_of("flowers", 0, 128, 50) == 50  # one's own set: a row
+    assert epoch_of("flowers", 100, 32, 25, 20_000) == 625  # or as many as its record says were trained on
 
 
 def test_with_and_without_bn_are_shown_at_the_best_rate_that_both_have(tmp_path: Path) -> None:
@@ -895,6 +903,58 @@ def test_runs_that_their_records_call_the_same_are_told_apart(tmp_path: Path) ->
     put(tmp_path, 0, "network=plain", "depth=20", "protocol.name=mine", error=30.0)
     page = write_claims(tmp_path, load_table(tmp_path)).read_text()
     assert "PROTOCOL=mine" not in page  # which no file names
+
+
+def test_a_protocol_that_was_changed_between_seeds_is_two(tmp_path: Path) -> None:
+    for seed, lr in enumerate((0.02, 0.02, 0.02, 0.005)):
+        put(tmp_path, seed, "network=plain", "depth=20", "protocol.name=mine", f"protocol.lr={lr}", error=30.0)
+    table = load_table(tmp_path)
+    assert table.set_index("seed")["variation"].to_dict() == {0: "", 1: "", 2: "", 3: "protocol.lr=0.005"}
+    assert select(table, {})["seed"].tolist() == [0, 1, 2]
+
+
+def test_what_is_not_set_is_a_value_among_ones_own(tmp_path: Path) -> None:
+    for seed, more in enumerate(([], ["protocol.clip=1.0"], ["protocol.hold_norms=true"])):
+        put(tmp_path, seed, "network=plain", "depth=20", *more, error=30.0 + seed)
+    table = next(conditions(load_table(tmp_path)))[1]
+    assert by_settings(table, ("protocol.clip",))["value"].tolist() == ["clip=none", "clip=1.0"]
+    assert by_settings(table, ("protocol.hold_norms",))["value"].tolist() == ["hold_norms=False", "hold_norms=True"]
+    assert by_settings(table, ("protocol.lr",)).empty
+    found = tabulate_by_settings(table, ("protocol.clip",))
+    assert found["value"].tolist() == ["clip=1.0", "clip=none"]
+    assert found["train_error_mean"].round().tolist() == [31, 30]
+
+
+def test_the_best_rate_is_of_seeds_that_have_the_same_rates(tmp_path: Path) -> None:
+    for rate, errors in {0.01: (50.0, 52.0), 0.02: (51.0, 53.0)}.items():
+        for seed, error in enumerate(errors):
+            put(tmp_path, seed, "network=plain", "depth=56", f"protocol.lr={rate}", error=error)
+            put(tmp_path, seed, "network=plain", "depth=56", "network.init=dirac", f"protocol.lr={rate}", error=error)
+    # A lucky seed at one more rate is not the best of the others'.
+    named = ("network=plain", "depth=56", "network.init=dirac", "protocol.lr=0.04")
+    put(tmp_path, 2, *named, error=20.0)
+    figure = FIGURES["without_shortcuts"](next(conditions(load_table(tmp_path)))[1])
+    assert figure is not None
+    assert "rate of plain 0.01, Dirac kernels 0.01" in figure.get_supxlabel().replace("\n", " ")
+    shown = [y for line in figure.axes[0].get_lines() for y in np.ravel(line.get_ydata())]
+    assert {round(float(y)) for y in shown} == {50, 52}
+
+
+def test_a_restarted_parent_is_no_deepened_network(tmp_path: Path) -> None:
+    put(tmp_path, 0, "network=plain", "depth=20", error=30.0)
+    put(tmp_path, 0, "network=plain", "depth=20", "network.parent_depth=20", error=28.0)
+    assert FIGURES["constructed"](next(conditions(load_table(tmp_path)))[1]) is None
+
+
+def test_a_figure_says_it_bears_on_claims_that_its_runs_can_show(tmp_path: Path) -> None:
+    put(tmp_path, 0, "network=plain", "depth=20", error=30.0)
+    put(tmp_path, 0, "network=residual", "depth=20", error=25.0)
+    table = load_table(tmp_path)
+    write_figures(tmp_path, table)
+    bears = set(re.findall(r"Bears on ([^\[]*) of \[claims", write_gallery(tmp_path, table).read_text()))
+    told = {claim for each in bears for claim in each.split(", ")}
+    assert "C3 (20)" in told
+    assert not told & {"C1", "C3 (56)", "C6", "C6 (moving)", "C7", "Lesion (56)"}
 
 
 def test_runs_that_all_vary_something_are_judged_without_a_usual_one(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Own runs beside the published: each verdict from runs that call for it, by the rule that compare.py states."""
 
 import math
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -52,6 +53,26 @@ def test_the_rule(rows: dict[str, dict[str, object]]) -> None:
     assert told["plain-56"] == (DIFFERENT, "threads 2, published 1")
     assert told["plain-32"] == (NOTHING, "the spread of 1 published seed says nothing")
     assert told["plain-20 lr=0.05"] == (NOTHING, "no such run is published")
+
+
+def test_a_grid_of_ones_own_is_compared_once(tmp_path: Path) -> None:
+    for network, depth in product(("plain", "residual"), (20, 56)):
+        put(tmp_path, 0, f"network={network}", f"depth={depth}", "protocol.lr=0.01", error=30.0, study="single")
+    ours = load_table(tmp_path)
+    assert [name for name, _ in conditions(ours)] == ["quick", "quick (protocol.lr=0.01)"]
+    (rows,) = compare_each(ours, ours, ours.iloc[:0], OTHERS).values()
+    assert sorted(rows["network"]) == [f"{n}-{d} lr=0.01" for n, d in product(("plain", "residual"), (20, 56))]
+
+
+def test_a_protocol_that_says_something_else_now_is_told(tmp_path: Path) -> None:
+    own, published = tmp_path / "own", tmp_path / "published"
+    for seed in range(3):
+        put(published, seed, "network=plain", "depth=20", "protocol.name=mine", error=30.0 + seed)
+    put(own, 7, "network=plain", "depth=20", "protocol.name=mine", "protocol.lr=0.005", error=60.0)
+    ours = load_table(own)
+    ((row,),) = (found.to_dict("records") for found in compare_each(ours, ours, load_table(published), OTHERS).values())
+    assert row["verdict"] == DIFFERENT
+    assert row["besides"] == "protocol.lr 0.005, published 0.02"
 
 
 def test_published_runs_of_the_same_precision_come_first(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """What computes a run is decided once, and what cannot be is refused in one line."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 
 from degradation import processes
 from degradation.config import ConfigError
+from degradation.ending import EXIT_STOPPED
 from degradation.train import machine as machines
 from tests.conftest import Compose
 
@@ -63,3 +66,15 @@ def test_an_mps_of_the_users_own_is_left_alone(tmp_path: Path, monkeypatch: pyte
     with processes.multi_process_service() as serves:
         assert serves
     assert os.environ["CUDA_MPS_PIPE_DIRECTORY"] == str(tmp_path)
+
+
+def test_an_mps_that_was_started_ends_with_a_process_that_ends_at_once(tmp_path: Path) -> None:
+    log, program = tmp_path / "log", tmp_path / "nvidia-cuda-mps-control"
+    program.write_text(f'#!/bin/sh\necho "$* $([ -n "$1" ] || cat)" >> {log}\n')
+    program.chmod(0o755)
+    work = "from degradation import ending, processes\nwith processes.multi_process_service(): ending.leave()"
+    environment = {key: value for key, value in os.environ.items() if key != "CUDA_MPS_PIPE_DIRECTORY"}
+    environment["PATH"] = f"{tmp_path}:{environment['PATH']}"
+    done = subprocess.run([sys.executable, "-c", work], env=environment, capture_output=True)
+    assert done.returncode == EXIT_STOPPED
+    assert log.read_text().split() == ["-d", "quit", "-t", "10"]

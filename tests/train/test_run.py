@@ -40,6 +40,7 @@ from degradation.record import (
     load_responses,
     load_runs,
     load_wrong,
+    read_summary,
     settled_error,
     sign,
 )
@@ -147,6 +148,24 @@ def test_both_arms_see_the_same_batches_and_start_from_the_same_tensors(tiny: Co
     assert all(torch.equal(plain.initial[key], residual.initial[key]) for key in plain.initial)
     assert not torch.equal(plain.batches[0][0], other.batches[0][0])
     assert not torch.equal(plain.initial["stem.weight"], other.initial["stem.weight"])
+
+
+def test_a_batch_systems_tasks_and_signals_are_none_of_a_runs(tiny: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"NTASKS": "4", "JOB_ID": "1", "JOB_NAME": "mine", "PROCID": "0", "LOCALID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    before = signal.getsignal(signal.SIGUSR1)
+    assert train(tiny("network=plain")).status == "finished"
+    assert signal.getsignal(signal.SIGUSR1) == before  # on which Lightning would requeue the job
+
+
+def test_a_run_whose_last_step_explodes_has_diverged(tiny: Compose) -> None:
+    alone = ("protocol.iterations=1", "protocol.milestones=[]", "protocol.log_every=1", "protocol.evaluate_every=1")
+    config = tiny("network=plain", "network.norm=none", "protocol.lr=1e12", *alone)
+    outcome = train(config)
+    assert outcome.status == "diverged"
+    assert "in eval mode is not finite at iteration 1" in outcome.message
+    summary = read_summary(config.folder)
+    assert (summary["outcome"], summary["final"]) == ("diverged", None)
 
 
 def test_the_record_of_a_run(tiny: Compose) -> None:

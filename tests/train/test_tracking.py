@@ -153,3 +153,9 @@ def test_a_wandb_that_does_not_answer_is_waited_for_a_few_seconds(monkeypatch: p
         began = time.monotonic()
         assert not tracking._answers()
         assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize("address", ["api.wandb.example", "http://host:port/"])
+def test_an_address_that_is_none_does_not_answer(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_BASE_URL", address)
+    assert not tracking._answers()

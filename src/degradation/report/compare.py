@@ -23,7 +23,7 @@ from scipy import stats
 
 from degradation.config import describe_varied
 from degradation.report.draw import KINDS, describe, new_figure, style_of, write_caption
-from degradation.report.table import PAPER_RESIDUAL, conditions
+from degradation.report.table import PAPER_RESIDUAL, conditions, settings_of
 
 LEVEL = 0.95
 FEWEST = 3  # published seeds that an interval is made of
@@ -100,7 +100,7 @@ def _judge(ours: pd.DataFrame, every: pd.DataFrame, theirs: pd.DataFrame, row: d
         for name, (yours, published) in found.items()
         if not yours <= published
     ]
-    told = "; ".join(causes)
+    told = "; ".join([*causes, *_tell_settings(ours, theirs)])
     if any(row[error] < row[f"{error}_low"] or row[error] > row[f"{error}_high"] for error in KINDS):
         return DIFFERENT, told or "in nothing that the records name"
     if any(math.isnan(row[f"{error}_low"]) and row[error] != row[f"{error}_mean"] for error in KINDS) or (
@@ -109,6 +109,17 @@ def _judge(ours: pd.DataFrame, every: pd.DataFrame, theirs: pd.DataFrame, row: d
         seeds = f"{len(theirs)} published seed{'s' * (len(theirs) > 1)}"
         return NOTHING, "; ".join([f"the spread of {seeds} says nothing", *filter(None, [told])])
     return WITHIN, told
+
+
+def _tell_settings(ours: pd.DataFrame, theirs: pd.DataFrame) -> list[str]:
+    # What a protocol says by now, and did not when the published runs were made.
+    mine, other = settings_of(ours), settings_of(theirs)
+    found = {name: [set(each[name].dropna()) for each in (mine, other)] for name in mine if name in other}
+    return [
+        f"{name} {' and '.join(sorted(yours))}, published {' and '.join(sorted(published))}"
+        for name, (yours, published) in found.items()
+        if not yours <= published
+    ]
 
 
 def compare(own: pd.DataFrame, published: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
@@ -143,9 +154,13 @@ def compare(own: pd.DataFrame, published: pd.DataFrame, others: pd.DataFrame) ->
 def compare_each(
     table: pd.DataFrame, own: pd.DataFrame, published: pd.DataFrame, others: pd.DataFrame
 ) -> dict[str, pd.DataFrame]:
-    """`compare` of one's own runs in every condition of a table, which may hold the published ones, too."""
+    """`compare` of one's own runs, protocol by protocol, in a table that may hold the published ones, too.
+
+    A grid of one's own, a condition by itself, is among its protocol's runs.
+    """
     each = {condition: runs[runs["folder"].isin(own["folder"])] for condition, runs in conditions(table)}
-    return {condition: compare(runs, published, others) for condition, runs in each.items() if len(runs)}
+    grids = {name for name, runs in each.items() if (runs["variation"] != "").all() and not any(runs["varied"])}
+    return {name: compare(runs, published, others) for name, runs in each.items() if len(runs) and name not in grids}
 
 
 def sentence(row: dict[str, Any]) -> str:

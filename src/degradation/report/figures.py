@@ -17,6 +17,7 @@ from degradation.record import write_atomically
 from degradation.report import draw, forest, imagenet, studies
 from degradation.report.diagram import draw_matched_pair
 from degradation.report.table import (
+    STUDIED,
     by_name,
     condition_folder,
     conditions,
@@ -100,7 +101,7 @@ def write_figures(results: Path, table: pd.DataFrame, unfinished: pd.DataFrame |
             if (figure := draw_figure(name, runs)) is not None:
                 draw.save(figure, results / "figures" / folder, name)
         for settings in own_settings(runs):
-            if (figure := studies.draw_by_settings(runs, settings)) is not None:
+            if settings not in STUDIED and (figure := studies.draw_by_settings(runs, settings)) is not None:
                 figure = imagenet.say_validation(figure, runs)
                 draw.save(figure, results / "figures" / folder, by_name(settings))
         (results / "tables" / folder).mkdir(parents=True, exist_ok=True)

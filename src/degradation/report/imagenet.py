@@ -85,6 +85,7 @@ COLUMNS = {
     "test_error_std": "std over seeds",
     "tested": "n tested",
     "batchnorm": "BN statistics",
+    "precision": "tested in",
     "top1": "top-1 error (%)",
     "top5": "top-5 error (%)",
     "paper_top1": "the paper's top-1, of 1,000 classes",
@@ -92,7 +93,8 @@ COLUMNS = {
     "paper_train_error": "Fig. 4, training",
     "paper_test_error": "Fig. 4, centre crop",
 }
-TESTED = ["networks", "way", "batchnorm", "images", "top1", "top5"]  # what experiments/evaluate.py writes of each
+# What experiments/evaluate.py writes of each.
+TESTED = ["networks", "way", "batchnorm", "precision", "images", "top1", "top5"]
 
 
 def say_validation(figure: Figure, runs: pd.DataFrame) -> Figure:
@@ -178,11 +180,12 @@ def _told(errors: Errors, *columns: str) -> pd.DataFrame:
 
 def _beside(table: pd.DataFrame, paper: Errors, way: str, shortcuts: tuple[str, ...] = ()) -> pd.DataFrame:
     # The paper's networks, and more of ours with these shortcuts (without any: all that were tested that way); a
-    # network has a row for each kind of BN statistics that it was tested with. Empty where none of ours is among them.
+    # network has a row for each kind of BN statistics, and each precision, that it was tested with. Empty where none of
+    # ours is among them.
     runs = _runs(table)
     tests = load_tests(runs)
-    tests = tests[tests["way"] == way].merge(runs, left_on="networks", right_on="run_id")
-    tests = tests.groupby(["name", "batchnorm"])[["top1", "top5"]].agg(["mean", "size"])
+    tests = tests[tests["way"] == way].merge(runs[["run_id", "name"]], left_on="networks", right_on="run_id")
+    tests = tests.groupby(["name", "batchnorm", "precision"])[["top1", "top5"]].agg(["mean", "size"])
     ours = runs[runs["network.shortcut"].isin(shortcuts) | (runs["name"].isin(tests.index.levels[0]) & (not shortcuts))]
     if ours.empty:
         return pd.DataFrame({"name": []})
@@ -191,7 +194,7 @@ def _beside(table: pd.DataFrame, paper: Errors, way: str, shortcuts: tuple[str, 
     found = found.assign(n=groups.size(), test_error_std=groups["test_error"].std()).join(
         pd.DataFrame(
             {"tested": tests["top1", "size"], "top1": tests["top1", "mean"], "top5": tests["top5", "mean"]}
-        ).reset_index("batchnorm")
+        ).reset_index(["batchnorm", "precision"])
     )
     theirs = _told(paper, "paper_top1", "paper_top5")
     names = list(dict.fromkeys([*paper, *ours["name"]]))

@@ -104,8 +104,9 @@ Generated from records; do not edit.
   through the shallower depths.
 - Runs are compared at equal seed, in equal precision and on the same kind of device (`bf16-cuda` is another
   precision than `bf16`, which is a CPU's). A run that diverged counts with the error of guessing, and as never
-  having reached an error (C9 at a stated error; where C9 is at a share of a network's own way, the pair says
-  nothing). It has no responses, gradients or lesions to compare.
+  having reached an error (C9 at a stated error, where the row says in how many pairs that is the second
+  network, as this favours the claim; where C9 is at a share of a network's own way, the pair says nothing). It
+  has no responses, gradients or lesions to compare.
 - Training error is the running one, over the last epoch, or over the last `evaluate_every` iterations where those
   are more. Errors that are reached (C9) are over an epoch, too. Where training error in eval mode would be judged
   differently, before the correction, the row says so.
@@ -174,10 +175,8 @@ def _anchor(heading: str) -> str:
 
 def _pictures(results: Path, folder: str, table: pd.DataFrame) -> Iterable[str]:
     bearing: dict[str, list[str]] = {}
-    for claim in (claim for claim in load_claims() if claim.family in set(table["network.family"])):
-        kinds = [kind for kind in claim.of.values() if isinstance(kind, dict)]
-        if all(len(select(table, kind)) for kind in kinds):  # others' runs are not in the picture
-            bearing.setdefault(claim.figure, []).append(claim.id)
+    for claim in (verdict.claim for verdict in judge(load_claims(), table) if verdict.effects):
+        bearing.setdefault(claim.figure, []).append(claim.id)
     for name in FIGURES:
         picture = f"figures/{folder}/{name}"
         if (results / f"{picture}.png").exists():

@@ -42,7 +42,7 @@ def contrast(
     if over:
         ours, theirs = (rows.groupby("pair")[over].agg(frozenset) for rows in kinds)
         common = {pair: ours[pair] & theirs[pair] for pair in ours.index.intersection(theirs.index)}
-        values, pairs = _shared(common)
+        values, pairs = shared(common)
         kinds = [rows[rows["pair"].isin(pairs) & rows[over].isin(values)] for rows in kinds]
     found = _by_pair(kinds[0], column) - _by_pair(kinds[1], column)
     found.attrs["notes"] = _tell_best(kinds, column, over) if over else []
@@ -60,9 +60,13 @@ def _tell_best(kinds: list[pd.DataFrame], column: str, over: str) -> list[str]:
     return [f"of {len(values)} values of {over}{edges}"] if values else []
 
 
-def _shared(found: dict[str, frozenset[Any]]) -> tuple[list[Any], list[str]]:
-    # Of the sets with two members or more, the one that most pairs include (then the largest, then the lowest), and
-    # those pairs. Of their intersections, where the sets are so unlike that no one is of more than half of the pairs.
+def shared(found: dict[str, frozenset[Any]]) -> tuple[list[Any], list[str]]:
+    """Of the sets of two members or more, the one that most pairs include (then the largest, then the lowest), sorted.
+
+    And those pairs. Of their intersections, where the sets are so unlike that none is of more than half of the pairs.
+    Both are empty where there is none.
+    """
+
     def including(members: frozenset[Any]) -> list[str]:
         return [pair for pair, theirs in found.items() if members <= theirs]
 
@@ -107,12 +111,12 @@ def at_rates_of_others(table: pd.DataFrame, kinds: Sequence[Filter], column: str
         rates.setdefault(str(pair).split(" ")[-1], {})[pair] = common
     found: list[dict[str, float]] = [{} for _ in kinds]
     edges: list[set[str]] = [set() for _ in kinds]
-    for shared, pairs in map(_shared, rates.values()):
+    for alike, pairs in map(shared, rates.values()):
         for values, ends, wide in zip(found, edges, errors, strict=True):
-            for pair in pairs if shared and len(pairs) > 1 else ():
-                best = wide.loc[pairs, shared].drop(index=pair).mean().idxmin()
+            for pair in pairs if alike and len(pairs) > 1 else ():
+                best = wide.loc[pairs, alike].drop(index=pair).mean().idxmin()
                 values[pair] = wide.loc[pair, best]
-                ends |= {name for name, rate in (("lowest", shared[0]), ("highest", shared[-1])) if best == rate}
+                ends |= {name for name, rate in (("lowest", alike[0]), ("highest", alike[-1])) if best == rate}
     series = [pd.Series(values, dtype=float).sort_index() for values in found]
     for each, ends in zip(series, edges, strict=True):
         each.attrs["edges"] = sorted(ends)
@@ -157,7 +161,7 @@ def level(table: pd.DataFrame, where: Filter, column: str = "train_error", over:
     """
     rows = select(table, where, (over,) if over else ())
     if over:
-        values, pairs = _shared(rows.groupby("pair")[over].agg(frozenset).to_dict())
+        values, pairs = shared(rows.groupby("pair")[over].agg(frozenset).to_dict())
         rows = rows[rows["pair"].isin(pairs) & rows[over].isin(values)]
     found = _by_pair(rows, column)
     found.attrs["notes"] = _tell_best([rows], column, over) if over else []
@@ -187,23 +191,27 @@ def slope_in_depth(table: pd.DataFrame, network: str, column: str = "train_error
     """
     rows = select(table, {"network": network})
     rows = rows[rows["depth"] <= 110]
-    shared, pairs = _shared({pair: frozenset(part["depth"]) for pair, part in rows.groupby("pair")})
-    if not shared:
+    common, pairs = shared({pair: frozenset(part["depth"]) for pair, part in rows.groupby("pair")})
+    if not common:
         return pd.Series(dtype=float)
-    wide = rows.pivot_table(index="pair", columns="depth", values=column).loc[pairs, shared]
-    depths = np.array(shared, dtype=float)
+    wide = rows.pivot_table(index="pair", columns="depth", values=column).reindex(index=pairs, columns=common)
+    depths = np.array(common, dtype=float)
     return wide.apply(lambda errors: 10 * stats.linregress(depths, errors.to_numpy(dtype=float)).slope, axis=1)
 
 
 def iterations_to_error(table: pd.DataFrame, first: Filter, second: Filter, error: float) -> pd.Series:
     """First over second: the ratio of the iterations at which the running training error first is under `error`.
 
-    A network that never gets there, or diverges, counts with all its iterations: a bound on the careful side.
+    A network that never gets there, or diverges, counts with all its iterations. Where it is the first this is on the
+    careful side; where it is the second the ratio is too large, and attrs["notes"] says so.
     """
     reached = [_of_runs(table, where, _reach(table, lambda _: error)) for where in (first, second)]
     bounds = [_by_pair(select(table, where), "iterations") for where in (first, second)]
     ratio = reached[0].combine_first(bounds[0]) / reached[1].combine_first(bounds[1])
-    return ratio.dropna()[lambda pairs: pairs.index.isin([*reached[0].index, *reached[1].index])]
+    ratio = ratio.dropna()[lambda pairs: pairs.index.isin([*reached[0].index, *reached[1].index])]
+    late = len(ratio.index.difference(reached[1].index))
+    ratio.attrs["notes"] = [f"too large in {late} of {len(ratio)} pairs, whose second never got there"] * (late > 0)
+    return ratio
 
 
 def iterations_to_share(table: pd.DataFrame, first: Filter, second: Filter, share: float) -> pd.Series:

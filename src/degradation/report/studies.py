@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from itertools import groupby
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from degradation.record import load_gradients, load_metrics, load_responses
 from degradation.report import draw
 from degradation.report.draw import NEUTRAL, describe, draw_facets, left_out, melt, with_n, write_caption
 from degradation.report.imagenet import PAPER_FIGURE4
-from degradation.report.statistics import first_below, growth_per_layer
-from degradation.report.table import ARMS, ERRORS, describe_probe, finished, gather, load_probe, select
+from degradation.report.statistics import first_below, growth_per_layer, shared
+from degradation.report.table import ARMS, ERRORS, describe_probe, finished, gather, load_probe, select, word_of
 
 LESIONS = {"delete": "blocks deleted", "swap": "pairs of blocks swapped"}
 # Plain minus residual as the paper gives it, training and test error in points: ImageNet, read off Fig. 4, and what it
@@ -106,11 +107,15 @@ def by_settings(table: pd.DataFrame, settings: Sequence[str]) -> pd.DataFrame:
     `value` is the setting's where one with numbers varies, else the values in words; no rows where nothing varies.
     """
     rows = select(table, {}, tuple(settings))
-    varied = [name for name in settings if name in rows and rows[name].astype(str).nunique() > 1]
-    if len(varied) == 1 and pd.api.types.is_numeric_dtype(rows[varied[0]].infer_objects()):
-        return rows.assign(value=rows[varied[0]]).dropna(subset=["value"])
+    varied = [name for name in settings if name in rows and rows[name].map(word_of).nunique() > 1]
+    if len(varied) == 1 and all(
+        isinstance(value, Real) and not isinstance(value, bool) for value in rows[varied[0]].astype(object)
+    ):
+        values = rows[varied[0]].astype(float)
+        if values.notna().all():
+            return rows.assign(value=values)
     told = rows[varied].rename(columns=lambda name: name.split(".")[-1]).to_dict("records")
-    rows = rows.assign(value=[", ".join(f"{name}={value}" for name, value in run.items()) for run in told])
+    rows = rows.assign(value=[", ".join(f"{name}={word_of(value)}" for name, value in run.items()) for run in told])
     return rows if varied else rows.iloc[:0]
 
 
@@ -173,13 +178,24 @@ def draw_without_bn(table: pd.DataFrame) -> Figure | None:
     rows = select(table, {}, ("network.norm", "protocol.lr"))
     rows = rows[rows.groupby(["label", "protocol.lr"])["network.norm"].transform("nunique") > 1]
     rows = rows[rows.groupby("label")["protocol.lr"].transform("nunique") > 1]  # of one rate none is the best
-    errors = rows.groupby(["label", "network.norm", "protocol.lr"])["train_error"].mean()
-    rates = errors.groupby(["label", "network.norm"]).idxmin().map(lambda best: best[-1]).rename("best")
-    rows = rows.join(rates, on=["label", "network.norm"])
-    rows = rows[rows["protocol.lr"] == rows["best"]]
     ways = {"batch": "with BN", "none": "without"}
-    told = [f"{label} {ways[norm]} {rate:g}" for (label, norm), rate in rates.items()]
-    return _draw_against(rows, "network.norm", "", ways, f"rate of {', '.join(told)}")
+    rows = rows.assign(way=rows["label"] + " " + rows["network.norm"].map(ways))
+    rows, told = _at_best_rates(rows, "train_error")
+    return _draw_against(rows, "network.norm", "", ways, told)
+
+
+def _at_best_rates(rows: pd.DataFrame, error: str) -> tuple[pd.DataFrame, str]:
+    # Of each `way`, the runs at the rate with the least mean error, out of the two or more that most of its seeds have,
+    # as the claims take them: means of other seeds would not compare. And these rates in words.
+    parts, told = [rows.iloc[:0]], []
+    for way, runs in rows.groupby("way", sort=False):
+        rates, pairs = shared(runs.groupby("pair")["protocol.lr"].agg(frozenset).to_dict())
+        rates = rates or [runs["protocol.lr"].value_counts().index[0]]
+        runs = runs[runs["pair"].isin(pairs or runs["pair"]) & runs["protocol.lr"].isin(rates)]
+        best = runs.groupby("protocol.lr")[error].mean().fillna(np.inf).idxmin()
+        parts.append(runs[runs["protocol.lr"] == best])
+        told.append(f"{way} {best:g}" + " (no other was run)" * (len(rates) == 1))
+    return pd.concat(parts), f"rate of {', '.join(told)}"
 
 
 def draw_longer(table: pd.DataFrame) -> Figure | None:
@@ -212,7 +228,7 @@ def draw_warmup(table: pd.DataFrame) -> Figure | None:
     rows = select(table, {}, ("protocol.warmup.min_depth",))
     rows = rows.assign(warm=rows["depth"] >= rows["protocol.warmup.min_depth"])
     rows = rows[rows.groupby("depth")["warm"].transform("nunique") > 1]
-    if rows.empty:
+    if gather(rows, load_metrics).empty:  # all that there are diverged at once, perhaps
         return None
     ended = rows.groupby(["label", "warm"])["outcome"].transform(
         lambda ends: "" if (ends == "finished").all() else ", diverged"
@@ -238,6 +254,7 @@ def draw_constructed(table: pd.DataFrame) -> Figure | None:
     """
     rows = select(table, {}, ("network.parent_depth",))
     children = rows.dropna(subset=["network.parent_depth"])
+    children = children[children["network.parent_depth"] < children["depth"]]  # one as deep is its parent, restarted
     if children.empty:
         return None
     starts, parts = children.set_index("folder").get("initial.test_error", pd.Series(dtype=float)), []
@@ -254,7 +271,7 @@ def draw_constructed(table: pd.DataFrame) -> Figure | None:
 
     def load(folder: Path) -> pd.DataFrame:
         start = pd.DataFrame({"iteration": [0], "test_error": [starts.get(folder, math.nan)]}).dropna()
-        return pd.concat([start, load_metrics(folder)]) if len(start) else load_metrics(folder)
+        return pd.concat([part for part in (start, load_metrics(folder)) if len(part)] or [start])
 
     drawn, styles = pd.concat(parts), {"built": NEUTRAL[1]}
     figure, _ = draw.draw_curves(drawn, lambda curves: curves["column"], styles=styles, load=load)
@@ -709,20 +726,18 @@ def draw_without_shortcuts(table: pd.DataFrame) -> Figure | None:
     eval mode. Every run is a point. All kinds but plain, Dirac and residual are without BN. The claims choose the rate
     on the other seeds. The figure goes beyond the paper.
     """
-    parts = []
-    for name, where in WITHOUT_SHORTCUTS.items():
-        for depth, runs in select(table, where, ("protocol.lr",)).groupby("depth"):
-            best = runs.groupby("protocol.lr")["train_error_eval"].mean().idxmin()
-            parts.append(runs[runs["protocol.lr"] == best].assign(way=name, of=depth))
-    rows = pd.concat(parts) if parts else pd.DataFrame({"way": [], "of": []})
-    rows = rows[rows["of"].isin(rows.loc[~rows["way"].isin(("plain", "residual")), "of"])]
+    found = [select(table, where, ("protocol.lr",)).assign(kind_of=name) for name, where in WITHOUT_SHORTCUTS.items()]
+    rows = pd.concat(found).dropna(subset=["train_error_eval"])
+    rows = rows[rows["depth"].isin(rows.loc[~rows["kind_of"].isin(("plain", "residual")), "depth"])]
     if rows.empty:
         return None
-    seeds = rows.groupby(["way", "of"])["seed"].nunique().groupby("way").agg(["min", "max"])
+    of_depth = ("-" + rows["depth"].astype(str)) if rows["depth"].nunique() > 1 else ""
+    rows, told = _at_best_rates(rows.assign(way=rows["kind_of"].str.replace("\n", " ") + of_depth), "train_error_eval")
+    seeds = rows.groupby(["kind_of", "depth"])["seed"].nunique().groupby("kind_of").agg(["min", "max"])
     n = {way: " to ".join(str(n) for n in sorted({*counts})) for way, *counts in seeds.itertuples()}
     names = {way: f"{way}\nn = {n[way]}" for way in WITHOUT_SHORTCUTS if way in n}
-    figure, _ = draw.draw_errors(rows.assign(line=rows["label"]), "way", "", names)
-    return write_caption(figure, describe(rows))
+    figure, _ = draw.draw_errors(rows.assign(line=rows["label"]), "kind_of", "", names)
+    return write_caption(figure, describe(rows, told))
 
 
 def draw_layer_information(rows: pd.DataFrame, caption: str) -> Figure:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -105,14 +106,35 @@ def load_table(*results: str | Path) -> pd.DataFrame:
 
 def _tell_apart(table: pd.DataFrame) -> None:
     # Records say what a run varies against its protocol as that was when it was trained, or against itself where its
-    # protocol has no file. Runs of one name, network, seed and precision that vary the same are several all the same
-    # where their settings differ: these are varied, too, so that none counts for another.
-    settings = [name for name in table if str(name).startswith(("network.", "data.", "protocol."))]
-    names = [table[name] for name in ("protocol", "network", "depth", "pair")]
-    for _, part in table.groupby([*names, table["varied"].map(str)]):
-        differing = [name for name in settings if part[name].map(str).nunique() > 1] if len(part) > 1 else []
-        for place, row in part.iterrows() if differing else ():
-            table.at[place, "varied"] = {**row["varied"], **{name: row[name] for name in differing}}
+    # protocol has no file, so runs of one protocol's name may have other settings. What most have of the runs that do
+    # not vary a setting is the protocol's (where as many have something else, nothing is). Others vary it, too, so that
+    # none counts for another, be it of another seed.
+    for name, told in settings_of(table).items():
+        keys = ["protocol", "network", "depth"] if str(name).startswith("network.") else ["protocol"]
+        free = told[[name not in varied for varied in table["varied"]]].dropna()
+        usual = free.groupby([table.loc[free.index, key] for key in keys]).transform(_most_common)
+        for place in free.index[free != usual]:
+            table.at[place, "varied"] = {**table.at[place, "varied"], name: table.at[place, name]}
+
+
+def _most_common(values: pd.Series) -> str | None:
+    (first, n), *others = Counter(values).most_common(2)
+    return None if others and others[0][1] == n else first
+
+
+def word_of(value: Any) -> str:
+    """A setting's value as text; what is not set is None, or NaN beside numbers, and one word."""
+    return "none" if value is None or value != value else str(value)
+
+
+def settings_of(table: pd.DataFrame) -> pd.DataFrame:
+    """The scientific settings of runs, each as text; none where it is idle, the rate of a warm-up that there is not."""
+    names = [name for name in table if str(name).startswith(("network.", "data.", "protocol."))]
+    told = pd.DataFrame({name: table[name].map(word_of) for name in names}, index=table.index)
+    if "protocol.warmup.lr" in told:
+        warm = table["depth"] >= table["protocol.warmup.min_depth"]
+        told["protocol.warmup.lr"] = told["protocol.warmup.lr"].where(warm)
+    return told
 
 
 def _add_names(runs: pd.DataFrame) -> pd.DataFrame:
@@ -122,7 +144,8 @@ def _add_names(runs: pd.DataFrame) -> pd.DataFrame:
     table["precision"] = [name_precision(run) for run in table[["device", "precision"]].to_dict("records")]
     table["pair"] = table["seed"].astype(str) + " " + table["precision"]
     sizes = ["data.name", "data.validation_images", "protocol.batch_size", "protocol.log_every"]
-    table["epoch"] = [epoch_of(*row) for row in table[sizes].itertuples(index=False, name=None)]
+    shown = table.reindex(columns=[*sizes, "images.training"]).itertuples(index=False, name=None)
+    table["epoch"] = [epoch_of(*row) for row in shown]
     return table.assign(window=table[["epoch", "protocol.evaluate_every"]].max(axis=1))
 
 
@@ -172,9 +195,17 @@ def own_settings(table: pd.DataFrame) -> list[tuple[str, ...]]:
     return sorted({tuple(sorted(varied)) for varied in table.loc[table["study"].isin(OWN), "varied"] if varied})
 
 
+# Settings whose values a study's figure compares.
+STUDIED: dict[tuple[str, ...], str] = {
+    ("protocol.lr",): "learning_rate",
+    ("network.alpha",): "shortcut_strength",
+    ("network.shortcut",): "shortcut_options",
+}
+
+
 def by_name(settings: tuple[str, ...]) -> str:
     """Of the figure and the table that compare their values."""
-    return "by_" + "_".join(setting.split(".", 1)[-1] for setting in settings)
+    return STUDIED.get(settings) or "by_" + "_".join(setting.split(".", 1)[-1] for setting in settings)
 
 
 def condition_folder(condition: str) -> str:

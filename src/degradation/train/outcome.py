@@ -65,10 +65,11 @@ def finished_before(config: Config) -> Outcome | None:
 
 def final_errors(folder: Path, config: Config) -> dict[str, float]:
     """The final numbers of a record; training error is, as in figures, over the last epoch or `evaluate_every`."""
-    data, protocol = config.data, config.protocol
-    epoch = epoch_of(data.name, data.validation_images, protocol.batch_size, protocol.log_every)
+    data, protocol, summary = config.data, config.protocol, read_summary(folder)
+    training = (summary.get("images") or {}).get("training")
+    epoch = epoch_of(data.name, data.validation_images, protocol.batch_size, protocol.log_every, training)
     trained = settled_error(load_metrics(folder), max(epoch, protocol.evaluate_every))
-    return {**read_summary(folder)["final"], "train_error": trained}
+    return {**summary["final"], "train_error": trained}
 
 
 def budget_spent(config: Config, began: float) -> bool:

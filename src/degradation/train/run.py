@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import math
 import os
 import pickle
 import time
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.environments import LightningEnvironment
 
 from degradation.config import Config, ConfigError, DataError, MachineConfig, find_published, find_records
 from degradation.data.images import Images, ImageSet, Pictures, load
@@ -134,7 +136,8 @@ def _train(config: Config, jobs: int, record: Record, say: Say, origin: dict[str
                 row[f"{name}_error"], row[f"{name}_loss"] = evaluate(subject, views.of(images))
         return row
 
-    shown = SIGNAL_IMAGES if config.network.depth <= 110 else SIGNAL_IMAGES_DEEP  # float32, nothing recomputed
+    # In float32, nothing recomputed: no more than one of the parts of a batch whose statistics BN takes in training.
+    shown = min(SIGNAL_IMAGES if config.network.depth <= 110 else SIGNAL_IMAGES_DEEP, protocol.group)
     x, y = (tensor[:shown].clone() for tensor in stream.batch(0))  # the same in both arms, and all along
     began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     images: dict[str, Any] = {"training": len(train_set), "test": len(test)}
@@ -168,7 +171,7 @@ def _train(config: Config, jobs: int, record: Record, say: Say, origin: dict[str
             message = f"checkpoint at iteration {module.iteration:,}; the same command continues"
             return Outcome(record.id, progress.stopped, message)
         summary = {
-            "outcome": "diverged" if diverged else "finished",
+            "outcome": "finished",
             "run_id": record.id,
             "study": config.study,
             "length": config.length,
@@ -182,13 +185,17 @@ def _train(config: Config, jobs: int, record: Record, say: Say, origin: dict[str
             **({"initial": json.loads(record.initial.read_text())} if record.initial.exists() else {}),
             **record.sessions()[-1],
         }
-        if diverged:
-            record.finish({**summary, "message": diverged, "final": None})
-            return Outcome(record.id, "diverged", f"{diverged}; recorded as an outcome")
         # Measure, and write.
-        say(f"trained; measuring training error in eval mode, and responses, on {len(train_set) + len(test):,} images")
-        subject = at_test()
-        eval_error, eval_loss = evaluate(subject, views)
+        if not diverged:
+            total = len(train_set) + len(test)
+            say(f"trained; measuring training error in eval mode, and responses, on {total:,} images")
+            subject = at_test()
+            eval_error, eval_loss = evaluate(subject, views)
+            if not math.isfinite(eval_loss):  # which no iteration told whose weights went with the last step
+                diverged = f"the training loss in eval mode is not finite at iteration {module.iteration}"
+        if diverged:
+            record.finish({**summary, "outcome": "diverged", "message": diverged, "final": None})
+            return Outcome(record.id, "diverged", f"{diverged}; recorded as an outcome")
         record.write_table("responses.csv", _describe_layers(subject, network, protocol.group, views, views.of(test)))
         wrong = [{"image": number} for number in find_wrong(subject, views.of(test))]
         record.write_table("wrong.csv", wrong, ["image"])
@@ -254,7 +261,7 @@ def _construct(config: Config, network: Network, record: Record, train_views: Vi
         )
     parent = load_network(folder).to(device, memory_format=layout(views.channels_last))  # type: ignore[call-overload]
     # In float32, whatever the training's precision: the difference is to be that of the networks.
-    train_views, views = (Views(v.images, v.normalize) for v in (train_views, views))
+    train_views, views = (replace(v, precision="fp32") for v in (train_views, views))
     deepen(parent, network, stage_statistics(parent, train_views))
     initial = {
         "parent": parent_config.run_id,
@@ -298,4 +305,7 @@ def _trainer(machine: MachineConfig, callbacks: list[pl.Callback]) -> pl.Trainer
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
+        # A run is one process, whatever started it: left to itself, Lightning would heed SLURM's number of tasks, and
+        # requeue jobs and load checkpoints of its own making.
+        plugins=[LightningEnvironment()],
     )

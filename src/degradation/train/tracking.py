@@ -1,6 +1,7 @@
 """The view of a run in Weights & Biases: the one place that imports wandb. Whatever fails here never costs a run."""
 
 import hashlib
+import http.client
 import json
 import netrc
 import os
@@ -32,7 +33,7 @@ def _answers() -> bool:
         urllib.request.urlopen(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"), timeout=PATIENCE).close()
     except urllib.error.HTTPError as error:  # an answer, too
         error.close()
-    except OSError:
+    except (OSError, ValueError, http.client.HTTPException):  # the second of an address that is none
         return False
     return True
 
