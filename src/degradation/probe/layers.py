@@ -79,8 +79,7 @@ def layer_responses(network: Network, views: Views) -> Rows:
 def layer_gradients(network: Network, x: Tensor, y: Tensor) -> Rows:
     """The forward and the backward signal of every layer on one batch, in training mode and float32 (section 4.1).
 
-    BN takes its statistics over all of it: where training takes them over parts of a batch (batchnorm_groups), a part is
-    to be shown.
+    BN takes its statistics over all of it: show a part of a batch where training takes them over parts.
 
     Returns:
         One row per layer in order of depth: layer (from 1, the stem), name, stage (0 for the stem), std of the layer's
