@@ -222,6 +222,11 @@ def test_what_was_tested_stands_in_the_tables_by_its_bn_statistics(tested: pd.Da
         told = pd.read_csv(path_of_tests(folder))
         told.assign(weights=f"{first} {'1' * 64}").to_csv(path_of_tests(folder), index=False)
         assert table2(tested).set_index(["name", "batchnorm"]).loc[("residual-34 A", "moving"), "tested"] == n
+    # Of one in another precision, too: another row.
+    told = pd.read_csv(path_of_tests(folder))
+    pd.concat([told, told.assign(precision="bf16", top1=90.0)]).to_csv(path_of_tests(folder), index=False)
+    both = table2(tested).set_index(["name", "batchnorm", "precision"])["top1"].loc["residual-34 A", "moving"]
+    assert both.to_dict() == {"fp32": 42.0, "bf16": 90.0}
     path_of_tests(tested["folder"].iloc[-1]).write_text("nothing\n1\n")
     with pytest.raises(RecordError, match=r"residual-34.*\.csv is damaged"):
         table2(tested)
