@@ -153,7 +153,8 @@ def _train(config: Config, jobs: int, record: Record, say: Say, origin: dict[str
         # images cost about as much as seven evaluations of the test images (measured at 56 layers); wrong.csv is one.
         closing = (2 * len(train_set) + 8 * len(test)) / (len(test) + len(validation or ()))
         progress = Progress(config, measured, closing, say)
-        trainer = _trainer(machine, [measured, progress, Checkpoint(record, config.machine.checkpoint_seconds)])
+        callbacks = [measured, progress, Checkpoint(record, config.machine.checkpoint_seconds)]
+        trainer = _trainer(machine, callbacks, record.path)
         cadences = (protocol.log_every, *[protocol.warmup.window] * (module.warmup_lr is not None))
         chunks = Chunks(module, int(machine.iterations_per_step), cadences, first_steps(protocol))
         resume = _check_checkpoint(record) if record.checkpoint.exists() else None
@@ -292,7 +293,7 @@ def _check_checkpoint(record: Record) -> Path:
     return record.checkpoint
 
 
-def _trainer(machine: MachineConfig, callbacks: list[pl.Callback]) -> pl.Trainer:
+def _trainer(machine: MachineConfig, callbacks: list[pl.Callback], folder: Path) -> pl.Trainer:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     return pl.Trainer(
@@ -305,7 +306,8 @@ def _trainer(machine: MachineConfig, callbacks: list[pl.Callback]) -> pl.Trainer
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        # A run is one process, whatever started it: left to itself, Lightning would heed SLURM's number of tasks, and
-        # requeue jobs and load checkpoints of its own making.
+        # A run is one process, whatever started it: left to itself, Lightning would heed SLURM's number of tasks,
+        # requeue jobs, and load what it saved for that in the present folder, whichever run it was of.
         plugins=[LightningEnvironment()],
+        default_root_dir=folder,
     )
