@@ -1,6 +1,7 @@
 """The shared training step: the same whichever way it is executed, and what a plain PyTorch loop would do."""
 
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -10,11 +11,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from degradation.config import Architecture, MachineConfig, ProtocolConfig, Shortcut, WarmupConfig
-from degradation.data.images import make_synthetic
+from degradation.data.images import load, make_synthetic
 from degradation.data.resident import BatchStream, Normalizer
+from degradation.data.streamed import StreamedBatches
 from degradation.net.network import Network
 from degradation.train import machine as machines
 from degradation.train.step import CapturedStep, DegradationModule
+from tests.conftest import compose_config
 
 ITERATIONS = 12
 PROTOCOL = ProtocolConfig(
@@ -228,6 +231,38 @@ def test_compiled_blocks_give_the_same_losses(monkeypatch: pytest.MonkeyPatch) -
     compiled, theirs = run("compiled", depth=8, iterations=4)
     assert compiled == pytest.approx(losses, rel=1e-3)
     assert_same(theirs, weights, 1e-2)
+
+
+class Still(torch.optim.SGD):
+    """SGD but for the step itself: fused, it reads the rate on the device, and has no kernel for meta tensors."""
+
+    def step(self, _closure: Any = None) -> None:  # type: ignore[override]
+        assert all(parameter.grad is not None for group in self.param_groups for parameter in group["params"])
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["resident", "streamed"])
+@pytest.mark.parametrize("changes", [{}, {"clip": 1.0}, {"hold_norms": True}, {"batchnorm_groups": 2}], ids=str)
+def test_an_iteration_reads_nothing_back_from_its_device(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], streamed: bool
+) -> None:
+    # As a captured graph needs it. Meta tensors hold no values: what reads one fails, and so does what mixes in one
+    # of the host's.
+    monkeypatch.setattr("degradation.train.step.make_autocast", lambda *_: nullcontext())  # of no such device
+    protocol = replace(PROTOCOL, **changes)
+    stream: BatchStream | StreamedBatches = make_stream("meta")
+    if streamed:
+        train, normalize = load(compose_config("data=imagenette_mini").data, "")[0], Normalizer(TRAIN, "channel")
+        stream = StreamedBatches(train, normalize, protocol.batch_size, seed=3)
+        for held in (stream, normalize):
+            vars(held).update({key: value.to("meta") for key, value in vars(held).items() if torch.is_tensor(value)})
+    for shortcut, recompute in (("none", False), ("A", False), ("B", True)):
+        network = Network(Architecture.paper(8, shortcut))  # type: ignore[arg-type]
+        module = DegradationModule(network, stream, protocol, make_machine(recompute=recompute)).to("meta")
+        module.step = module.make_step(Still(network.parameters(), lr=0.0))
+        for iteration in range(6):  # into the second epoch, over a partial batch where the set is resident
+            module.run(iteration)
+        with pytest.raises(RuntimeError, match="meta"):
+            module.take_running()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
