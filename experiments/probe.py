@@ -274,7 +274,7 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.probes = [probe for probe in arguments.probes if probe != "constructed"]
         if not arguments.probes:
             raise CheckpointError(f"{file}: {left_out}") from None
-    device: Literal["cuda", "cpu"] = "cuda" if torch.cuda.is_available() else "cpu"
+    device: Literal["cuda", "cpu"] = "cpu" if machines.cuda_trouble() else "cuda"
     # Nothing is downloaded: who mistypes a folder does not want 170 MB in it.
     network, (train, test, _) = network.to(device), load(data, arguments.data_dir, device, download=False)
     machine = MachineConfig(device, "fp32", True, torch.get_num_threads(), 1, "eager", False, 500, 0.0, 0.0)

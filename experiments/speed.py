@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import BrokenBarrierError
 from typing import Any, Literal
 
 import pandas as pd
@@ -68,9 +69,10 @@ class Setting:
         network = Network(Architecture.paper(depth, "A"))
         return network.to(self.machine.device, memory_format=layout(channels_last))  # type: ignore[call-overload]
 
-    def module(self, depth: int, machine: MachineConfig) -> DegradationModule:
-        module = DegradationModule(self.network(depth), self.stream(), self.config.protocol, machine)
-        return module.to(machine.device)
+    def module(self, depth: int, machine: MachineConfig, batch_size: int = BATCH) -> DegradationModule:
+        protocol = replace(self.config.protocol, batch_size=batch_size)
+        stream = self.stream(batch_size=batch_size)
+        return DegradationModule(self.network(depth), stream, protocol, machine).to(machine.device)
 
 
 class InMemoryCIFAR10(CIFAR10):
@@ -99,6 +101,16 @@ def timed(step: Callable[[], object], images: int, cuda: bool) -> Run:
     return run
 
 
+@contextmanager
+def as_torch_comes() -> Iterator[None]:
+    """With cuDNN's TF32, which PyTorch, and so what others run, has on unless told otherwise; nothing on a CPU."""
+    was, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = was
+
+
 def usual_recipe(setting: Setting, depth: int, workers: int) -> Run:
     """As popular implementations do it: PIL transforms, a DataLoader, eager float32 NCHW, .item() every step."""
     transform = transforms.Compose(
@@ -124,6 +136,7 @@ def usual_recipe(setting: Setting, depth: int, workers: int) -> Run:
     optimizer = optim.SGD(network.parameters(), 0.1, momentum=0.9, weight_decay=1e-4)
     criterion = nn.CrossEntropyLoss()
 
+    @as_torch_comes()
     def step() -> float:
         images, targets = next(batches)
         images, targets = images.to(setting.machine.device), targets.to(setting.machine.device)
@@ -137,9 +150,9 @@ def usual_recipe(setting: Setting, depth: int, workers: int) -> Run:
     return timed(step, BATCH, setting.cuda)
 
 
-def bare_loop(setting: Setting, depth: int, channels_last: bool, precision: str, batch_size: int = BATCH) -> Run:
+def bare_loop(setting: Setting, depth: int, channels_last: bool, precision: str) -> Run:
     """Our batches and networks in a loop of seven lines: no metrics, no schedule, no Lightning."""
-    stream, network = setting.stream(channels_last, batch_size), setting.network(depth, channels_last)
+    stream, network = setting.stream(channels_last), setting.network(depth, channels_last)
     optimizer = optim.SGD(network.parameters(), 0.1, momentum=0.9, weight_decay=1e-4, fused=True)
     iteration = 0
 
@@ -154,12 +167,12 @@ def bare_loop(setting: Setting, depth: int, channels_last: bool, precision: str,
         optimizer.step()
         iteration += 1
 
-    return timed(step, batch_size, setting.cuda)
+    return timed(step, BATCH, setting.cuda)
 
 
-def our_step(setting: Setting, depth: int, execution: Any) -> Run:
+def our_step(setting: Setting, depth: int, execution: Any, batch_size: int = BATCH) -> Run:
     """The module's own iteration, with its running metrics and schedule, executed as asked; no Trainer."""
-    module = setting.module(depth, replace(setting.machine, execution=execution))
+    module = setting.module(depth, replace(setting.machine, execution=execution), batch_size)
     module.step = module.make_step(module.configure_optimizers())
     iteration = 0
 
@@ -168,7 +181,7 @@ def our_step(setting: Setting, depth: int, execution: Any) -> Run:
         module.run(iteration)
         iteration += 1
 
-    return timed(step, BATCH, setting.cuda)
+    return timed(step, batch_size, setting.cuda)
 
 
 @contextmanager
@@ -208,30 +221,50 @@ def our_trainer(setting: Setting, depth: int, rate: float) -> Run:
     return run
 
 
-def _worker(setting: Setting, depth: int, seconds: float, ready: Any, rates: Any) -> None:
-    machines.apply(setting.machine)
-    run = our_step(setting, depth, setting.machine.execution)
-    run(0.0)
-    ready.wait(timeout=600)  # others may have failed
-    rates.put(run(seconds))
+def _worker(setting: Setting, depth: int, seconds: float, ready: Any) -> float | str:
+    try:
+        machines.apply(setting.machine)
+        run = our_step(setting, depth, setting.machine.execution)
+        for _ in range(3):  # past the capture of a graph
+            run(0.0)
+        ready.wait()
+        return run(seconds)
+    except BrokenBarrierError:
+        return ""
+    except Exception as error:
+        ready.abort()
+        return str(error).partition("\n")[0]
 
 
 def concurrent(setting: Setting, depth: int, jobs: int) -> Run:
-    """The sum of several runs at once, each a process with its share of the cores."""
+    """The sum of several runs at once, each a process with its share of the cores; a RuntimeError where one fails."""
     threads = max(1, machines.available_cores() // jobs)
     share = replace(setting, machine=replace(setting.machine, threads=threads))
 
     def run(seconds: float) -> float:
-        context = torch.multiprocessing.get_context("spawn")
-        ready, rates = context.Barrier(jobs), context.Queue()
-        workers = [context.Process(target=_worker, args=(share, depth, seconds, ready, rates)) for _ in range(jobs)]
-        for worker in workers:
-            worker.start()
+        if setting.cuda:
+            torch.cuda.empty_cache()  # of the variants in this process
+        ready = processes.CONTEXT.Barrier(jobs)
+        workers = [processes.start(_worker, share, depth, seconds, ready) for _ in range(jobs)]
+        rates, failed = list[float](), list[str]()
         try:
-            return sum(rates.get(timeout=600) for _ in workers)
+            for worker, receive in workers:
+                while not receive.poll(1):
+                    if any(other.exitcode for other, _ in workers):  # killed: the others would wait for it
+                        ready.abort()
+                try:
+                    answer = receive.recv()
+                except EOFError:
+                    worker.join()
+                    answer = f"a process {processes.describe_end(worker.exitcode or 0)}"
+                (failed if isinstance(answer, str) else rates).append(answer)
         finally:
-            for worker in workers:
+            ready.abort()
+            for worker, _ in workers:
                 worker.join()
+        if failed:
+            raise RuntimeError(next(filter(None, failed), "interrupted"))
+        return sum(rates)
 
     return run
 
@@ -266,8 +299,13 @@ def measure_throughput(
             say(f"depth {depth}: warming up")
             runs = variants(setting, depth, jobs, min(1.0, seconds))
             for number in range(1, rounds + 1):
-                for variant, run in runs.items():
-                    rate = run(seconds)
+                for variant, run in [*runs.items()]:
+                    try:
+                        rate = run(seconds)
+                    except RuntimeError as error:  # as where memory does not suffice for so many
+                        say(f"depth {depth}: {variant} left out: {error}")
+                        del runs[variant]
+                        continue
                     say(f"depth {depth}, round {number} of {rounds}: {variant:<42} {rate:9,.0f} images/s")
                     rows.append({"depth": depth, "variant": variant, "round": number, "images_per_second": rate})
     return pd.DataFrame(rows)
@@ -317,8 +355,9 @@ def measure_growth(setting: Setting, depths: list[int], batches: list[int], seco
     """Seconds per iteration against depth (batch 128) and against batch (depth 20)."""
     rows = []
     for depth, batch in [*((d, BATCH) for d in dict.fromkeys(depths)), *((20, b) for b in batches if b != BATCH)]:
-        run = bare_loop(setting, depth, True, setting.machine.precision, batch)
-        run(0.0)
+        run = our_step(setting, depth, setting.machine.execution, batch)
+        for _ in range(3):  # past the capture of a graph
+            run(0.0)
         rate = statistics.median(run(seconds) for _ in range(3))
         rows.append({"depth": depth, "batch": batch, "seconds_per_iteration": batch / rate})
     return pd.DataFrame(rows).sort_values(["batch", "depth"], ignore_index=True)
@@ -331,13 +370,20 @@ def _peak_memory() -> float:
 
 
 def _one_iteration(setting: Setting, depth: int, recompute: bool, result: Any) -> None:
-    machine = replace(setting.machine, activation_checkpointing=recompute, execution="eager")
+    machine = replace(setting.machine, activation_checkpointing=recompute)
     machines.apply(machine)
     module = setting.module(depth, machine)
     module.step = module.make_step(module.configure_optimizers())
-    before = 0.0 if setting.cuda else _peak_memory()
+    before, first = 0.0 if setting.cuda else _peak_memory(), 0
+    if setting.cuda:  # algorithms are chosen, and the graph is captured, once and not at every iteration
+        first = 5
+        for iteration in range(first):
+            module.run(iteration)
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     began = time.perf_counter()
-    for iteration in range(2):
+    for iteration in range(first, first + 2):
         module.run(iteration)
     if setting.cuda:
         torch.cuda.synchronize()

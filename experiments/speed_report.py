@@ -56,14 +56,16 @@ TABLES = {
 }
 IMAGES = """JPEGs of {set}, crops of {crop} pixels, batches of {batch}. `Images alone` decodes, resizes and crops,\
  `step alone` trains on one batch again and again. The reference: RandomResizedCrop, flip, ToTensor and Normalize,\
- torchvision's network, and its loop in eager float32.
+ torchvision's network, and its loop in eager float32{tf32}.
 
-For this suite a core decodes {decoded_per_core:,.0f} images/s, and trains on {trained_per_core:,.0f}: decoding takes\
- {decoding_percent:.1f} % of the time of a core that does both, and {decoding_cores:.2f} cores keep up with the step."""
-
+For this suite a core decodes {decoded_per_core:,.0f} images/s{trains}, and {decoding_cores:.2f} cores keep up with the\
+ step."""
+TRAINS = """, and trains on {trained_per_core:,.0f}: decoding takes {decoding_percent:.1f} % of the time of a core that\
+ does both"""
+TF32 = " (convolutions in TF32, which PyTorch has on unless told otherwise)"
 
 USUAL = """The usual recipe: torchvision's CIFAR10 with PIL transforms, a DataLoader, eager float32 NCHW, `.item()`\
- every step. The ratio is to the better of its two forms, within each round; the median over rounds is told."""
+ every step{tf32}. The ratio is to the better of its two forms, within each round; the median over rounds is told."""
 
 
 def write_bench(folder: Path, described: dict[str, Any]) -> Path:
@@ -78,8 +80,10 @@ def write_bench(folder: Path, described: dict[str, Any]) -> Path:
         f"- {hardware}; precision {described['precision']}\n- {versions}\n"
         f"- large matrix products in that precision here: {described['matrix_peak_gflops']:,.1f} GFLOP/s, the floor",
     ]
+    cuda = described["device"] == "cuda"
+    tf32 = TF32 if cuda else ""
     if timed:
-        parts.append(USUAL)
+        parts.append(USUAL.format(tf32=tf32))
     for name, (title, columns) in TABLES.items():
         if (folder / f"{name}.csv").exists():
             table = pd.read_csv(folder / f"{name}.csv")
@@ -90,7 +94,8 @@ def write_bench(folder: Path, described: dict[str, Any]) -> Path:
                 table[column] = table[column].map("{:.3g}".format)
             parts.append(f"## {title}\n\n{picture}" + markdown_table(table, columns))
             if name == "images":
-                parts.append(IMAGES.format(**described["images"]))
+                told = described["images"]
+                parts.append(IMAGES.format(**told, tf32=tf32, trains="" if cuda else TRAINS.format(**told)))
     for key, text in (
         ("seconds_to_first_iteration", "From starting `experiments/train.py` to its first iteration"),
         ("seconds_for_figures", "Figures, tables and pages of the published records"),

@@ -11,7 +11,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from speed import TRAINER, USUAL, InMemoryCIFAR10, default_setting, measure_throughput, our_trainer, summarise
+from speed import (
+    TRAINER,
+    USUAL,
+    InMemoryCIFAR10,
+    concurrent,
+    default_setting,
+    measure_throughput,
+    our_trainer,
+    summarise,
+)
 from speed_images import OURS, REFERENCE, STEP, as_files, find_set, limits, measure_images, summarise_images
 from speed_report import draw_throughput, write_bench
 
@@ -70,6 +79,19 @@ def test_every_variant_runs_and_is_shown(compose: Compose, tmp_path: Path) -> No
     page = write_bench(tmp_path, {**described, "hardware": {}, "versions": {}}).read_text()
     assert all(variant in page for variant in table["variant"])
     assert json.loads((tmp_path / "bench.json").read_text())["device"] == "cpu"
+
+
+def test_runs_at_once_are_timed_together_or_left_out(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    setting = default_setting(compose("protocol=paper", "logger=none", "machine=cpu", "machine.threads=1"))
+    assert concurrent(setting, 8, 2)(0.0) > 0
+    failing = concurrent(replace(setting, train=setting.train[:100]), 8, 2)
+    with pytest.raises(RuntimeError, match="batch_size=128 is larger than the training set of 100 images"):
+        failing(0.0)
+    monkeypatch.setattr("speed.variants", lambda *_: {"one": lambda _: 1.0, "two at once": failing})
+    told: list[str] = []
+    measured = measure_throughput(setting, [8], 2, 0.0, (2,), told.append)
+    assert measured["variant"].tolist() == ["one", "one"]
+    assert [line for line in told if "left out: batch_size=128 is larger" in line] == told[2:3]
 
 
 def test_images_are_timed_against_the_step_and_the_reference(compose: Compose, tmp_path: Path) -> None:

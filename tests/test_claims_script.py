@@ -142,7 +142,7 @@ def test_what_cannot_be_is_told_in_one_line(
 def test_each_half_of_the_paper_has_its_own_protocol(
     started: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("degradation.cli.processes.ask", lambda has_cuda: True)
+    monkeypatch.setattr("degradation.cli.processes.ask", lambda ask_cuda: None)
     monkeypatch.setenv("DATA_DIR", str(tmp_path))  # no ImageNet
     monkeypatch.setattr(sys, "argv", ["claims.py", "--studies", "learning_rate,degradation_imagenet,warmup"])
     claims.main()

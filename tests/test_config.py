@@ -166,8 +166,8 @@ def test_a_study_of_imagenet_takes_the_protocols_of_imagenet(tmp_path: Path, mon
     study = "experiment=degradation_imagenet"
     assert choose_protocol([study, "protocol=quick,smoke"])[1] == "protocol=imagenet_quick,imagenet_smoke"
     assert choose_protocol([study, "protocol=imagenet_short"])[1] == "protocol=imagenet_short"
-    for cuda, images, chosen in ((False, True, "quick"), (True, False, "quick"), (True, True, "paper")):
-        monkeypatch.setattr(processes, "ask", lambda work, cuda=cuda: cuda)
+    for trouble, images, chosen in (("no GPU", True, "quick"), (None, False, "quick"), (None, True, "paper")):
+        monkeypatch.setattr(processes, "ask", lambda work, trouble=trouble: trouble)
         if images:
             (tmp_path / "imagenet" / "train").mkdir(parents=True, exist_ok=True)
         where = tmp_path if images else tmp_path / "none"

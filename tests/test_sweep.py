@@ -19,6 +19,7 @@ from degradation.train.plan import check, count_jobs, estimate_seconds
 from degradation.train.run import train
 
 from .conftest import TINY, Compose, composed
+from .needs import without_cuda
 from .report.conftest import put
 
 
@@ -42,9 +43,6 @@ def refused(
     GlobalHydra.instance().clear()
 
 
-without_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is present")
-
-
 @pytest.mark.parametrize("sweep", [[], ["-m", "network=plain,residual"]], ids=["run", "sweep"])
 @pytest.mark.parametrize(
     ("overrides", "told"),
@@ -58,7 +56,7 @@ without_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA devi
         (["network.widht=2"], "network.widht"),
         (["network=null"], "network=null is not one of plain, residual"),
         (["depth=21"], "depth=21 is not of the form 6n+2; the nearest such depths are 20 and 26"),
-        pytest.param(["machine=gpu"], "machine.device=cuda, but no CUDA device is visible here", marks=without_cuda),
+        pytest.param(["machine=gpu"], "machine.device=cuda, but no CUDA device is present", marks=without_cuda),
         (["experiment=1"], "experiment=1 is not one of"),
         (["network.width=100000"], "network.width=100000 should be less than or equal to 4096"),
         (["machine.precision=tf32"], "machine.precision=tf32 exists on CUDA devices only"),
@@ -117,6 +115,14 @@ def test_a_run_that_cannot_be_timed_costs_the_estimate_of_itself(
     assert list(estimate) == [todo[0].run_id]
     told = describe_time(todo, estimate, 0, 1)
     assert told.startswith("1 run(s) could not be timed, as where memory does not suffice; about ")
+
+
+def test_runs_that_share_a_gpu_are_told_as_one_after_another(tiny: Callable[..., Config]) -> None:
+    todo = [tiny("seed=0"), tiny("seed=1")]
+    estimate = {config.run_id: 3600.0 for config in todo}
+    assert describe_time(todo, estimate, 0, 2) == "about 60 min, from a timing of this machine just now"
+    assert describe_time(todo, estimate, 0, 2, one_gpu=True).startswith("at most about 2 h 00 min, ")
+    assert describe_time(todo, estimate, 0, 1, one_gpu=True).startswith("about 2 h 00 min, ")
 
 
 @pytest.mark.parametrize(("error", "told"), [(MemoryError(), "out of memory"), (RuntimeError("alloc\nlong"), "alloc")])

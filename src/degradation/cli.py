@@ -140,14 +140,15 @@ def describe_settings() -> str:
     return "\n".join(parts)
 
 
-def has_cuda() -> bool:
-    import torch
+def ask_cuda() -> str | None:
+    """As machine.cuda_trouble, which is imported where it is asked: with torch."""
+    from degradation.train.machine import cuda_trouble
 
-    return torch.cuda.is_available()
+    return cuda_trouble()
 
 
 def choose_protocol(arguments: list[str]) -> list[str]:
-    """Without a protocol on the command line: paper where a CUDA device is present, quick where not.
+    """Without a protocol on the command line: paper where torch can use a CUDA device, quick where not.
 
     Those of the studies called ..._imagenet are imagenet_paper and so on, of which paper needs the images, too.
     An option that its group has not is told here: Hydra would complain of something else where an axis is swept, too.
@@ -173,8 +174,8 @@ def choose_protocol(arguments: list[str]) -> list[str]:
     if asks or any(a.lstrip("+").startswith("protocol=") for a in chosen):
         return chosen
     sweeps = studies or {"-m", "--multirun"} & {*arguments}
-    name, why = ("paper", "a") if (processes.ask(has_cuda) if sweeps else has_cuda()) else ("quick", "no")
-    why += " CUDA device is present"
+    trouble = processes.ask(ask_cuda) if sweeps else ask_cuda()
+    name, why = ("quick", trouble) if trouble else ("paper", "a CUDA device is present")
     if half and name == "paper":
         said = [a.removeprefix("paths.data=") for a in chosen if a.startswith("paths.data=")]
         if find_root("imagenet", [os.environ.get("DATA_DIR", "data"), *said][-1]) is None:

@@ -80,8 +80,8 @@ def _answer(send: Connection, environment: dict[str, str], work: Callable[..., A
 def multi_process_service() -> Iterator[bool]:
     """NVIDIA's MPS for as long as it lasts, so that kernels of several processes run side by side on one GPU.
 
-    Yields whether it serves: not where its daemon is missing, cannot start, or cannot be used by torch. One that the
-    user started is left alone.
+    Yields whether it serves: not where its daemon is missing, cannot start, or is not what torch then computes by (a
+    client that finds none says nothing, and does without). One that the user started is left alone.
     """
     program = shutil.which("nvidia-cuda-mps-control")
     if program is None or "CUDA_MPS_PIPE_DIRECTORY" in os.environ:
@@ -90,18 +90,27 @@ def multi_process_service() -> Iterator[bool]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         ours = {"CUDA_MPS_PIPE_DIRECTORY": folder, "CUDA_MPS_LOG_DIRECTORY": folder}
         environment = {**os.environ, **ours}
+        # The daemon would number anew those devices that it sees, and a client choose among these once more.
+        everywhere = {key: value for key, value in environment.items() if key != "CUDA_VISIBLE_DEVICES"}
 
-        def works(command: list[str], text: str = "") -> bool:
+        def works(command: list[str], text: str = "", of: dict[str, str] = everywhere, answer: Any = None) -> bool:
             try:
                 null = subprocess.DEVNULL  # no pipe: the daemon would keep it open
-                options: dict[str, Any] = {"text": True, "timeout": 60, "stdout": null, "stderr": null, "check": True}
-                subprocess.run(command, env=environment, input=text, **options)
+                options: dict[str, Any] = {"text": True, "timeout": 60, "stderr": null, "check": True}
+                subprocess.run(command, env=of, input=text, stdout=answer or null, **options)
             except (OSError, subprocess.SubprocessError):
                 return False
             return True
 
+        def has_server() -> bool:
+            with tempfile.TemporaryFile() as answer:
+                asked = works([program], "get_server_list\n", answer=answer)
+                answer.seek(0)
+                return asked and any(word.isdigit() for word in answer.read().split())
+
         started = works([program, "-d"])
-        serves = started and works([sys.executable, "-c", "import torch; torch.zeros(1, device='cuda').sum().item()"])
+        computes = [sys.executable, "-c", "import torch; torch.zeros(1, device='cuda').sum().item()"]
+        serves = started and works(computes, of=environment) and has_server()
         if serves:
             os.environ |= ours
         Stop.last = partial(works, [program], "quit -t 10\n") if started else None

@@ -57,16 +57,19 @@ def find_published(configs: list[Config], machine: MachineConfig) -> tuple[dict[
     return done, line
 
 
-def describe_time(todo: list[Config], estimate: dict[str, float], finished: int, jobs: int) -> str:
-    """How long the sweep should take, the longest runs started first."""
-    lanes = [0.0] * jobs
+def describe_time(
+    todo: list[Config], estimate: dict[str, float], finished: int, jobs: int, one_gpu: bool = False
+) -> str:
+    """How long the sweep should take, the longest runs started first; on one GPU, at most as if one after another."""
+    lanes = [0.0] * (1 if one_gpu else jobs)
     for seconds in sorted(estimate.values(), reverse=True):
         lanes[lanes.index(min(lanes))] += seconds
     told = [f"{finished} finished already"] if finished else []
     if unknown := len(todo) - len(estimate):
         told.append(f"{unknown} run(s) could not be timed, as where memory does not suffice")
     if estimate:
-        told.append(f"about {format_seconds(max(lanes))}, from a timing of this machine just now")
+        about = "at most about" if one_gpu and jobs > 1 else "about"
+        told.append(f"{about} {format_seconds(max(lanes))}, from a timing of this machine just now")
     return "; ".join(told) or "nothing to train"
 
 
@@ -178,16 +181,17 @@ def launch(composed: list[DictConfig], wanted_jobs: Any, origin: Origin) -> Sequ
     estimate = _estimate(plan)
     todo, outcomes = {config.run_id for config in plan.todo}, dict(plan.published)
     others = [config for config in configs if config.run_id not in outcomes and config.run_id not in todo]
-    print(plan.told + describe_time(plan.todo, estimate, len(others), plan.jobs), flush=True)
+    one_gpu = plan.device == "cuda"
+    print(plan.told + describe_time(plan.todo, estimate, len(others), plan.jobs, one_gpu), flush=True)
     if configs[0].logger.name != "none":
         find_mode()  # once, and not in every run
     Stop.listen()
     os.environ.setdefault(BEGAN, str(time.time()))
-    several = plan.device == "cuda" and plan.jobs > 1
     try:
-        with processes.multi_process_service() if several else nullcontext(False) as shared:
-            if shared:
-                print("the runs share the GPU through CUDA MPS", flush=True)
+        with processes.multi_process_service() if one_gpu and plan.jobs > 1 else nullcontext(None) as shared:
+            if shared is not None:
+                how = "share the GPU through" if shared else "take turns on the GPU, as there is no working"
+                print(f"the runs {how} CUDA MPS", flush=True)
             # Those that are finished say that they are skipped; then longest first: the cores are then busy to the end.
             longest = sorted(plan.todo, key=lambda config: -estimate.get(config.run_id, math.inf))
             for outcome in _run_each(others + longest, plan.jobs, origin):

@@ -28,9 +28,12 @@ def recorded(network: Network) -> dict[str, Tensor]:
     return outputs
 
 
-@pytest.mark.parametrize("batch_size", [60, 7])
+@pytest.mark.parametrize(("batch_size", "at_once"), [(60, 2**26), (7, 2**26), (60, 10_000)])
 @pytest.mark.parametrize("architecture", [*TINY, *(imagenet(*kind) for kind in IMAGENET)], ids=named)
-def test_layer_responses_are_the_std_of_all_outputs(architecture: Architecture, batch_size: int, views: Views) -> None:
+def test_layer_responses_are_the_std_of_all_outputs(
+    architecture: Architecture, batch_size: int, at_once: int, views: Views, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("degradation.probe.layers.AT_ONCE", at_once)
     network = settle(architecture, views)
     before = tensors_of(network)
     rows = layer_responses(network, replace(views, batch_size=batch_size))

@@ -1,6 +1,7 @@
 """experiments/probe.py in a real process: tables, figures and summary of a checkpoint, or one line and nothing."""
 
 import json
+import os
 import re
 import runpy
 import subprocess
@@ -18,6 +19,7 @@ from degradation.data.resident import ChannelNormalizer
 from degradation.net.network import Network
 from degradation.probe.lesions import deletable
 from degradation.probe.views import Views, evaluate
+from degradation.train.machine import NO_CUDA
 from degradation.train.run import train
 from tests.conftest import ROOT, Compose
 from tests.net.test_foreign import make_network, torchvision_names
@@ -39,7 +41,8 @@ Probe = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def probe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Probe:
-    """(folder, arguments) -> exit status, stdout and stderr of the script's main, in this process."""
+    """(folder, arguments) -> exit status, stdout and stderr of the script's main, in this process and on the CPU."""
+    monkeypatch.setattr("degradation.train.machine.cuda_trouble", lambda: NO_CUDA)
     main = runpy.run_path(str(SCRIPT), run_name="probe")["main"]
 
     def run(folder: Path, *arguments: str) -> tuple[int, str, str]:
@@ -65,7 +68,8 @@ def test_a_checkpoint_of_other_code_from_end_to_end(tmp_path: Path, probe: Probe
     constants = ["--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225"]
     small = ["--data", "synthetic", "--lesion-images", "100", "--draws", "2"]
     command = [sys.executable, str(SCRIPT), "other.th", "--shortcut", "A", *small, *constants]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines() if " measuring " not in line] == [
         "other:",

@@ -1,6 +1,7 @@
 """What computes a run is decided once, and what cannot be is refused in one line."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +13,12 @@ from degradation import processes
 from degradation.config import ConfigError
 from degradation.ending import EXIT_STOPPED
 from degradation.train import machine as machines
+from degradation.train.plan import describe_grid
 from tests.conftest import Compose
+from tests.needs import without_cuda
 
-no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is present")
 
-
-@no_cuda
+@without_cuda
 def test_auto_on_a_cpu(compose: Compose) -> None:
     machine = machines.resolve(compose("protocol=smoke").machine, jobs=2)
     assert (machine.device, machine.execution, machine.activation_checkpointing) == ("cpu", "eager", False)
@@ -41,6 +42,23 @@ def test_what_a_machine_cannot_do(compose: Compose, overrides: list[str], told: 
         machines.resolve(compose("protocol=smoke", *overrides).machine)
 
 
+@without_cuda
+def test_a_device_that_torch_cannot_use_is_none(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As where the driver is too old for this torch: by its account, which Lightning has torch go by, there is one.
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    machines.cuda_trouble.cache_clear()
+    try:
+        config = compose("protocol=smoke")
+        assert machines.resolve(config.machine).device == "cpu"
+        told = r"torch [\w.+]+ cannot use the CUDA device that is visible here \(.+\)"
+        with pytest.raises(ConfigError, match=f"^machine.device=cuda, but {told}; use machine=cpu"):
+            machines.resolve(compose("protocol=smoke", "machine=gpu").machine)
+        assert re.search(rf"at once on cpu, .* thread\(s\) each, as {told}; records in", describe_grid([config], 1))
+        assert not re.search("as torch", describe_grid([compose("protocol=smoke", "machine=cpu")], 1))
+    finally:
+        machines.cuda_trouble.cache_clear()
+
+
 @pytest.mark.parametrize("daemon", [None, "exit 1", "exit 0"])
 def test_without_a_working_mps_nothing_changes(
     daemon: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -59,6 +77,28 @@ def test_without_a_working_mps_nothing_changes(
         assert not serves
         assert dict(os.environ) == before
     assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize("servers", ["", "4711"])
+def test_an_mps_serves_where_what_computes_has_started_its_server(
+    servers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, program, client = (tmp_path / name for name in ("log", "nvidia-cuda-mps-control", "python"))
+    devices = '"${CUDA_VISIBLE_DEVICES-all}"'
+    answers = f'read word; echo "$word" >> {log}; [ "$word" != get_server_list ] || echo {servers}'
+    program.write_text(f'#!/bin/sh\necho daemon {devices} >> {log}\n[ -n "$1" ] || {{ {answers}; }}\n')
+    client.write_text(f"#!/bin/sh\necho client {devices} >> {log}\n")
+    for script in (program, client):
+        script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")  # of the client alone: the daemon numbers what it sees anew
+    monkeypatch.delenv("CUDA_MPS_PIPE_DIRECTORY", raising=False)
+    monkeypatch.setattr(sys, "executable", str(client))
+    with processes.multi_process_service() as serves:
+        assert serves == bool(servers)
+        assert ("CUDA_MPS_PIPE_DIRECTORY" in os.environ) == serves
+    told = ["daemon all", "client 1", "daemon all", "get_server_list", "daemon all", "quit -t 10"]
+    assert log.read_text().splitlines() == told
 
 
 def test_an_mps_of_the_users_own_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,6 +54,7 @@ from tests.conftest import TINY, Compose, Fork, Start
 from tests.data.test_folders import write_tree
 from tests.faults.kills import training
 from tests.forked import Forked
+from tests.needs import needs_compiler, needs_cuda
 
 # Long enough to be interrupted, with a warm-up that ends and a validation set, so that all there is must resume.
 LONG = [
@@ -773,14 +774,21 @@ def test_an_interruption_that_hydra_makes_an_error_of_is_one_still(monkeypatch: 
     assert ended.value.code == EXIT_STOPPED
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-@pytest.mark.parametrize("execution", ["eager", "captured", "compiled"])
-def test_a_run_on_cuda_ends_in_a_record(tiny: Compose, execution: str) -> None:
-    outcome = train(tiny("machine=gpu", f"machine.execution={execution}", "data.last_batch=keep"))
+@needs_cuda
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("execution", ["eager", "captured", pytest.param("compiled", marks=needs_compiler)])
+def test_a_run_on_cuda_goes_on_and_ends_in_a_record(tiny: Compose, execution: str, precision: str) -> None:
+    options = ["machine=gpu", "data.last_batch=keep"]
+    options += [f"machine.execution={execution}", f"machine.precision={precision}"]
+    begun = train(tiny(*options, "budget_minutes=0", "machine.iterations_per_step=5"))
+    assert begun.exit_status == EXIT_BUDGET, begun.message
+    outcome = train(tiny(*options))
     assert (outcome.status, outcome.exit_status) == ("finished", 0), outcome.message
+    weights = torch.load(record_of(Path(tiny().paths.results)) / "network.pt", weights_only=True)
+    assert {tensor.device.type for tensor in weights.values()} == {"cpu"}
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@needs_cuda
 def test_an_iteration_is_captured_beside_workers_that_decode(compose: Compose, tmp_path: Path) -> None:
     small = ["protocol=imagenet_smoke", "depth=18", "machine=gpu", "machine.execution=captured", "machine.workers=2"]
     outcome = train(compose(*small, "logger=none", f"paths.results={tmp_path}"))

@@ -1,6 +1,6 @@
 """The shared training step: the same whichever way it is executed, and what a plain PyTorch loop would do."""
 
-import shutil
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -18,6 +18,7 @@ from degradation.net.network import Network
 from degradation.train import machine as machines
 from degradation.train.step import CapturedStep, DegradationModule
 from tests.conftest import compose_config
+from tests.needs import needs_compiler, needs_cuda
 
 ITERATIONS = 12
 PROTOCOL = ProtocolConfig(
@@ -36,14 +37,22 @@ PROTOCOL = ProtocolConfig(
     evaluate_every=1,
 )
 TRAIN = make_synthetic(200, 1)[0]  # batches of 48, 48, 48, 48 and 8: whole and partial ones, over three epochs
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"))]
-needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+DEVICES = ["cpu", pytest.param("cuda", marks=needs_cuda)]
 
 
 def make_machine(
     execution: str = "eager", device: str = "cpu", recompute: bool = False, precision: str = "fp32"
 ) -> MachineConfig:
     return MachineConfig(device, precision, True, 1, 1, execution, recompute, 500, 0.0, 0.0)  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def in_float32() -> Iterator[None]:
+    """As runs are: left to itself, a GPU convolves in TF32."""
+    was = torch.backends.cudnn.allow_tf32
+    machines.apply(make_machine())
+    yield
+    torch.backends.cudnn.allow_tf32 = was
 
 
 def make_stream(device: str = "cpu") -> BatchStream:
@@ -76,7 +85,7 @@ def run(
     assert all(block.recompute == recompute for block in blocks)
     assert all((block._compiled_call_impl is not None) == (execution == "compiled") for block in blocks)
     graph = getattr(module.step, "graph", None)
-    assert (graph is not None) == (execution == "captured" and iterations > CapturedStep.WARM_UP)
+    assert (graph is not None) == (device == "cuda" and execution != "eager" and iterations > CapturedStep.WARM_UP)
     return losses, network.state_dict()
 
 
@@ -107,8 +116,9 @@ def test_an_iteration_is_that_of_a_plain_pytorch_loop(device: str, shortcut: Sho
         sizes.append(len(y))
     assert sizes == [48, 48, 48, 48, 8] * 2 + [48, 48]
     ours, weights = run(device=device, shortcut=shortcut)
-    assert ours == pytest.approx(losses, rel=1e-5)
-    assert_same(weights, network.state_dict(), 1e-4)
+    # On CUDA sums have no fixed order.
+    assert ours == pytest.approx(losses, rel=1e-5 if device == "cpu" else 1e-3)
+    assert_same(weights, network.state_dict(), 1e-4 if device == "cpu" else 1e-2)
 
 
 @pytest.mark.parametrize("shortcut", ["none", "A"])
@@ -265,11 +275,22 @@ def test_an_iteration_reads_nothing_back_from_its_device(
             module.take_running()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-@pytest.mark.parametrize("execution", ["captured", "compiled"])
+@needs_cuda
+@pytest.mark.parametrize(
+    ("execution", "recompute", "changes"),
+    [
+        ("captured", False, {}),
+        ("captured", True, {}),
+        ("captured", False, {"clip": 1.0, "hold_norms": True, "batchnorm_groups": 2, "momentum_rate": "inside"}),
+        pytest.param("compiled", False, {}, marks=needs_compiler),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("shortcut", ["none", "A"])
-def test_a_captured_graph_matches_the_eager_loop(execution: str, shortcut: Shortcut) -> None:
-    machines.apply(make_machine(execution, "cuda"))
+def test_a_captured_graph_matches_the_eager_loop(
+    execution: str, recompute: bool, changes: dict[str, Any], shortcut: Shortcut
+) -> None:
+    protocol = replace(PROTOCOL, **changes)
     watched: dict[str, list[Tensor]] = {"eager": [], execution: []}
     results = {}
     for way, seen in watched.items():
@@ -282,7 +303,7 @@ def test_a_captured_graph_matches_the_eager_loop(execution: str, shortcut: Short
             return size
 
         stream.seek = watch  # type: ignore[method-assign]
-        results[way] = run(way, "cuda", 20, shortcut, False, 100, stream)
+        results[way] = run(way, "cuda", 20, shortcut, recompute, 100, stream, protocol)
     assert all(torch.equal(a, b) for a, b in zip(*watched.values(), strict=True))
     (losses, _), (captured, _) = results.values()
     assert captured[:20] == pytest.approx(losses[:20], rel=1e-3)

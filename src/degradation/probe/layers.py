@@ -13,6 +13,7 @@ from degradation.net.network import Block, Layer, Network
 from degradation.probe.views import Views, evaluating, make_autocast
 
 Rows = list[dict[str, int | float | str]]
+AT_ONCE = 2**26  # numbers of an output that are widened to float64 at a time: half a gigabyte
 
 
 def moments(
@@ -26,10 +27,11 @@ def moments(
     counts = [0] * len(modules)
 
     def add(k: int, _module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        wide = output.double()
-        total = torch.stack([wide.sum(over), wide.square().sum(over)])
-        totals[k] = totals[k] + total
-        counts[k] += output.numel() // total[0].numel()
+        for part in output.split(max(1, AT_ONCE * len(output) // output.numel())):
+            wide = part.double()
+            total = torch.stack([wide.sum(over), wide.square().sum(over)])
+            totals[k] = totals[k] + total
+            counts[k] += part.numel() // total[0].numel()
 
     for k, module in enumerate(modules):
         module.register_forward_hook(partial(add, k))

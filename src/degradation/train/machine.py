@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,34 @@ def cpu_has_bf16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
+NO_CUDA = "no CUDA device is present"
+MOST_WORKERS = 16  # processes that decode: each has the list of files, and batches in shared memory
+
+
+@cache
+def cuda_trouble() -> str | None:
+    """Why torch cannot compute on a CUDA device here; None where it can.
+
+    Tried, and not asked: where the driver is too old for this torch, or the GPU for its kernels, there is one
+    all the same (by the driver's account, which is all that Lightning has torch ask for).
+    """
+    if not torch.cuda.is_available():
+        return NO_CUDA
+    try:
+        torch.zeros(1, device="cuda").add_(1).item()
+    except RuntimeError as error:
+        told = str(error).strip().partition("\n")[0].rstrip(".")
+        return f"torch {torch.__version__} cannot use the CUDA device that is visible here ({told})"
+    return None
+
+
 def resolve(config: MachineConfig, jobs: int = 1) -> MachineConfig:
     """With every `auto` decided, for one of `jobs` runs at once; a ConfigError where the device lacks what is asked."""
-    cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
-    if cuda and not torch.cuda.is_available():
+    cuda = config.device == "cuda" or (config.device == "auto" and cuda_trouble() is None)
+    if cuda and (trouble := cuda_trouble()):
         raise ConfigError(
-            "machine.device=cuda, but no CUDA device is visible here; use machine=cpu or machine=auto (a run that was"
-            " begun on a GPU goes on only on one)"
+            f"machine.device=cuda, but {trouble}; use machine=cpu or machine=auto (a run that was begun on a GPU goes"
+            " on only on one)"
         )
     precision, execution = config.precision, config.execution
     if precision == "auto":
@@ -38,6 +60,8 @@ def resolve(config: MachineConfig, jobs: int = 1) -> MachineConfig:
         execution = "captured" if cuda else "eager"
     if precision == "tf32" and not cuda:
         raise ConfigError("machine.precision=tf32 exists on CUDA devices only; use fp32 or bf16")
+    if precision == "tf32" and not torch.cuda.is_tf32_supported():
+        raise ConfigError(f"machine.precision=tf32 is not what {torch.cuda.get_device_name()} has; use fp32")
     if execution == "captured" and not cuda:
         raise ConfigError("machine.execution=captured needs a CUDA device; use eager or compiled")
     if execution == "compiled" and config.activation_checkpointing:
@@ -52,7 +76,9 @@ def resolve(config: MachineConfig, jobs: int = 1) -> MachineConfig:
         if config.iterations_per_step == "auto"
         else config.iterations_per_step,
         # On a CPU they would take the cores from the runs, and decoding costs a run little.
-        workers=(max(1, available_cores() // jobs - 1) if cuda else 0) if config.workers == "auto" else config.workers,
+        workers=(min(MOST_WORKERS, max(1, available_cores() // jobs - 1)) if cuda else 0)
+        if config.workers == "auto"
+        else config.workers,
     )
 
 

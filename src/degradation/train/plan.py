@@ -42,6 +42,8 @@ def describe_grid(configs: list[Config], jobs: int) -> str:
 
     threads = "" if machine.device == "cuda" else f", {machine.threads} thread(s) each"
     where = f"{machine.device}, {machine.precision}, {machine.execution}{threads}"
+    if first.machine.device == "auto" and (trouble := machines.cuda_trouble()) not in (None, machines.NO_CUDA):
+        where += f", as {trouble}"
     return (
         f"protocol {values(lambda c: c.protocol.name)}: {len(configs)} run(s): {values(lambda c: c.network.name)}; "
         f"depth {values(lambda c: c.network.depth)}; seed {values(lambda c: c.seed)}\n"

@@ -202,7 +202,7 @@ def _train(config: Config, jobs: int, record: Record, say: Say, origin: dict[str
         record.write_table("wrong.csv", wrong, ["image"])
         final = {key: value for key, value in measured.row.items() if key not in ("iteration", "lr", "seconds")}
         final |= {"train_error_eval": eval_error, "train_loss_eval": eval_loss}
-        record.write(record.network, partial(torch.save, network.state_dict()))
+        record.write(record.network, partial(torch.save, network.cpu().state_dict()))  # for any machine
         record.finish({**summary, "final": final})
         tracker.finish(final)
         told = final_errors(record.path, config)

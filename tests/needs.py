@@ -1,0 +1,11 @@
+"""What some tests need of the machine."""
+
+import shutil
+
+import pytest
+
+from degradation.train.machine import NO_CUDA, cuda_trouble
+
+needs_cuda = pytest.mark.skipif(cuda_trouble() is not None, reason="needs CUDA")
+without_cuda = pytest.mark.skipif(cuda_trouble() != NO_CUDA, reason="a CUDA device is present")
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
