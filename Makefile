@@ -13,6 +13,8 @@ DATA_DIR ?= data
 RESULTS_DIR ?= results
 JOBS ?= auto
 export DATA_DIR RESULTS_DIR JOBS
+# As the environment's .pth file says, too, which macOS may hide from Python where it hides .venv.
+export PYTHONPATH := $(CURDIR)/src$(if $(PYTHONPATH),:$(PYTHONPATH))
 KNOWN = PROTOCOL DEPTHS SEEDS DATA_DIR RESULTS_DIR JOBS ARGS PYTHON VENV
 GIVEN = $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
 $(foreach name,$(filter-out $(KNOWN) MAKE% -*,$(GIVEN)),$(error unknown variable $(name); there are $(KNOWN)))

@@ -113,7 +113,8 @@ def main() -> int:
         save(draw_growth(growth, where), folder, "growth")
     if "memory" in parts:
         memory = measure_memory(setting, arguments.memory_depths, say)
-        memory.to_csv(folder / "memory.csv", index=False, float_format="%.4g")
+        if len(memory):
+            memory.to_csv(folder / "memory.csv", index=False, float_format="%.4g")
     if "start" in parts:
         described["seconds_to_first_iteration"] = round(measure_start(ROOT), 2)
     if "figures" in parts:

@@ -8,6 +8,7 @@ import io
 import math
 import os
 import re
+import resource
 import shutil
 import signal
 import statistics
@@ -364,6 +365,8 @@ def measure_growth(setting: Setting, depths: list[int], batches: list[int], seco
 
 
 def _peak_memory() -> float:
+    if sys.platform == "darwin":
+        return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     # Not getrusage's: Linux lets a new process inherit the peak of the one that started it.
     found = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
     return float(found[1]) * 1024 if found else math.nan

@@ -1,5 +1,6 @@
 """Every config composes; every scientific setting, and no other, is in the identity of a run."""
 
+import argparse
 import math
 import os
 import shutil
@@ -14,7 +15,7 @@ import hydra
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from degradation import processes
+from degradation import cli, processes
 from degradation.cli import choose_protocol, origin
 from degradation.config import Config, ConfigError, complete, flatten, is_named, name_folder, parse, run_id
 from tests.report.conftest import compose as with_varied
@@ -172,6 +173,33 @@ def test_a_study_of_imagenet_takes_the_protocols_of_imagenet(tmp_path: Path, mon
             (tmp_path / "imagenet" / "train").mkdir(parents=True, exist_ok=True)
         where = tmp_path if images else tmp_path / "none"
         assert choose_protocol([study, f"paths.data={where}"])[-1] == f"protocol=imagenet_{chosen}"
+
+
+def test_a_python_that_reads_every_help_reads_hydras(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # As Python 3.14 does, whose argparse has this method, and calls it for each argument as it is added.
+    container, add = argparse._ActionsContainer, argparse._ActionsContainer.add_argument
+
+    def check_help(self: Any, action: argparse.Action) -> None:
+        if action.help:
+            try:
+                self._get_formatter()._expand_help(action)
+            except (ValueError, TypeError, KeyError) as error:
+                raise ValueError("badly formed help string") from error
+
+    def add_argument(self: Any, *names: Any, **options: Any) -> argparse.Action:
+        action = add(self, *names, **options)
+        if hasattr(self, "_get_formatter"):
+            self._check_help(action)
+        return action
+
+    for name, method in (("_check_help", check_help), ("add_argument", add_argument)):
+        monkeypatch.setattr(container, name, method, raising=False)
+    monkeypatch.setattr(argparse.ArgumentParser, "_check_help", check_help, raising=False)  # put back afterwards
+    monkeypatch.setattr(sys, "argv", ["train.py", "protocol=smoke", "--cfg", "job"])
+    cli.main()
+    assert "name: smoke" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("flip", options("flip"))

@@ -1,5 +1,6 @@
 """The command line of experiments/train.py: Hydra composes; every bad input is one line and an exit status."""
 
+import argparse
 import os
 import re
 import sys
@@ -94,7 +95,9 @@ def _fail(error: BaseException) -> int:
         text = f"{str(error.missing_cfg_file).replace('/', '=', 1)} is not one of {', '.join(error.options or ())}"
     elif isinstance(error, OSError):
         place = f" {error.filename}" if error.filename else ""
-        text = f"cannot write{place} ({error.strerror}); name another folder with RESULTS_DIR= or paths.results="
+        text = (
+            f"cannot write{place} ({error.strerror or error}); name another folder with RESULTS_DIR= or paths.results="
+        )
     else:
         text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         if "not in struct" in (cause := str(error.__cause__)):
@@ -184,6 +187,17 @@ def choose_protocol(arguments: list[str]) -> list[str]:
     return [*chosen, f"protocol={half}{name}"]
 
 
+def _leave_lazy_help_unread() -> None:
+    # Python 3.14 looks for a % in every help as an option is added. Hydra's of one option is no string until printed.
+    if check := getattr(argparse.ArgumentParser, "_check_help", None):
+
+        def check_strings(parser: argparse.ArgumentParser, action: argparse.Action) -> None:
+            if isinstance(action.help, str):
+                check(parser, action)
+
+        argparse.ArgumentParser._check_help = check_strings  # type: ignore[attr-defined]
+
+
 def main() -> None:
     """Run, with one line on stderr and a non-zero exit status for whatever is wrong with the input."""
     if {"--help", "-h"} & {*sys.argv[1:]}:
@@ -195,6 +209,7 @@ def main() -> None:
         # -m first, wherever it stands: Hydra takes no further override behind it.
         arguments = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
         sys.argv[1:] = choose_protocol(arguments)
+        _leave_lazy_help_unread()
         hydra.main(config_path=str(find_conf()), config_name="train", version_base="1.3")(task)()
     except INPUT_ERRORS as error:
         if wants_traceback:

@@ -1,4 +1,7 @@
-"""A process for each piece of work of a sweep, forked from a server that has imported all and computed nothing."""
+"""A process for each piece of work of a sweep, forked from a server that has imported all and computed nothing.
+
+On macOS, where what has been imported may not outlive a fork, each is started anew.
+"""
 
 import multiprocessing
 import os
@@ -18,7 +21,7 @@ from typing import Any
 
 from degradation.ending import SIGNALS, Stop
 
-CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT: Any = multiprocessing.get_context("spawn" if sys.platform == "darwin" else "forkserver")
 CONTEXT.set_forkserver_preload(["__main__", "degradation.train.plan"])
 
 
@@ -31,8 +34,10 @@ def start(work: Callable[..., Any], *arguments: Any) -> tuple[BaseProcess, Conne
     process = CONTEXT.Process(target=_answer, args=(send, dict(os.environ), work, *arguments))
     resource_tracker.ensure_running()  # which would unblock them, were it started with the process
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # what is started leaves them to the sweep, until it asks
-    process.start()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     send.close()
     return process, receive
 

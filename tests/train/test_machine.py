@@ -1,6 +1,7 @@
 """What computes a run is decided once, and what cannot be is refused in one line."""
 
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -57,6 +58,31 @@ def test_a_device_that_torch_cannot_use_is_none(compose: Compose, monkeypatch: p
         assert not re.search("as torch", describe_grid([compose("protocol=smoke", "machine=cpu")], 1))
     finally:
         machines.cuda_trouble.cache_clear()
+
+
+@pytest.mark.parametrize(("told", "most"), [("max 100000", 8), ("250000 100000", 2), ("50000 100000", 1), ("", 8)])
+def test_no_more_cores_than_a_containers_quota(
+    told: str, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(8)), raising=False)
+    monkeypatch.setattr(machines, "CGROUP", tmp_path / "cpu.max")
+    assert machines.available_cores() == 8
+    (tmp_path / "cpu.max").write_text(f"{told}\n")
+    assert machines.available_cores() == most
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="where sysctl tells it")
+@pytest.mark.parametrize(
+    ("lines", "name"),
+    [
+        ("model name\t: AMD EPYC\nflags\t: a:b\n\nmodel name\t: AMD EPYC\n", "AMD EPYC"),
+        ("CPU implementer\t: 0x41\nCPU part\t: 0xd40\n", f"{platform.machine()}, implementer 0x41, part 0xd40"),
+        ("", platform.processor() or platform.machine()),
+    ],
+)
+def test_the_name_of_a_processor(lines: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text(lines)
+    assert machines._cpu_name(tmp_path / "cpuinfo") == name
 
 
 @pytest.mark.parametrize("daemon", [None, "exit 1", "exit 0"])

@@ -149,6 +149,7 @@ def test_a_wandb_that_does_not_answer_is_waited_for_a_few_seconds(monkeypatch: p
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("no_proxy", "*")  # which would answer
         monkeypatch.setattr(tracking, "PATIENCE", 0.5)
         began = time.monotonic()
         assert not tracking._answers()
@@ -158,4 +159,5 @@ def test_a_wandb_that_does_not_answer_is_waited_for_a_few_seconds(monkeypatch: p
 @pytest.mark.parametrize("address", ["api.wandb.example", "http://host:port/"])
 def test_an_address_that_is_none_does_not_answer(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_BASE_URL", address)
+    monkeypatch.setenv("no_proxy", "*")
     assert not tracking._answers()

@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -13,9 +14,17 @@ import torch
 
 from degradation.config import ConfigError, MachineConfig
 
+CGROUP = Path("/sys/fs/cgroup/cpu.max")
+
 
 def available_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Those that this process may run on; fewer where a container's quota is of fewer."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = map(int, CGROUP.read_text().split())
+    except (OSError, ValueError):  # no such file, or "max"
+        return cores
+    return min(cores, max(1, quota // period))
 
 
 def cpu_has_bf16() -> bool:
@@ -88,14 +97,21 @@ def apply(machine: MachineConfig) -> None:
     torch.backends.cuda.matmul.allow_tf32 = machine.precision == "tf32"
     torch.backends.cudnn.allow_tf32 = machine.precision == "tf32"
     torch.backends.cudnn.benchmark = True  # shapes never change: time the algorithms once
+    if sys.platform == "darwin":  # there it takes the place of oneDNN, several times slower than what follows it
+        torch.backends.nnpack.set_flags(False)
 
 
-def _cpu_name() -> str:
+def _cpu_name(info: Path = Path("/proc/cpuinfo")) -> str:
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
+        if sys.platform == "darwin":
+            return subprocess.check_output(["sysctl", "-n", "machdep.cpu.brand_string"], text=True, timeout=10).strip()
+        lines = (line.partition(":") for line in info.read_text().splitlines())
+        told = {key.strip(): value.strip() for key, _, value in lines}
+        if "model name" in told:
+            return told["model name"]
+        if "CPU part" in told:  # ARM's are numbered
+            return f"{platform.machine()}, implementer {told.get('CPU implementer')}, part {told['CPU part']}"
+    except (OSError, subprocess.SubprocessError):
         pass
     return platform.processor() or platform.machine()
 
