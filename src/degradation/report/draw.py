@@ -50,6 +50,7 @@ NEUTRAL: tuple[dict[str, Any], ...] = (
 )
 KINDS = {"train_error": "training", "test_error": "test"}
 PAPER_TOP = 20  # %: how far the axes of Fig. 1 and 6 go
+PLACE = "place"  # of a value that has a name, from 0
 KIND_LOOKS = {"training": {"linestyle": DASHED, "linewidth": 1.2}, "test": {"linestyle": "-", "linewidth": 1.8}}
 # Pixels per inch: a figure is as many pixels wide in every size, and on the smaller paper text and lines are larger.
 SIZES = {"page": 150, "lecture": 195}
@@ -171,10 +172,13 @@ def draw_band(ax: Axes, rows: pd.DataFrame, x: str, y: str, **style: Any) -> Non
 def draw_points(ax: Axes, rows: pd.DataFrame, x: str, y: str, **style: Any) -> None:
     """Every value of y a point of its network's colour, filled where dashed (training); lines join those of a seed.
 
-    A mean over seeds would bend where not all were run, and flatter where one has no value.
+    A mean over seeds would bend where not all were run, and flatter where one has no value. Of places that have names
+    neighbours alone are joined: a line across one would look like a value there.
     """
     for _, run in rows.sort_values(x).groupby("pair"):
-        ax.plot(run[x], run[y], **{**style, "marker": None, "linewidth": 1, "alpha": 0.7})
+        gaps = (run[x].diff() > 1).cumsum() if x == PLACE else np.zeros(len(run))
+        for _, joined in run.groupby(gaps):
+            ax.plot(joined[x], joined[y], **{**style, "marker": None, "linewidth": 1, "alpha": 0.7})
     for (network, depth), points in rows.groupby(["network", "depth"]):
         look = {**style_of(network, depth), "markersize": 5, "linestyle": "none"}
         filled = look["color"] if style.get("linestyle") == DASHED else "white"
@@ -311,10 +315,11 @@ def draw_errors(
     The runs' `line` is said in the legend. Values of x that have `names` are evenly spaced in that order, numbers
     without stand where they belong.
     """
-    place = runs[x].map({value: place for place, value in enumerate(names)}) if names else runs[x]
-    errors = melt_errors(runs.assign(place=place))
+    if names:
+        runs = runs.assign(**{PLACE: runs[x].map({value: place for place, value in enumerate(names)})})
+    errors, at = melt_errors(runs), PLACE if names else x
     errors["column"] = errors["kind"] + " error"
-    figure, axes = draw_facets(errors, "place", "value", (xlabel, "final error (%)"), (4, 2.8), plot=draw_points)
+    figure, axes = draw_facets(errors, at, "value", (xlabel, "final error (%)"), (4, 2.8), plot=draw_points)
     if names:
         slanted: dict[str, Any] = {"rotation": 20, "ha": "right"} if max(map(len, names.values())) > 24 else {}
         for ax in axes:
