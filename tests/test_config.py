@@ -198,6 +198,7 @@ def test_a_python_that_reads_every_help_reads_hydras(
         monkeypatch.setattr(container, name, method, raising=False)
     monkeypatch.setattr(argparse.ArgumentParser, "_check_help", check_help, raising=False)  # put back afterwards
     monkeypatch.setattr(sys, "argv", ["train.py", "protocol=smoke", "--cfg", "job"])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "")  # which is put back, then
     cli.main()
     assert "name: smoke" in capsys.readouterr().out
 

@@ -315,9 +315,9 @@ def draw_errors(
     The runs' `line` is said in the legend. Values of x that have `names` are evenly spaced in that order, numbers
     without stand where they belong.
     """
-    if names:
-        runs = runs.assign(**{PLACE: runs[x].map({value: place for place, value in enumerate(names)})})
-    errors, at = melt_errors(runs), PLACE if names else x
+    place = runs[x].map({value: place for place, value in enumerate(names)}) if names else runs[x]
+    at = PLACE if names else "at"  # not x, which may be a column that melting makes
+    errors = melt_errors(runs.assign(**{at: place}))
     errors["column"] = errors["kind"] + " error"
     figure, axes = draw_facets(errors, at, "value", (xlabel, "final error (%)"), (4, 2.8), plot=draw_points)
     if names:
