@@ -1,5 +1,5 @@
 # The front door. `make` alone prints this help. Variables, as in `make degradation-cifar PROTOCOL=smoke`:
-#   PROTOCOL=paper|short|quick|smoke   default: paper where a CUDA device is present (and ImageNet), quick where not
+#   PROTOCOL=paper|short|quick|smoke   default: paper where torch can use a CUDA device (and has ImageNet), else quick
 #   DEPTHS=20,56   SEEDS=0             the grid: any depths 6n+2 (ImageNet: 18, 34, 50, 101, 152), any seeds
 #   DATA_DIR=data  RESULTS_DIR=results where the images are (or are downloaded to), where records and figures go
 #   JOBS=auto                          runs at once

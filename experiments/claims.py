@@ -93,7 +93,7 @@ def main() -> int:
         default=",".join(usual),
         help="in this order; default: all on CIFAR-10 but depth_1202, a large GPU's work",
     )
-    parser.add_argument("--protocol", help="default: paper where a CUDA device is present, quick where not")
+    parser.add_argument("--protocol", help="default: paper where torch can use a CUDA device, quick where not")
     parser.add_argument("--seeds", default="0,1,2", help="default: %(default)s")
     parser.add_argument("--results", default=str(find_results()), help="default: %(default)s")
     parser.add_argument(

@@ -286,7 +286,9 @@ def run(arguments: argparse.Namespace) -> None:
         normalize = Normalizer(train.sample, data.normalization, data.scale)
     described = f"{name}: depth {architecture.depth}, shortcut {architecture.shortcut}"
     print(f"{described}, width {architecture.width}, {parameter_count(network):,} parameters")
-    print(f"on {data.name}, {normalization}, float32 on {device}")
+    trouble = machines.cuda_trouble()
+    why = f", as {trouble}" if trouble not in (None, machines.NO_CUDA) else ""
+    print(f"on {data.name}, {normalization}, float32 on {device}{why}")
     if left_out:
         print(left_out)
     few = test[: arguments.lesion_images]

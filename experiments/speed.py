@@ -9,7 +9,6 @@ import math
 import os
 import re
 import resource
-import shutil
 import signal
 import statistics
 import subprocess
@@ -222,6 +221,10 @@ def our_trainer(setting: Setting, depth: int, rate: float) -> Run:
     return run
 
 
+class TogetherError(RuntimeError):
+    """One of several runs at once failed."""
+
+
 def _worker(setting: Setting, depth: int, seconds: float, ready: Any) -> float | str:
     try:
         machines.apply(setting.machine)
@@ -234,37 +237,42 @@ def _worker(setting: Setting, depth: int, seconds: float, ready: Any) -> float |
         return ""
     except Exception as error:
         ready.abort()
-        return str(error).partition("\n")[0]
+        return str(error).partition("\n")[0] or type(error).__name__
 
 
 def concurrent(setting: Setting, depth: int, jobs: int) -> Run:
-    """The sum of several runs at once, each a process with its share of the cores; a RuntimeError where one fails."""
+    """The sum of several runs at once, each a process with its share of the cores; a TogetherError where one fails."""
     threads = max(1, machines.available_cores() // jobs)
     share = replace(setting, machine=replace(setting.machine, threads=threads))
 
     def run(seconds: float) -> float:
         if setting.cuda:
             torch.cuda.empty_cache()  # of the variants in this process
-        ready = processes.CONTEXT.Barrier(jobs)
-        workers = [processes.start(_worker, share, depth, seconds, ready) for _ in range(jobs)]
+        ready, workers = processes.CONTEXT.Barrier(jobs), list[Any]()
         rates, failed = list[float](), list[str]()
         try:
+            for _ in range(jobs):
+                workers.append(processes.start(_worker, share, depth, seconds, ready))
             for worker, receive in workers:
                 while not receive.poll(1):
                     if any(other.exitcode for other, _ in workers):  # killed: the others would wait for it
-                        ready.abort()
+                        for other, _ in workers:
+                            other.kill()
                 try:
                     answer = receive.recv()
                 except EOFError:
                     worker.join()
                     answer = f"a process {processes.describe_end(worker.exitcode or 0)}"
                 (failed if isinstance(answer, str) else rates).append(answer)
+        except BaseException:
+            for worker, _ in workers:
+                worker.kill()
+            raise
         finally:
-            ready.abort()
             for worker, _ in workers:
                 worker.join()
         if failed:
-            raise RuntimeError(next(filter(None, failed), "interrupted"))
+            raise TogetherError(next(filter(None, failed), "interrupted"))
         return sum(rates)
 
     return run
@@ -303,7 +311,7 @@ def measure_throughput(
                 for variant, run in [*runs.items()]:
                     try:
                         rate = run(seconds)
-                    except RuntimeError as error:  # as where memory does not suffice for so many
+                    except TogetherError as error:  # as where memory does not suffice for so many
                         say(f"depth {depth}: {variant} left out: {error}")
                         del runs[variant]
                         continue
@@ -442,8 +450,8 @@ def measure_figures(root: Path) -> float:
 
 
 def executions(device: str) -> tuple[Execution, ...]:
-    """How an iteration can be executed there, besides as it stands on a CPU; torch.compile needs a C++ compiler."""
-    compiled: tuple[Execution, ...] = ("compiled",) if shutil.which(os.environ.get("CXX", "g++")) else ()
+    """How an iteration can be executed there, besides as it stands on a CPU."""
+    compiled: tuple[Execution, ...] = ("compiled",) if machines.can_compile() else ()
     return ("eager", *compiled, "captured") if device == "cuda" else compiled
 
 

@@ -4,7 +4,6 @@ Whoever publishes further runs is told what to rewrite.
 """
 
 import re
-import sys
 
 import numpy as np
 import pandas as pd
@@ -54,9 +53,17 @@ JUDGED = [
     ),
     ("quick", "C4 (kept)", "plain-56 ends {mean:.0f} points above plain-20 [{low:.0f}, {high:.0f}]"),
     ("quick", "C4 (kept, restart)", "restarted from itself ends {mean:.0f} points below it [{low:.0f}, {high:.0f}]"),
-    ("quick", "C4 (kept, low rate)", "plain-56 ends {opposite:.0f} points below plain-20 [{low:.0f}, {high:.0f}]"),
+    (
+        "quick",
+        "C4 (kept, low rate)",
+        "plain-56 ends {opposite:.0f} points below plain-20 [{opposites[0]:.0f}, {opposites[1]:.0f}]",
+    ),
     ("quick", "Alpha (0.5)", "residual-56 ends {mean:.0f} points below plain-56 [{low:.0f}, {high:.0f}]"),
-    ("quick", "C4 (start)", "ends {opposite:.0f} points below the plain-56 from scratch [{low:.0f}, {high:.0f}]"),
+    (
+        "quick",
+        "C4 (start)",
+        "ends {opposite:.0f} points below the plain-56 from scratch [{opposites[0]:.0f}, {opposites[1]:.0f}]",
+    ),
     ("quick", "C2", "110 layers, {mean:.1f} points per 10 layers [{low:.1f}, {high:.1f}], under a quarter"),
     ("quick (fp32)", "C1", "only 20 and 56 layers were run, {mean:.1f} [{low:.1f}, {high:.1f}])"),
     ("short", "C6 (moving)", "on the other side of both claims: residual-56's are {mean:.1f} of plain-56's"),
@@ -180,7 +187,13 @@ def say(found: Verdict, words: str) -> str:
     """The words with the numbers of a verdict in their places."""
     percents = [100 * found.low, 100 * found.high]
     inverses = [round(1 / found.low, -2) if found.low else 0, 1 / found.high if found.high else 0]
-    numbers = {"mean": found.mean, "low": found.low, "high": found.high, "opposite": -found.mean}
+    numbers = {
+        "mean": found.mean,
+        "low": found.low,
+        "high": found.high,
+        "opposite": -found.mean,
+        "opposites": (-found.high, -found.low),
+    }
     return words.format(
         **numbers, inverse=1 / found.mean, inverses=inverses, percent=100 * found.mean, percents=percents
     )
@@ -433,7 +446,7 @@ def test_every_link_of_every_page_leads_somewhere() -> None:
         page
         for page in ROOT.rglob("*.md")
         if not any(part.startswith(".") for part in page.relative_to(ROOT).parts)
-        and not page.is_relative_to(sys.prefix)  # an environment of another name
+        and "site-packages" not in page.parts  # of an environment of another name
         and (page.is_relative_to(find_published()) or "results" not in page.parts)
     ]
     headings = {page: re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE) for page in pages}

@@ -83,16 +83,19 @@ def closing_table(outcomes: list[Outcome]) -> str:
     return "\n".join(lines)
 
 
-def _train(asked: Any, *arguments: Any) -> Outcome:
+def _train(asked: Any, device: str, config: Config, *arguments: Any) -> Outcome:
+    from degradation.train.machine import cuda_trouble
     from degradation.train.run import train
 
+    if device == "cuda" and (trouble := cuda_trouble()):  # since it was planned: on the CPU it would take days
+        return Outcome(config.run_id, "failed", f"{trouble}; the same command continues", label=config.label({}))
     Stop.sweep = asked
     Stop.listen()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    return train(*arguments)
+    return train(config, *arguments)
 
 
-def _run_each(configs: list[Config], jobs: int, origin: Origin) -> Iterator[Outcome]:
+def _run_each(configs: list[Config], device: str, jobs: int, origin: Origin) -> Iterator[Outcome]:
     """Each run in a process of its own, so many at once: one that is killed costs itself alone, and is told, too."""
     asked, waiting = processes.CONTEXT.RawValue("b", 0), list(enumerate(configs, 1))
     running: dict[Any, Any] = {}
@@ -100,7 +103,7 @@ def _run_each(configs: list[Config], jobs: int, origin: Origin) -> Iterator[Outc
         while waiting and len(running) < jobs:
             number, config = waiting.pop(0)
             told = origin(config)
-            process, receive = processes.start(_train, asked, config, jobs, f"{number}/{len(configs)}", told)
+            process, receive = processes.start(_train, asked, device, config, jobs, f"{number}/{len(configs)}", told)
             running[process.sentinel] = (process, receive, config, config.label(told.get("varied", {})))
         for sentinel in wait(list(running), timeout=0.5):
             process, receive, config, label = running.pop(sentinel)
@@ -194,7 +197,7 @@ def launch(composed: list[DictConfig], wanted_jobs: Any, origin: Origin) -> Sequ
                 print(f"the runs {how} CUDA MPS", flush=True)
             # Those that are finished say that they are skipped; then longest first: the cores are then busy to the end.
             longest = sorted(plan.todo, key=lambda config: -estimate.get(config.run_id, math.inf))
-            for outcome in _run_each(others + longest, plan.jobs, origin):
+            for outcome in _run_each(others + longest, plan.device, plan.jobs, origin):
                 outcomes[outcome.run_id] = outcome
     finally:
         os.environ.pop(BEGAN, None)

@@ -219,6 +219,15 @@ def test_a_sweep_of_ones_own_is_one_figure(runs: pd.DataFrame) -> None:
     assert draw_by_settings(runs, ["protocol.lr"]) is None
 
 
+def test_named_places_are_joined_where_they_are_neighbours(runs: pd.DataFrame) -> None:
+    kinds = ("one", "two", "three", "last")
+    held = pd.concat([runs[runs["label"] == "plain-8"].assign(kind_of=kind, line="plain") for kind in kinds])
+    held = held[(held["kind_of"] != "two") | (held["seed"] != held["seed"].min())]  # which one seed lacks
+    training, _ = draw.draw_errors(held, "kind_of", "", {kind: kind for kind in kinds})[1]
+    joined = [line.get_xdata().tolist() for line in training.get_lines() if line.get_linestyle() != "None"]
+    assert sorted(joined) == [[0], [0, 1, 2, 3], [2, 3]]
+
+
 def test_the_matched_pair_differs_in_one_shortcut() -> None:
     plain, residual = draw_matched_pair().axes
     texts = [[text.get_text().strip() for text in ax.texts] for ax in (plain, residual)]

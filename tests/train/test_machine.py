@@ -13,8 +13,10 @@ import torch
 from degradation import processes
 from degradation.config import ConfigError
 from degradation.ending import EXIT_STOPPED
+from degradation.sweep import _train
 from degradation.train import machine as machines
 from degradation.train.plan import describe_grid
+from degradation.train.run import train
 from tests.conftest import Compose
 from tests.needs import without_cuda
 
@@ -44,18 +46,27 @@ def test_what_a_machine_cannot_do(compose: Compose, overrides: list[str], told: 
 
 
 @without_cuda
-def test_a_device_that_torch_cannot_use_is_none(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
-    # As where the driver is too old for this torch: by its account, which Lightning has torch go by, there is one.
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+def test_a_device_that_torch_cannot_use_is_none(
+    tiny: Compose, compose: Compose, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # As where the driver is too old for this torch: by its own account, there is one.
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: os.environ["CUDA_VISIBLE_DEVICES"] != "")
     machines.cuda_trouble.cache_clear()
     try:
         config = compose("protocol=smoke")
         assert machines.resolve(config.machine).device == "cpu"
+        assert not torch.cuda.is_available()  # to Lightning, which would fail with it
         told = r"torch [\w.+]+ cannot use the CUDA device that is visible here \(.+\)"
         with pytest.raises(ConfigError, match=f"^machine.device=cuda, but {told}; use machine=cpu"):
             machines.resolve(compose("protocol=smoke", "machine=gpu").machine)
         assert re.search(rf"at once on cpu, .* thread\(s\) each, as {told}; records in", describe_grid([config], 1))
         assert not re.search("as torch", describe_grid([compose("protocol=smoke", "machine=cpu")], 1))
+        run = tiny("machine=auto", "machine.threads=1", "machine.channels_last=false")
+        assert train(run).status == "finished"
+        assert re.search(f"on the CPU, as {told}", capsys.readouterr().out)
+        lost = _train(None, "cuda", run)
+        assert (lost.status, lost.message.endswith("; the same command continues")) == ("failed", True)
     finally:
         machines.cuda_trouble.cache_clear()
 
@@ -89,9 +100,7 @@ def test_the_name_of_a_processor(lines: str, name: str, tmp_path: Path) -> None:
 def test_without_a_working_mps_nothing_changes(
     daemon: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # No daemon; one that does not start; one that starts where torch then finds no CUDA device.
-    if daemon == "exit 0" and torch.cuda.is_available():
-        pytest.skip("a CUDA device is present")
+    # No daemon; one that does not start; one that starts, where torch then finds no CUDA device, or not by a server.
     if daemon:
         program = tmp_path / "nvidia-cuda-mps-control"
         program.write_text(f"#!/bin/sh\n{daemon}\n")
@@ -140,7 +149,7 @@ def test_an_mps_that_was_started_ends_with_a_process_that_ends_at_once(tmp_path:
     program.chmod(0o755)
     work = "from degradation import ending, processes\nwith processes.multi_process_service(): ending.leave()"
     environment = {key: value for key, value in os.environ.items() if key != "CUDA_MPS_PIPE_DIRECTORY"}
-    environment["PATH"] = f"{tmp_path}:{environment['PATH']}"
+    environment |= {"PATH": f"{tmp_path}:{environment['PATH']}", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([sys.executable, "-c", work], env=environment, capture_output=True)
     assert done.returncode == EXIT_STOPPED
     assert log.read_text().split() == ["-d", "quit", "-t", "10"]

@@ -3,8 +3,10 @@
 import importlib.metadata
 import os
 import platform
+import shutil
 import subprocess
 import sys
+import sysconfig
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -32,6 +34,12 @@ def cpu_has_bf16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
+def can_compile() -> bool:
+    """Whether torch.compile has what it needs on a CPU: a C++ compiler, and Python's headers."""
+    headers = Path(sysconfig.get_path("include"), "Python.h")
+    return shutil.which(os.environ.get("CXX", "g++")) is not None and headers.exists()
+
+
 NO_CUDA = "no CUDA device is present"
 MOST_WORKERS = 16  # processes that decode: each has the list of files, and batches in shared memory
 
@@ -41,13 +49,16 @@ def cuda_trouble() -> str | None:
     """Why torch cannot compute on a CUDA device here; None where it can.
 
     Tried, and not asked: where the driver is too old for this torch, or the GPU for its kernels, there is one
-    all the same (by the driver's account, which is all that Lightning has torch ask for).
+    all the same, by the driver's account. That is all that Lightning has torch ask for, and then it uses what is there:
+    so a device that does not serve is hidden from here on.
     """
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # as Lightning does, be it imported yet or not
     if not torch.cuda.is_available():
         return NO_CUDA
     try:
         torch.zeros(1, device="cuda").add_(1).item()
-    except RuntimeError as error:
+    except Exception as error:  # torch raises several kinds, of which not all are a RuntimeError
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
         told = str(error).strip().partition("\n")[0].rstrip(".")
         return f"torch {torch.__version__} cannot use the CUDA device that is visible here ({told})"
     return None

@@ -71,6 +71,9 @@ def train(config: Config, jobs: int = 1, place: str = "", origin: dict[str, Any]
         return Outcome(config.run_id, "out of budget", "not started", label=label)
     try:
         machine = machines.resolve(config.machine, jobs)  # refused, if so, before there is a folder
+        hindered = config.machine.device == "auto" and machines.cuda_trouble() not in (None, machines.NO_CUDA)
+        if hindered and not place:  # a sweep has said so
+            say(f"on the CPU, as {machines.cuda_trouble()}")
         if (outcome := finished_before(config)) is None:
             begun = find_begun(config, machine.device, machine.precision)
             if begun is not None and begun != config.folder:
